@@ -1,0 +1,1 @@
+"""Tapeline: real-time crypto market data as independent actors over Redis streams."""

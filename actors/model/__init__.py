@@ -1,0 +1,1 @@
+"""What everything speaks: events, instruments and their text. Imports nothing of ours."""

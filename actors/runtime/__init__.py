@@ -1,0 +1,1 @@
+"""What runs an actor: the stage loop, its life, its supervisor, metrics and logs."""

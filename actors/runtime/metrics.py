@@ -1,0 +1,140 @@
+"""The one table of metrics, and the small object that actors count with.
+
+Labels come from closed sets (``role venue channel kind partition reason``), never a symbol. A name
+that is not in the table, or a label that its row does not name, is a programming error and raises.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Row(NamedTuple):
+    """One metric: its kind, labels and what it says."""
+
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+    loss: bool = False  # a counter of loss: must have a panel
+
+
+_SECONDS: Final = (
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0,
+)  # fmt: skip
+
+TABLE: Final[dict[str, Row]] = {
+    # connector
+    "tapeline_frames_total": Row("counter", ("venue",), "Frames received from the venue."),
+    "tapeline_frame_bytes_total": Row("counter", ("venue",), "Bytes of frames received from the venue."),
+    "tapeline_connections": Row("gauge", ("venue",), "WebSocket connections open to the venue."),
+    "tapeline_reconnects_total": Row("counter", ("venue", "reason"), "Connections closed or failed."),
+    "tapeline_rest_requests_total": Row("counter", ("venue", "reason"), "REST requests by operation."),
+    "tapeline_rest_failures_total": Row("counter", ("venue", "reason"), "REST requests that failed."),
+    "tapeline_overflow_frames_total": Row(
+        "counter", ("venue",), "Frames dropped while Redis was away, named by a gap.", loss=True
+    ),
+    "tapeline_venue_up": Row("gauge", ("venue",), "1 while at least one connection to the venue is open."),
+    # stages
+    "tapeline_events_total": Row("counter", ("role", "partition", "kind"), "Events written, by kind."),
+    "tapeline_unparseable_total": Row(
+        "counter", ("venue", "reason"), "Frames that could not be decoded.", loss=True
+    ),
+    "tapeline_ignored_total": Row("counter", ("venue", "reason"), "Frames that rightly give no event."),
+    "tapeline_duplicates_total": Row("counter", ("venue", "reason"), "Trades dropped as seen before."),
+    "tapeline_poison_total": Row(
+        "counter", ("role", "partition"), "Events skipped because folding them raised.", loss=True
+    ),
+    "tapeline_gaps_total": Row("counter", ("venue", "channel", "reason"), "Gaps found, by cause.", loss=True),
+    "tapeline_resyncs_total": Row("counter", ("venue", "reason"), "Books that had to start again."),
+    "tapeline_checksum_failures_total": Row(
+        "counter", ("venue",), "Books whose checksum differed.", loss=True
+    ),
+    "tapeline_books": Row("gauge", ("partition", "state"), "Books by state."),
+    "tapeline_subscriptions": Row("gauge", ("partition", "channel", "state"), "Subscriptions by state."),
+    # streams
+    "tapeline_commits_total": Row("counter", ("role", "partition"), "Commits accepted."),
+    "tapeline_commit_refusals_total": Row(
+        "counter", ("role", "partition", "reason"), "Commits and appends refused: FENCED, STALE, DUP."
+    ),
+    "tapeline_commit_seconds": Row("histogram", ("role",), "Round trip of one commit."),
+    "tapeline_hop_seconds": Row("histogram", ("role",), "Receive of an event to its commit by this role."),
+    "tapeline_lag_events": Row("gauge", ("role", "partition"), "Events between the cursor and the head."),
+    "tapeline_lag_seconds": Row("gauge", ("role", "partition"), "Age of the newest folded event."),
+    "tapeline_lease_changes_total": Row("counter", ("role", "partition", "reason"), "Leases won or lost."),
+    "tapeline_rollbacks_total": Row(
+        "counter", ("role", "partition"), "Acknowledged writes taken back by a failover.", loss=True
+    ),
+    "tapeline_trimmed_unread_total": Row(
+        "counter", ("role", "partition"), "Events trimmed before this reader read them.", loss=True
+    ),
+    "tapeline_checkpoint_seconds": Row("histogram", ("role",), "Time to write one checkpoint."),
+    "tapeline_redis_reconnects_total": Row("counter", ("role",), "Connections to Redis lost."),
+    "tapeline_redis_memory_bytes": Row("gauge", (), "Memory Redis uses (used_memory)."),
+    # broadcaster
+    "tapeline_clients": Row("gauge", ("dialect",), "WebSocket clients connected."),
+    "tapeline_client_frames_total": Row("counter", ("dialect",), "Frames handed to clients."),
+    "tapeline_client_buffer_bytes": Row("gauge", (), "Bytes waiting in all client sockets."),
+    "tapeline_clients_refused_total": Row("counter", ("reason",), "Clients refused or closed by us."),
+    "tapeline_skipped_total": Row(
+        "counter", ("reason",), "Events not delivered because a client was slow.", loss=True
+    ),
+    "tapeline_delivery_seconds": Row("histogram", (), "Receive of an event to its delivery."),
+    "tapeline_published_total": Row("counter", ("kind",), "Pub/sub messages published."),
+    # process
+    "tapeline_restarts_total": Row("counter", ("role",), "Times the supervisor started this actor again."),
+    "tapeline_loop_lag_seconds": Row("gauge", ("role",), "How late the event loop ran its last timer."),
+}
+
+
+class Metrics:
+    """Counts, gauges and histograms by name; children are bound once and kept."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self._families: dict[str, Counter | Gauge | Histogram] = {}
+        self._children: dict[tuple[str, tuple[str, ...]], Counter | Gauge | Histogram] = {}
+
+    def _child(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        key = (name, tuple(labels.values()))
+        child = self._children.get(key)
+        if child is None:
+            row = TABLE[name]
+            if tuple(labels) != row.labels:
+                raise ValueError(f"{name} has the labels {row.labels}, in this order, not {tuple(labels)}")
+            family = self._families.get(name) or self._declare(name, row)
+            child = family.labels(*key[1]) if row.labels else family
+            self._children[key] = child
+        return child
+
+    def _declare(self, name: str, row: Row) -> Counter | Gauge | Histogram:
+        family: Counter | Gauge | Histogram
+        match row.kind:
+            case "counter":
+                family = Counter(name, row.help, row.labels, registry=self.registry)
+            case "gauge":
+                family = Gauge(name, row.help, row.labels, registry=self.registry)
+            case "histogram":
+                family = Histogram(name, row.help, row.labels, registry=self.registry, buckets=_SECONDS)
+        self._families[name] = family
+        return family
+
+    def count(self, name: str, n: float = 1, /, **labels: str) -> None:
+        """Add ``n`` to a counter. Labels in the order of the table."""
+        child = self._child(name, labels)
+        assert isinstance(child, Counter)  # noqa: S101
+        child.inc(n)
+
+    def gauge(self, name: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        child = self._child(name, labels)
+        assert isinstance(child, Gauge)  # noqa: S101
+        child.set(value)
+
+    def observe(self, name: str, seconds: float, /, **labels: str) -> None:
+        """Add one observation, in seconds, to a histogram."""
+        child = self._child(name, labels)
+        assert isinstance(child, Histogram)  # noqa: S101
+        child.observe(seconds)

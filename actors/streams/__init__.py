@@ -1,0 +1,1 @@
+"""All that speaks Redis: key names, scripts, leases, partitions, clients."""

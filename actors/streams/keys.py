@@ -1,0 +1,84 @@
+"""Every Redis key and pub/sub channel is named here, and nowhere else.
+
+All keys of a partition carry one hash tag, ``{<venue>.<shard>}``: they share a slot of Redis Cluster.
+"""
+
+from typing import Literal, NamedTuple
+
+Stream = Literal["raw", "events", "books", "flow", "control", "dead"]
+
+
+class Partition(NamedTuple):
+    """A shard of one venue's instruments; written ``binance.0``."""
+
+    venue: str
+    shard: int
+
+    def __str__(self) -> str:
+        return f"{self.venue}.{self.shard}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Partition":
+        """Return the partition written as ``<venue>.<shard>``.
+
+        Raises:
+            ValueError: It is not of this form.
+        """
+        venue, _, number = text.rpartition(".")
+        if not venue:
+            raise ValueError(f"a partition is written <venue>.<shard>, not {text!r}")
+        return cls(venue, int(number))
+
+
+class Keys(NamedTuple):
+    """Names under one pair of prefixes."""
+
+    prefix: str = "tl"
+    pubsub_prefix: str = "md"
+
+    def _of(self, partition: Partition, name: str) -> str:
+        return f"{self.prefix}:{{{partition}}}:{name}"
+
+    def stream(self, partition: Partition, stream: Stream) -> str:
+        """Stream of packed entries, id ``<epoch>-<k>`` (``control``, ``dead``: server ids)."""
+        return self._of(partition, stream)
+
+    def cursor(self, partition: Partition, role: str) -> str:
+        """Hash: cursor, dense counts of the outputs, skip list, trim notes."""
+        return self._of(partition, f"ck:{role}")
+
+    def state(self, partition: Partition, role: str) -> str:
+        """Hash: the checkpoint with its own cursor and format."""
+        return self._of(partition, f"state:{role}")
+
+    def writer(self, partition: Partition) -> str:
+        """Hash: last ``k`` of ``raw``, highest epoch, bytes, batch number per leg."""
+        return self._of(partition, "w:raw")
+
+    def lease(self, partition: Partition, role: str, leg: str | None = None) -> str:
+        """Hash that never expires: owner, until, epoch."""
+        return self._of(partition, f"lease:{role}" if leg is None else f"lease:{role}:{leg}")
+
+    def latest(self, partition: Partition, kind: Literal["book", "top"], symbol: str) -> str:
+        """String: the latest book (best 20) or L1 as JSON."""
+        return self._of(partition, f"{kind}:{symbol}")
+
+    def instruments(self, venue: str) -> str:
+        """String: a venue's instrument list as JSON, for people and commands only."""
+        return f"{self.prefix}:instruments:{venue}"
+
+    def members(self, role: str) -> str:
+        """Hash: instance -> JSON (host, pid, metrics, config, until)."""
+        return f"{self.prefix}:members:{role}"
+
+    def meta(self) -> str:
+        """Hash: schema version, demo or live, shards per venue."""
+        return f"{self.prefix}:meta"
+
+    def limit(self, venue: str, egress: str) -> str:
+        """Hash: REST weight, connect and subscribe budgets of one address."""
+        return f"{self.prefix}:limit:{venue}:{egress}"
+
+    def channel(self, kind: str, venue: str, symbol: str) -> str:
+        """Pub/sub channel of one kind of one symbol."""
+        return f"{self.pubsub_prefix}.{kind}.{venue}.{symbol}"

@@ -1,0 +1,210 @@
+"""What a venue is: one frozen record of values and pure functions (sans-I/O).
+
+The connector opens what ``plan`` says and never looks into a frame; the normalizer calls ``decode``
+with the connection's ``Scratch``; the bookbuilder reads ``book_rule``. Nothing else knows a venue.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from actors.model.events import Channel, Event, Verified
+from actors.model.instruments import Instrument, MarketKind
+
+Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
+Operation = Literal["instruments", "snapshot", "backfill", "open_interest"]
+
+
+class Endpoints(msgspec.Struct, frozen=True):
+    """Where a venue listens, without a trailing slash; both overridable in the config."""
+
+    ws: str
+    rest: str
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """One frame to send and what it asks for. ``id``: what its answer will carry, or None.
+
+    Also the payload of an ``s`` line in ``raw``.
+    """
+
+    op: Literal["subscribe", "unsubscribe"]
+    items: list[Item]
+    frame: str
+    id: int | None = None
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """One socket to open and what to send on it, in order."""
+
+    url: str
+    subscriptions: list[Subscription]
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One REST request. ``path`` is appended to ``Endpoints.rest`` and carries the query."""
+
+    op: Operation
+    path: str
+    symbol: str | None = None  # canonical
+    weight: int = 1
+    first: str | None = None  # of a backfill: the range asked for, both ends included
+    last: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A REST answer with its request: the payload of an ``h`` line in ``raw``.
+
+    ``status`` 0: there was no answer, ``body`` says why. ``id`` is that of the control request,
+    ``conn`` the connection that the answer is for.
+    """
+
+    request: Request
+    status: int
+    body: str
+    id: str | None = None
+    conn: str | None = None
+
+
+class Scratch:
+    """What ``decode`` may read of one connection, and the little it may keep.
+
+    Attributes:
+        conn: Connection id.
+        recv: When the present frame came in, ns.
+        instruments: By native symbol: what the connection may speak of.
+        memory: The venue's own notes (channel ids and the like); JSON values only, they are checkpointed.
+    """
+
+    __slots__ = ("conn", "instruments", "memory", "recv")
+
+    def __init__(
+        self, conn: str, instruments: Mapping[str, Instrument], memory: dict[str, object] | None = None
+    ) -> None:
+        self.conn = conn
+        self.recv = 0
+        self.instruments = instruments
+        self.memory: dict[str, object] = {} if memory is None else memory
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """The venue accepted: the subscription sent with ``id``, or ``items`` where it names them."""
+
+    id: int | None = None
+    items: Sequence[Item] | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The venue refused: by ``id``, by ``items``, or (both None) what it does not say."""
+
+    reason: str
+    id: int | None = None
+    items: Sequence[Item] | None = None
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """The venue announced that it will drop this connection: open another at once."""
+
+    reason: str
+
+
+class Ignored(msgspec.Struct, frozen=True):
+    """A frame that rightly gives nothing: ``heartbeat``, ``history``, ``unknown_channel``, ... Counted."""
+
+    reason: str
+
+
+Decoded = Event | Acked | Refused | Closing | Ignored
+
+
+class BookRule(msgspec.Struct, frozen=True):
+    """How a venue's book is put together and proved.
+
+    Attributes:
+        snapshot: ``rest`` (asked for), ``stream`` (the stream opens with one), ``every`` (each frame
+            is a whole book).
+        join: How the first delta touches the snapshot. ``range``: first_seq <= seq + 1 <= last_seq;
+            ``next``: first_seq (or last_seq where there is none) == seq + 1; ``pointer``: prev_seq ==
+            seq; ``none``: any delta that is not older.
+        chain: How a delta follows another; the same words. A delta with last_seq <= seq is old.
+        checksum: Name of the checksum in ``stages.checksum``, or None.
+        depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
+        verified: What a live book of this venue may claim.
+    """
+
+    snapshot: Literal["rest", "stream", "every"]
+    join: Literal["range", "next", "pointer", "none"]
+    chain: Literal["range", "next", "pointer", "none"]
+    checksum: str | None = None
+    depth: int | None = None
+    verified: Verified = "sequence"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A venue's limits, each from its sheet.
+
+    ``lifetime_s``: the venue cuts a connection at this age; ours is replaced before. ``frames_per_s``:
+    what we may send on one connection. ``weight_per_minute``: REST budget of one address.
+    ``connects_per_minute``: connection attempts of one address.
+    """
+
+    items_per_connection: int
+    frames_per_s: float
+    weight_per_minute: int
+    connects_per_minute: int
+    lifetime_s: float | None = None
+    max_frame_bytes: int = 4 * 1024 * 1024
+
+
+class Keepalive(msgspec.Struct, frozen=True):
+    """A frame that the client must send when it has sent nothing for ``every_s``."""
+
+    frame: str
+    every_s: float
+
+
+def _answer_nothing(_frame: bytes) -> str | None:
+    return None
+
+
+class Venue(msgspec.Struct, frozen=True, kw_only=True):
+    """A venue. Siblings by ``msgspec.structs.replace``, not by inheritance.
+
+    Attributes:
+        plan: (endpoints, instruments, channels) -> connections; splits by ``limits``.
+        subscribe: (items, instruments by symbol, first id) -> frames for an open connection.
+        unsubscribe: The same, the other way.
+        decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
+        decode_rest: (answer, scratch) -> events of a snapshot, backfill, open interest; raises only
+            ``Unparseable``. Called for answers of status 200 only.
+        instruments: REST requests that list the instruments; ``rows`` reads one such body.
+        snapshot: Instrument -> request, or None where the stream brings it.
+        backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
+        answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
+        silence_s: Channel -> how long a subscription may be silent before it counts as silent; a
+            channel not named may be silent for ever (quiet markets).
+        trade_ids: ``contiguous`` (each id one above the last: a jump is a hole), ``increasing``,
+            ``unordered``.
+    """
+
+    name: str
+    market: MarketKind
+    endpoints: Endpoints
+    channels: frozenset[Channel]
+    limits: Limits
+    book_rule: BookRule
+    trade_ids: Literal["contiguous", "increasing", "unordered"]
+    silence_s: Mapping[str, float]
+    plan: Callable[[Endpoints, Sequence[Instrument], Sequence[Channel]], list[Connection]]
+    subscribe: Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
+    unsubscribe: Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
+    decode: Callable[[bytes, Scratch], list[Decoded]]
+    decode_rest: Callable[[Answer, Scratch], list[Event]]
+    instruments: Sequence[Request]
+    rows: Callable[[bytes], list[Instrument]]
+    snapshot: Callable[[Instrument], Request] | None = None
+    backfill: Callable[[Instrument, str, str], Request] | None = None
+    backfill_most: int = 1000
+    answer: Callable[[bytes], str | None] = _answer_nothing
+    keepalive: Keepalive | None = None

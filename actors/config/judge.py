@@ -1,0 +1,108 @@
+"""What is wrong with a configuration beyond the types of its values."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast, get_args
+
+from actors.config.settings import Settings
+from actors.model.events import Channel
+from actors.model.instruments import canonical, market_kind
+
+_REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
+
+
+class Problem(NamedTuple):
+    """One fault: which key (as a path), what is wrong with it and what to do."""
+
+    path: tuple[str, ...]
+    says: str
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """Return ``; did you mean "x"?`` for the choice most like ``word``, or nothing."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def venue_tables(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the venue tables that are tables."""
+    venues: object = tree.get("venues")
+    if not isinstance(venues, dict):
+        return {}
+    tables = cast("dict[str, object]", venues)
+    return {name: cast("dict[str, Any]", table) for name, table in tables.items() if isinstance(table, dict)}
+
+
+def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with venues' names, channels and symbols, whatever else is."""
+    from actors.venues import VENUES  # noqa: PLC0415 - decoders are built at import; only checking needs them
+
+    for name, table in venue_tables(tree).items():
+        venue = VENUES.get(name)
+        if venue is None:
+            known = sorted(VENUES)
+            yield Problem(("venues", name), f"no such venue{nearest(name, known)} ({', '.join(known)})")
+            continue
+        channels: object = table.get("channels")
+        for channel in cast("list[object]", channels) if isinstance(channels, list) else ():
+            if isinstance(channel, str) and channel in get_args(Channel) and channel not in venue.channels:
+                has = sorted(venue.channels)
+                yield Problem(
+                    ("venues", name, "channels"), f'{name} has no channel "{channel}" ({", ".join(has)})'
+                )
+        symbols: object = table.get("symbols")
+        yield from _judge_symbols(
+            name, venue.market, cast("list[object]", symbols) if isinstance(symbols, list) else []
+        )
+
+
+def _judge_symbols(name: str, market: str, symbols: list[object]) -> Iterator[Problem]:
+    path = ("venues", name, "symbols")
+    seen: set[str] = set()
+    for given in symbols:
+        if not isinstance(given, str):
+            continue  # pydantic says so
+        symbol = canonical(given)
+        if not _SYMBOL.fullmatch(symbol):
+            yield Problem(path, f'"{given}" is no symbol: write BASE-QUOTE, such as BTC-USDT')
+        elif market_kind(symbol) != market:
+            yield Problem(path, f'"{symbol}" is no {market} symbol, and {name} is a {market} venue')
+        elif symbol in seen:
+            yield Problem(path, f'"{symbol}" is named twice')
+        seen.add(symbol)
+
+
+def judge(settings: Settings) -> Iterator[Problem]:
+    """Yield what no single key shows."""
+    enabled = {name: venue for name, venue in settings.venues.items() if venue.enabled}
+    if not enabled:
+        yield Problem(("venues",), "no venue is enabled: there is nothing to do")
+    for name, venue in enabled.items():
+        if settings.mode == "demo" and (venue.ws_url is None or venue.rest_url is None):
+            yield Problem(
+                ("venues", name),
+                "needs ws_url and rest_url in a demo, so that simulated and real data never meet",
+            )
+    yield from _judge_ports(settings)
+    if (settings.broadcaster.tls_certificate is None) != (settings.broadcaster.tls_key is None):
+        yield Problem(("broadcaster",), "tls_certificate and tls_key go together")
+    if settings.redis.url is not None:
+        scheme = settings.redis.url.get_secret_value().partition("://")[0]
+        if scheme not in _REDIS_SCHEMES:
+            schemes = ", ".join(f"{known}://" for known in _REDIS_SCHEMES)
+            yield Problem(("redis", "url"), f"(or REDIS_URL) must begin with one of {schemes}")
+
+
+def _judge_ports(settings: Settings) -> Iterator[Problem]:
+    ports = {"broadcaster": settings.broadcaster.port}
+    if settings.redis.url is None:
+        ports["redis"] = settings.redis.port
+    if settings.mode == "demo":
+        ports["simulator"] = settings.simulator.port
+    taken: dict[int, str] = {}
+    for section, port in ports.items():
+        if port in taken and port != 0:
+            yield Problem((section, "port"), f"{port} is {taken[port]}.port too")
+        taken[port] = section

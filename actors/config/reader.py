@@ -1,0 +1,319 @@
+"""Read a TOML file, then ``TAPELINE_*`` environment, and check them as a whole.
+
+``TAPELINE_PORT_OFFSET`` is applied here and nowhere else: the ports of ``Settings`` are the ones to bind.
+"""
+
+import re
+import tomllib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Union, cast, get_args, get_origin
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from actors.config.judge import Problem, judge, judge_venues, nearest, venue_tables
+from actors.config.settings import BroadcasterSettings, RedisSettings, Settings, SimulatorSettings
+
+DEFAULT_PATH: Final = Path("config/tapeline.toml")
+_PREFIX: Final = "TAPELINE_"
+_OFFSET: Final = "TAPELINE_PORT_OFFSET"
+_FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
+    "TAPELINE_CONFIG",  # the file, where no --config says so
+    _OFFSET,
+    "TAPELINE_LIFELINE",  # supervisor to actor: the pipe whose end means that it is gone
+    "TAPELINE_RESTARTS",  # supervisor to actor: how often it was started again
+    "TAPELINE_GUIDE",  # demo and up to supervisors: the process that all hangs on
+}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says key, reason and remedy. Exit code 2."""
+
+
+class _Sources(NamedTuple):
+    """Where each key was set: the file's line or the variable's name."""
+
+    file: str
+    lines: Mapping[tuple[str, ...], int]
+    variables: Mapping[tuple[str, ...], str]
+
+    def place(self, path: tuple[str, ...]) -> str:
+        """Return where ``path``, or the nearest thing around it, was set."""
+        for length in range(len(path), 0, -1):
+            if (variable := self.variables.get(path[:length])) is not None:
+                return variable
+            if (line := self.lines.get(path[:length])) is not None:
+                return f"{self.file}:{line}"
+        return self.file
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """Return the settings of ``path`` (None: ``TAPELINE_CONFIG``, else config/tapeline.toml) under ``env``.
+
+    Raises:
+        ConfigError: The message has a line for every fault: where it stands, its key, the reason, the
+            nearest valid choice. No secret is in it.
+    """
+    file = Path(env.get("TAPELINE_CONFIG", DEFAULT_PATH)) if path is None else path
+    text = _text_of(file)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(_at_line(str(file), str(e))) from e
+    problems = [*_secrets_in_file(tree)]
+    variables = _overlay(tree, env, problems)
+    sources = _Sources(str(file), _lines(text), variables)
+    offset = _offset_of(env, problems)
+    if offset:
+        _shift(tree, offset, problems)
+    _read_secret(tree, "redis", "url", problems)
+    _read_secret(tree, "broadcaster", "token", problems)
+    if url := env.get("REDIS_URL"):
+        _section(tree, "redis")["url"] = url
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as e:
+        problems.extend(_told(error) for error in e.errors(include_url=False, include_context=True))
+    problems.extend(judge_venues(tree))
+    if settings is not None:
+        problems.extend(judge(settings))
+    if problems or settings is None:
+        raise ConfigError(_message(problems, sources))
+    return settings
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        beside = sorted(str(other) for other in file.parent.glob("*.toml"))
+        raise ConfigError(
+            f"{file}: no such file{nearest(str(file), beside)}"
+            + (f" (there are {', '.join(beside)})" if beside else "")
+            + "; name one with --config or TAPELINE_CONFIG"
+        ) from e
+    except OSError as e:
+        raise ConfigError(f"{file}: cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{file}: is not UTF-8 text (byte {e.start})") from e
+
+
+def _at_line(file: str, says: str) -> str:
+    found = re.search(r" \(at line (\d+), column \d+\)$", says)
+    if found is None:
+        return f"{file}: not TOML: {says}"
+    return f"{file}:{found[1]}: not TOML: {says[: found.start()]}"
+
+
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line of every table head and key, as far as a glance tells (tomllib keeps none)."""
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#.*)?$", line):
+            table = _parts(head[1])
+            found.setdefault(table, number)
+        elif key := re.match(r"""\s*([\w."' -]+?)\s*=""", line):
+            found.setdefault((*table, *_parts(key[1])), number)
+    return found
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _section(tree: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the table at ``names``, made where absent; a detached one where something else stands."""
+    for name in names:
+        inner: object = tree.setdefault(name, {})
+        tree = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+    return tree
+
+
+def _overlay(
+    tree: dict[str, Any], env: Mapping[str, str], problems: list[Problem]
+) -> dict[tuple[str, ...], str]:
+    """Put ``TAPELINE_A__B`` over ``a.b`` of the tree; return which variable set which key."""
+    variables: dict[tuple[str, ...], str] = {}
+    for name in sorted(env):
+        if not name.startswith(_PREFIX) or name in _FOR_PROCESSES:
+            continue
+        path = tuple(name.removeprefix(_PREFIX).lower().split("__"))
+        annotation = _annotation(path)
+        variables[path] = name
+        if annotation is None:
+            near = nearest(name, [*_variables(tree), *_FOR_PROCESSES])
+            problems.append(Problem(path, f"no setting has this name{near}"))
+        else:
+            _section(tree, *path[:-1])[path[-1]] = _value(env[name], annotation)
+    return variables
+
+
+def _fields(model: object) -> Mapping[str, Any] | None:
+    """Return name -> annotation of a section, or None for what is no section."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return None
+
+
+def _annotation(path: tuple[str, ...]) -> object | None:
+    """Return the type of the value at ``path``, None where there is none or a whole section."""
+    at: object = Settings
+    for part in path:
+        fields = _fields(at)
+        if fields is not None:
+            at = fields.get(part)
+        elif get_origin(at) is dict:
+            at = get_args(at)[1]
+        else:
+            return None
+    return None if _fields(at) is not None or get_origin(at) is dict else at
+
+
+def _variables(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the name of every variable that sets something."""
+
+    def under(model: object, path: tuple[str, ...]) -> Iterator[str]:
+        fields = _fields(model)
+        if fields is not None:
+            for name, annotation in fields.items():
+                yield from under(annotation, (*path, name))
+        elif get_origin(model) is dict:
+            venues: object = tree.get("venues")
+            for name in cast("dict[str, Any]", venues) if isinstance(venues, dict) else ():
+                yield from under(get_args(model)[1], (*path, name))
+        else:
+            yield _PREFIX + "__".join(path).upper()
+
+    yield from under(Settings, ())
+
+
+def _value(text: str, annotation: object) -> object:
+    """Return what pydantic should see: a list for a list (commas, or JSON), else the text itself."""
+    options = get_args(annotation) if get_origin(annotation) in {Union, types.UnionType} else (annotation,)
+    if not any(get_origin(option) is list for option in options):
+        return text
+    if text.lstrip().startswith("["):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _offset_of(env: Mapping[str, str], problems: list[Problem]) -> int:
+    text = env.get(_OFFSET, "0")
+    if re.fullmatch(r"\d{1,5}", text):
+        return int(text)
+    problems.append(Problem((), f"{_OFFSET} must be a number from 0 to 99999, not {text!r}"))
+    return 0
+
+
+def _shift(tree: dict[str, Any], offset: int, problems: list[Problem]) -> None:
+    """Add ``offset`` to every port of ours, and to the venues' URLs that lead to our simulator."""
+    simulator = 0
+    for name, model in (
+        ("redis", RedisSettings),
+        ("broadcaster", BroadcasterSettings),
+        ("simulator", SimulatorSettings),
+    ):
+        section = _section(tree, name)
+        port: object = section.get("port", model.model_fields["port"].default)
+        if isinstance(port, str) and port.isdecimal():
+            port = int(port)
+        if not isinstance(port, int):
+            continue
+        section["port"] = port + offset
+        if name == "simulator":
+            simulator = port
+        if port <= 65535 < port + offset:
+            problems.append(Problem((name, "port"), f"{port} + {_OFFSET} {offset} is above 65535"))
+            section["port"] = port
+    for venue in venue_tables(tree).values():
+        for key in ("ws_url", "rest_url"):
+            url: object = venue.get(key)
+            if isinstance(url, str):
+                venue[key] = re.sub(
+                    rf"^(\w+://(?:127\.0\.0\.1|localhost)):{simulator}(?=/|$)",
+                    rf"\1:{simulator + offset}",
+                    url,
+                )
+
+
+def _secrets_in_file(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    broadcaster, redis = tree.get("broadcaster"), tree.get("redis")
+    if isinstance(broadcaster, dict) and "token" in broadcaster:
+        yield Problem(
+            ("broadcaster", "token"),
+            "is a secret and may not stand here: use token_file, or TAPELINE_BROADCASTER__TOKEN",
+        )
+    url = cast("dict[str, object]", redis).get("url") if isinstance(redis, dict) else None
+    if isinstance(url, str) and "@" in url:
+        yield Problem(
+            ("redis", "url"),
+            "holds a password, which may not stand here: use url_file, or REDIS_URL in the environment",
+        )
+
+
+def _read_secret(tree: dict[str, Any], section: str, key: str, problems: list[Problem]) -> None:
+    """Read ``<key>_file`` into ``<key>`` where only the file is named."""
+    table = _section(tree, section)
+    file: object = table.get(f"{key}_file")
+    if not isinstance(file, str) or key in table:
+        return
+    try:
+        table[key] = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
+        problems.append(Problem((section, f"{key}_file"), f"{file}: cannot be read: {why}"))
+        return
+    if not table[key]:
+        problems.append(Problem((section, f"{key}_file"), f"{file}: is empty"))
+
+
+def _told(error: Mapping[str, Any]) -> Problem:
+    """Return one of pydantic's errors in our words. Inputs of secret keys are never shown."""
+    path = tuple(str(part) for part in error["loc"])
+    context: dict[str, Any] = error.get("ctx", {})
+    given: object = error["input"]
+    if path and path[-1] in {"url", "token"}:
+        return Problem(path, "is not usable text")
+    match error["type"]:
+        case "missing":
+            return Problem(path, "is missing")
+        case "extra_forbidden":
+            known = _fields_at(path[:-1])
+            return Problem(path, f"no such setting{nearest(path[-1], known)} ({', '.join(known)})")
+        case "literal_error":
+            near = nearest(str(given), re.findall(r"'([^']+)'", str(context["expected"])))
+            return Problem(path, f"must be {context['expected']}, not {given!r}{near}")
+        case "string_pattern_mismatch" if path[-1].endswith("_url"):
+            schemes = "ws:// or wss://" if path[-1] == "ws_url" else "http:// or https://"
+            return Problem(path, f"must begin with {schemes} and name a host, not {given!r}")
+        case _:
+            says = str(error["msg"])
+            return Problem(path, f"{says[0].lower()}{says[1:]}, not {_short(given)}")
+
+
+def _short(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(path: tuple[str, ...]) -> list[str]:
+    at: object = Settings
+    for part in path:
+        fields = _fields(at)
+        at = fields.get(part) if fields is not None else get_args(at)[1]
+    return list(_fields(at) or ())
+
+
+def _message(problems: Sequence[Problem], sources: _Sources) -> str:
+    lines: dict[str, None] = {}  # in order, each once
+    for path, says in problems:
+        key = ".".join(path)
+        lines[f"{sources.place(path)}: {key + ': ' if key else ''}{says}"] = None
+    return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The law of decimal text: a price or size is what the venue wrote, never a binary float."""
 
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
+from itertools import chain
 
 from actors.model.errors import Unparseable
 
@@ -84,3 +85,30 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
         if contract_kind == "inverse":
             value = (value / Decimal(price)).quantize(_INVERSE_STEP, rounding=ROUND_HALF_EVEN)
         return f"{value.normalize():f}"
+
+
+def levels_text(levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return book levels (price, size) as plain decimal text: prices above zero, sizes not below.
+
+    Levels that are plain already, as nearly all are, come back as the same list: one pass in C over
+    all of them proves it, at a tenth of the cost of looking at each text.
+
+    Raises:
+        Unparseable: A price or size is none.
+    """
+    if not levels:
+        return levels
+    texts = list(chain.from_iterable(levels))
+    joined = f",{','.join(texts)},"
+    without_digits = joined.encode().translate(None, b"0123456789")
+    if (
+        without_digits == b"," + b".," * len(texts)  # so no text holds a comma, and each exactly one dot
+        and ",." not in joined
+        and ".," not in joined
+        and max(map(len, texts)) <= _MOST_DIGITS
+    ):
+        for price, _ in levels:
+            if price[0] == "0" and is_zero(price):
+                raise Unparseable(f"not a price: {price[:40]!r}")
+        return levels
+    return [(price_text(price), size_text(size)) for price, size in levels]

@@ -5,15 +5,17 @@ with the connection's ``Scratch``; the bookbuilder reads ``book_rule``. Nothing 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
+from actors.model.errors import Unparseable
 from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
 Operation = Literal["instruments", "snapshot", "backfill", "open_interest"]
+T = TypeVar("T")
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -162,6 +164,23 @@ class Keepalive(msgspec.Struct, frozen=True):
 
     frame: str
     every_s: float
+
+
+def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) -> T:
+    """Return ``text`` as ``decoder`` types it; whatever is wrong with it is ``Unparseable``.
+
+    Args:
+        what: Names the frame or body in the error.
+        decoder: Of the typed payload; it checks presence and type of every field in one pass.
+        text: One JSON document.
+
+    Raises:
+        Unparseable: Malformed, cut off, not UTF-8, nested without end, a field missing or of another type.
+    """
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        raise Unparseable(f"{what}: {e}") from e
 
 
 def _answer_nothing(_frame: bytes) -> str | None:

@@ -66,6 +66,7 @@ class SimulatorSettings(Section):
     port: int = Field(default=9700, ge=0, le=65535)
     seed: int = 1
     events_per_s: float | None = Field(default=None, gt=0)
+    replay: Path | None = None  # serve the frames of this recording instead of the market
 
 
 class LogSettings(Section):

@@ -112,7 +112,8 @@ def _stamp(role: str) -> structlog.typing.Processor:
     utc = structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts")
 
     def stamp(logger: object, level: str, event: _Event) -> Mapping[str, Any]:
-        return {**utc(logger, level, {}), "role": role, **event}
+        head = {"level": event.pop("level", level), "event": event.pop("event", "")}
+        return {**utc(logger, level, {}), "role": role, **head, **event}
 
     return stamp
 

@@ -1,0 +1,238 @@
+"""``tapeline``: the commands a person types. Each imports what it needs when it runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from actors.cli.run import LINES, run, say
+from actors.config import ConfigError
+
+ROOT: Final = Path(__file__).resolve().parents[2]  # the checkout: Procfile and config/ are there
+DEMO: Final = ROOT / "config" / "demo.toml"
+LIVE: Final = ROOT / "config" / "tapeline.toml"
+
+_start = Group("Start", sort_key=0)
+_look = Group("Look", sort_key=1)
+_prove = Group("Prove", sort_key=2)
+
+app = App(
+    name="tapeline",
+    version=lambda: version("tapeline"),
+    help="""Crypto market data: verified books and exact trades, from venue sockets to Redis and to clients.
+
+    Try it offline: tapeline demo. Then look: tapeline status, tapeline tail trade.
+
+    Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration.""",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+config_app = App(name="config", help="Look at a configuration.", group=_look)
+app.command(config_app)
+
+Config = Annotated[Path | None, Parameter(name="--config", help="The configuration file (TOML).")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document, for programs.")]
+Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. What a user can cause is one plain message, no traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not given:
+            app.help_print([])
+            return 2
+        code = app(given, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2  # printed already
+    except ConfigError as e:
+        return say(e, 2)
+    except KeyboardInterrupt:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+@app.command(group=_start)
+def demo(*, config: Config = DEMO) -> int:
+    """Run everything here against local venues: no network, no account.
+
+    Starts Redis, the simulator and all actors, says when data flow and what to try. Ctrl-C stops it all.
+
+    Example: TAPELINE_PORT_OFFSET=100 tapeline demo
+    """
+    from actors.demo import guide  # noqa: PLC0415 - only this command needs it
+
+    return guide(DEMO if config is None else config, os.environ)
+
+
+@app.command(group=_start)
+def up(*, config: Config = LIVE) -> int:
+    """Run everything here against the real venues of the configuration.
+
+    Example: REDIS_URL=redis://10.0.0.5:6379/0 tapeline up
+    """
+    from actors.demo import guide  # noqa: PLC0415 - only this command needs it
+
+    return guide(LIVE if config is None else config, os.environ)
+
+
+@app.command(name="run", group=_start)
+def run_command(role: str, *, config: Config = None) -> int:
+    """Run one actor in the foreground, without a supervisor.
+
+    Example: tapeline run connector --config config/tapeline.toml
+
+    Parameters
+    ----------
+    role:
+        redis, connector, normalizer, bookbuilder, broadcaster or simulator.
+    """
+    return run(role, config, os.environ)
+
+
+@app.command(group=_start)
+def supervise(role: str, *, config: Config = None) -> int:
+    """Keep one actor alive: what a line of the Procfile does.
+
+    Example: tapeline supervise normalizer
+
+    Parameters
+    ----------
+    role:
+        redis, connector, normalizer, bookbuilder, broadcaster or simulator.
+    """
+    from actors.runtime.supervisor import main as supervise_main  # noqa: PLC0415
+
+    if role not in LINES:
+        return run(role, config, os.environ)  # says which roles there are
+    return supervise_main([role, *(["--config", str(config)] if config is not None else [])])
+
+
+@app.command(group=_start)
+def simulate(
+    *,
+    config: Config = DEMO,
+    seed: int | None = None,
+    port: int | None = None,
+    events_per_s: float | None = None,
+    replay: Path | None = None,
+) -> int:
+    """Serve the venues' protocols on loopback, with truth and faults on demand. Needs no Redis.
+
+    Example: tapeline simulate --seed 7 --port 9800 --events-per-s 5000
+
+    Parameters
+    ----------
+    seed:
+        The same seed gives the same market.
+    port:
+        Where to listen; 9700 unless the configuration says otherwise.
+    events_per_s:
+        How fast the market is; its own pace unless given.
+    replay:
+        Serve the frames of this recording instead.
+    """
+    given = {"seed": seed, "port": port, "events_per_s": events_per_s, "replay": replay}
+    over = {
+        f"TAPELINE_SIMULATOR__{name.upper()}": str(value)
+        for name, value in given.items()
+        if value is not None
+    }
+    return run("simulator", config, {**os.environ, **over})
+
+
+@app.command(group=_look)
+def status(*, config: Config = None, as_json: Json = False) -> int:
+    """Show who does what: instances and leases, lag, venues and channels, books.
+
+    Exit code 1 when something that is configured is not live.
+
+    Example: tapeline status --json
+    """
+    from actors.cli.status import show  # noqa: PLC0415 - only this command needs it
+
+    return show(config, os.environ, as_json=as_json)
+
+
+@app.command(group=_look)
+def tail(
+    kind: str = "*", venue: str = "*", symbol: str = "*", *, config: Config = None, raw: bool = False
+) -> int:
+    """Follow events as they are written, a line each, until Ctrl-C.
+
+    Example: tapeline tail trade binance BTC-USDT
+
+    Parameters
+    ----------
+    kind:
+        trade, book, l1, ticker, gap, status and so on, or a pattern.
+    venue:
+        A venue, or a pattern.
+    symbol:
+        A symbol such as BTC-USDT (or BTC/USDT), or a pattern such as BTC-*.
+    raw:
+        Print the events' own JSON.
+    """
+    from actors.cli.tail import follow  # noqa: PLC0415 - only this command needs it
+
+    return follow(config, os.environ, kind=kind, venue=venue, symbol=symbol, raw=raw)
+
+
+@config_app.command
+def check(file: Path | None = None) -> int:
+    """Check a configuration and the environment over it: every fault at once.
+
+    Example: tapeline config check config/tapeline.toml
+    """
+    from actors.config import load  # noqa: PLC0415 - only this command needs it
+
+    settings = load(file, os.environ)
+    venues = [
+        f"{name} ({len(venue.symbols)} symbols)" for name, venue in settings.venues.items() if venue.enabled
+    ]
+    sys.stdout.write(f"ok: {settings.mode}, {', '.join(venues)}\n")
+    return 0
+
+
+@app.command(group=_look)
+def readers(action: str | None = None, role: str | None = None, *, config: Config = None) -> int:
+    """Show the registered readers, which hold back trimming; or forget one that will not come back.
+
+    Example: tapeline readers forget archiver
+
+    Parameters
+    ----------
+    action:
+        forget, or nothing to list them.
+    role:
+        The reader to forget.
+    """
+    from actors.cli.readers import show  # noqa: PLC0415 - only this command needs it
+
+    return show(config, os.environ, action=action, role=role)
+
+
+@app.command(group=_prove, help_flags=[])
+def bench(*arguments: Rest) -> int:
+    """Measure what this machine carries: rates, latencies, costs. --json for programs.
+
+    Example: tapeline bench --json
+    """
+    from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
+
+    return benchmarks.main(list(arguments))
+
+
+@app.command(group=_prove, help_flags=[])
+def chaos(*arguments: Rest) -> int:
+    """Kill actors and Redis again and again, and count what was lost. --json for programs.
+
+    Example: tapeline chaos --json
+    """
+    from actors import chaos as runs  # noqa: PLC0415 - only this command needs it
+
+    return runs.main(list(arguments))

@@ -1,0 +1,75 @@
+"""Run one actor: ``tapeline run <role>``. Imports no more than the role needs."""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from actors.config import ConfigError, Settings, load
+from actors.config.judge import nearest
+from actors.runtime.supervisor import STOP, Signals, hold_lifeline
+
+ROLES: Final = ("connector", "normalizer", "bookbuilder", "broadcaster", "simulator")
+LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
+
+
+def run_with(role: str, arguments: Sequence[str]) -> int:
+    """Run ``role`` with the arguments of a Procfile line: nothing, or the config file."""
+    return run(role, Path(arguments[0]) if arguments else None, os.environ)
+
+
+def run(role: str, config: Path | None, env: Mapping[str, str]) -> int:
+    """Run an actor of ``role`` until it is told to stop; return its exit code.
+
+    A role that the configuration has no use for idles: honcho stops everything when a line ends.
+    """
+    hold_lifeline(env)
+    if role not in LINES:
+        return say(ConfigError(f'there is no role "{role}"{nearest(role, LINES)} ({", ".join(LINES)})'), 2)
+    try:
+        return run_role(role, load(config, env))
+    except ConfigError as e:
+        return say(e, 2)
+
+
+def run_role(role: str, settings: Settings) -> int:
+    """Run an actor under settings that are checked already."""
+    if role == "redis":
+        return _redis(settings)
+    if role == "simulator" and settings.mode == "live":
+        return _idle(settings)
+    from actors.runtime import lifecycle  # noqa: PLC0415 - the two lines above need none of it
+
+    return lifecycle.main(role, importlib.import_module(f"actors.{role}").run, settings)
+
+
+def say(error: Exception, code: int) -> int:
+    """Print what went wrong, as one plain message; return the exit code."""
+    sys.stderr.write(f"tapeline: {error}\n")
+    sys.stderr.flush()
+    return code
+
+
+def _redis(settings: Settings) -> int:
+    from actors.runtime import embedded, log  # noqa: PLC0415 - only this line needs them
+
+    log.setup("redis", settings)
+    try:
+        return embedded.main(settings)
+    except embedded.ServerEnded as e:
+        return say(e, 1)
+
+
+def _idle(settings: Settings) -> int:
+    import structlog  # noqa: PLC0415 - only this needs it
+
+    from actors.runtime import log  # noqa: PLC0415
+
+    log.setup("simulator", settings)
+    signals = Signals(signal.SIGCHLD, *STOP)
+    structlog.get_logger().info("simulator_idle", reason="the configuration is a live one")
+    signals.wait_for(*STOP)
+    return 0

@@ -1,0 +1,301 @@
+"""One book: two sorted sides, keyed by number, kept as the venue's own text; and a reader's copy of it.
+
+A side is two parallel lists, best level *last*, so that changes near the touch move few entries. Keys
+are floats: two decimals of at most 15 significant digits never share a double, so order and equality
+are exact. A price with more digits turns both sides to ``Decimal`` keys, some three times slower.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from operator import itemgetter
+from sys import maxsize
+from typing import Final, cast
+
+from actors.model.events import Book, BookState, Level, Verified
+
+_FLOAT_DIGITS: Final = 15  # IEEE 754: every decimal of so many significant digits survives a double
+_NO_HORIZON: Final = float("-inf")
+_price: Final = itemgetter(0)
+
+Key = float  # or Decimal, once a side is exact; nothing but comparing and negating is done with it
+
+
+def _beyond_float(price: str) -> bool:
+    return len(price.replace(".", "").strip("0")) > _FLOAT_DIGITS
+
+
+def _is_zero(size: str) -> bool:
+    # decimals.is_zero by another road: most sizes are told apart by their first digit
+    return size[0] == "0" and not size.strip("0.")
+
+
+def _ask_float(price: str) -> Key:
+    return -float(price)
+
+
+def _bid_exact(price: str) -> Key:
+    return cast("Key", Decimal(price))
+
+
+def _ask_exact(price: str) -> Key:
+    return cast("Key", Decimal(price).copy_negate())  # copy_negate: unary minus would round to 28 digits
+
+
+class Side:
+    """One side of a book. Keys ascend towards the best level: prices of bids, negated prices of asks.
+
+    Attributes:
+        keys: Sort keys, parallel to ``levels``.
+        levels: (price, size) as the venue wrote them, best last.
+        limit: Most levels kept; deeper ones are pruned.
+        horizon: Key of the deepest price up to which the side is known whole; minus infinity: all.
+        exact: Keys are ``Decimal``.
+    """
+
+    __slots__ = ("_is_ask", "_number", "_open_end", "exact", "horizon", "keys", "levels", "limit")
+
+    def __init__(self, *, is_ask: bool, limit: int | None = None, open_end: bool = False) -> None:
+        """Make an empty side.
+
+        Args:
+            is_ask: Asks; else bids.
+            limit: Levels the venue guarantees; None for all.
+            open_end: The venue's book goes on below ``limit`` and its changes there are sent. What is
+                below the horizon is then unknown until the next snapshot, and ignored: so the side
+                is always the best levels of the venue's book, with none missing in between.
+        """
+        self.keys: list[Key] = []
+        self.levels: list[Level] = []
+        self.limit = maxsize if limit is None else limit
+        self.horizon: Key = _NO_HORIZON
+        self.exact = False
+        self._is_ask = is_ask
+        self._open_end = open_end and limit is not None
+        self._number = _ask_float if is_ask else float
+
+    def load(self, best_first: Sequence[Level]) -> None:
+        """Replace all levels. They may come in any order; the last of equal prices counts, zeros do not."""
+        self.keys.clear()
+        self.levels.clear()
+        self.horizon = _NO_HORIZON
+        self._mind_digits(best_first)
+        keys = list(map(self._number, map(_price, reversed(best_first))))
+        if all(a < b for a, b in pairwise(keys)) and not any(_is_zero(size) for _, size in best_first):
+            self.keys = keys
+            self.levels = [*reversed(best_first)]
+        else:
+            self._set(best_first)
+        full = len(self.keys) >= self.limit
+        self._prune()
+        if full and self._open_end:
+            self.horizon = self.keys[0]
+
+    def update(self, changes: list[Level]) -> list[Level]:
+        """Set absolute sizes; zero removes.
+
+        Returns:
+            What a reader of this side has to do to follow: mostly ``changes`` itself; without what
+            lies below the horizon, and with the removal of what was pruned.
+        """
+        self._mind_digits(changes)
+        horizon = self.horizon
+        skipped = self._set(changes)
+        if not skipped and len(self.keys) <= self.limit:
+            return changes
+        number = self._number
+        kept = [level for level in changes if number(level[0]) >= horizon]
+        return kept + self._prune()
+
+    def _set(self, changes: Sequence[Level]) -> bool:
+        keys = self.keys
+        levels = self.levels
+        number = self._number
+        horizon = self.horizon
+        skipped = False
+        for level in changes:
+            price, size = level
+            key = number(price)
+            i = bisect_left(keys, key)
+            zero = size[0] == "0" and not size.strip("0.")  # _is_zero, not called in the hottest loop
+            if i < len(keys) and keys[i] == key:
+                if zero:
+                    del keys[i]
+                    del levels[i]
+                else:
+                    levels[i] = level
+            elif key < horizon:
+                skipped = True
+            elif not zero:
+                keys.insert(i, key)
+                levels.insert(i, level)
+        return skipped
+
+    def _prune(self) -> list[Level]:
+        excess = len(self.keys) - self.limit
+        if excess <= 0:
+            return []
+        pruned = [(price, "0") for price, _ in self.levels[:excess]]
+        del self.keys[:excess]
+        del self.levels[:excess]
+        if self._open_end:
+            self.horizon = self.keys[0]
+        return pruned
+
+    def _mind_digits(self, changes: Iterable[Level]) -> None:
+        if self.exact:
+            return
+        for level in changes:
+            if len(level[0]) > _FLOAT_DIGITS and _beyond_float(level[0]):
+                self.make_exact()
+                return
+
+    def make_exact(self) -> None:
+        """Go over to ``Decimal`` keys, for good."""
+        if self.exact:
+            return
+        self.exact = True
+        self._number = _ask_exact if self._is_ask else _bid_exact
+        self.keys = [self._number(price) for price, _ in self.levels]
+        if self.horizon != _NO_HORIZON:
+            # The horizon is a former level's key: repr of a double of at most 15 digits is that decimal.
+            self.horizon = cast("Key", Decimal(repr(self.horizon)))
+
+    @property
+    def thin(self) -> bool:
+        """So little is left above the horizon that a new snapshot is due (chosen: half the limit)."""
+        return self.horizon != _NO_HORIZON and len(self.keys) < self.limit // 2
+
+    def best_first(self, most: int | None = None) -> list[Level]:
+        """Return the levels, best first, at most ``most``."""
+        if most is None:
+            return self.levels[::-1]
+        return self.levels[: -most - 1 : -1]
+
+    def restore(self, levels: list[Level], horizon: str | None) -> None:
+        """Set what ``dump`` said."""
+        self._mind_digits(levels)
+        self.levels = levels
+        self.keys = list(map(self._number, map(_price, levels)))
+        if horizon is not None:
+            exact = self.exact or _beyond_float(horizon.removeprefix("-"))
+            if exact:
+                self.make_exact()
+            self.horizon = cast("Key", Decimal(horizon)) if exact else float(horizon)
+
+    def dump(self) -> tuple[list[Level], str | None]:
+        """Return the levels, best last, and the horizon's key as text."""
+        return self.levels, None if self.horizon == _NO_HORIZON else str(self.horizon)
+
+
+class Levels:
+    """Both sides of one book."""
+
+    __slots__ = ("asks", "bids")
+
+    def __init__(self, limit: int | None = None, *, open_end: bool = False) -> None:
+        self.bids = Side(is_ask=False, limit=limit, open_end=open_end)
+        self.asks = Side(is_ask=True, limit=limit, open_end=open_end)
+
+    def load(self, bids: Sequence[Level], asks: Sequence[Level]) -> None:
+        """Replace the book."""
+        self.bids.load(bids)
+        self.asks.load(asks)
+
+    def update(self, bids: list[Level], asks: list[Level]) -> tuple[list[Level], list[Level]]:
+        """Set absolute sizes; return the changes a reader has to follow (see ``Side.update``)."""
+        return (self.bids.update(bids) if bids else bids), (self.asks.update(asks) if asks else asks)
+
+    @property
+    def crossed(self) -> bool:
+        """The best bid is not below the best ask: crossed or locked."""
+        bids, asks = self.bids, self.asks
+        if not bids.keys or not asks.keys:
+            return False
+        if bids.exact is not asks.exact:  # a double and a Decimal of the same price need not be equal
+            bids.make_exact()
+            asks.make_exact()
+        return bids.keys[-1] >= -asks.keys[-1]
+
+    @property
+    def empty(self) -> bool:
+        """No level on either side."""
+        return not self.bids.keys and not self.asks.keys
+
+    @property
+    def thin(self) -> bool:
+        """One side has lost half of what is known of it."""
+        return self.bids.thin or self.asks.thin
+
+    def best_first(self, most: int | None = None) -> tuple[list[Level], list[Level]]:
+        """Return (bids, asks), best first, at most ``most`` a side."""
+        return self.bids.best_first(most), self.asks.best_first(most)
+
+    def best(self) -> tuple[Level | None, Level | None]:
+        """Return the best bid and ask, None where a side is empty."""
+        bids, asks = self.bids.levels, self.asks.levels
+        return (bids[-1] if bids else None), (asks[-1] if asks else None)
+
+
+def difference(old: Side, new: Side) -> list[Level]:
+    """Return the changes that make ``old`` into ``new``, best first; removals as size ``0``."""
+    if old.exact is not new.exact:
+        old.make_exact()
+        new.make_exact()
+    before = dict(zip(old.keys, old.levels, strict=True))
+    after = dict(zip(new.keys, new.levels, strict=True))
+    changed = [(key, level) for key, level in after.items() if before.get(key) != level]
+    gone = [(key, (level[0], "0")) for key, level in before.items() if key not in after]
+    return [level for _, level in sorted(changed + gone, key=_price, reverse=True)]
+
+
+class BrokenChain(ValueError):
+    """A delta does not continue the copy: events between were not seen; wait for a snapshot."""
+
+
+class View:
+    """A reader's copy of one published book, folded from its ``book`` events.
+
+    Attributes:
+        state: What may be done with it; None before the first snapshot. Without ``live`` no levels.
+        k: Number of the last event applied, where the reader gave it.
+        event: The last event applied (its seq and times are the book's), None before the first.
+    """
+
+    __slots__ = ("_levels", "event", "k", "state", "verified")
+
+    def __init__(self) -> None:
+        self._levels = Levels()
+        self.state: BookState | None = None
+        self.verified: Verified = "none"
+        self.k: int | None = None
+        self.event: Book | None = None
+
+    def apply(self, book: Book, k: int | None = None) -> None:
+        """Take the next event of this symbol; ``k`` is its number in ``books``.
+
+        Raises:
+            BrokenChain: A delta without the snapshot before it, or (where numbers are given) one
+                whose ``prev`` is not the event applied last. The copy is left as it was.
+        """
+        if book.type == "delta":
+            if self.state is None or (k is not None and self.k is not None and book.prev != self.k):
+                raise BrokenChain(f"{book.symbol}: delta after event {book.prev}, the copy is at {self.k}")
+            self._levels.update(book.bids, book.asks)
+        else:
+            self._levels = Levels()
+            self._levels.load(book.bids, book.asks)
+        self.state = book.state
+        self.verified = book.verified
+        self.k = k
+        self.event = book
+
+    @property
+    def levels(self) -> tuple[list[Level], list[Level]]:
+        """All levels, (bids, asks), best first; no levels unless ``live``."""
+        return self._levels.best_first()
+
+    def top(self, most: int) -> tuple[list[Level], list[Level]]:
+        """Return the best ``most`` levels a side, best first."""
+        return self._levels.best_first(most)

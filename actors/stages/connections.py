@@ -1,0 +1,466 @@
+"""What every connection was asked for and what it gives; what to do about those that are silent.
+
+A subscription is one item (channel, symbol) on one connection. Its states, and what moves it:
+
+========== ====================================== ==================================================
+state      comes from                             left by
+========== ====================================== ==================================================
+wanted     the subscription was sent              ack: subscribed; a frame: live; no ack: stale
+subscribed its ack                                a frame: live; no first frame: stale
+live       a frame (before the ack, too)          silence: stale
+stale      silence, or no ack                     a frame: live; the ladder: resyncing, wanted
+resyncing  its end was sent, to subscribe anew    ack, or 5 s: asked for again; sent: wanted
+refused    the venue said no                      asked for again, seldom: wanted
+down       its connection closed                  the connection turns out to live: the frame says so
+========== ====================================== ==================================================
+
+A frame moves any state but ``resyncing`` to ``live``: data is proof, acknowledgements are only words. An
+ack of something not asked for changes nothing. What is told (event ``status``) is the best state of an
+item over all its connections.
+
+The ladder of a silent item: resubscribe, reconnect, resubscribe ..., each wait twice the last. A
+connection that gives nothing at all, or many silent items, is replaced at once.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from actors.model.events import Channel, Status, StatusState
+from actors.stages.raw import Closed
+from actors.stages.sink import Sink
+from actors.venues.base import Acked, Item, Refused, Subscription, Venue
+
+SECOND: Final = 1_000_000_000  # ns
+ACK_NS: Final = 10 * SECOND  # chosen: venues answer within one
+UNSUBSCRIBE_NS: Final = 5 * SECOND  # DESIGN 7
+RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be replaced again before
+REFUSED_NS: Final = 60 * SECOND  # chosen: first wait before a refused item is tried again
+LADDER_MOST_NS: Final = 1800 * SECOND  # chosen: longest wait between two steps of a ladder
+UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not heard of that long is gone
+MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
+MOST_CLOSED: Final = 64  # closed connections remembered
+
+_BEST_FIRST: Final[tuple[StatusState, ...]] = (
+    "live",
+    "subscribed",
+    "wanted",
+    "resyncing",
+    "stale",
+    "refused",
+    "down",
+)
+
+
+class Sub(msgspec.Struct):
+    """One item on one connection.
+
+    Attributes:
+        state: See above.
+        since: Fold time of the last frame, or of the last change of state before the first.
+        acked: The venue has it, as far as we know.
+        heard: A frame has come.
+        active: Of the connections that carry the item, this is the one whose single-source events pass.
+        seq: The venue's number of the last frame.
+        last_id: Of trades: the highest id it brought.
+    """
+
+    state: StatusState
+    since: int
+    acked: bool = False
+    heard: bool = False
+    active: bool = False
+    seq: int | None = None
+    last_id: int = 0
+
+
+class Conn(msgspec.Struct):
+    """One connection.
+
+    Attributes:
+        leg: Whose it is.
+        open: False: counted as closed, though it may turn out to live.
+        last: Fold time of its last line.
+        subs: What it was asked for, in that order.
+        pending: Sent and not answered, by the id of the answer.
+        memory: The venue's own notes.
+        quiet: Told to be silent.
+        asked: Fold time of the last request to replace it.
+        unheard: Fold time of a hole in the input after which nothing of it has come.
+    """
+
+    leg: str
+    open: bool
+    last: int
+    subs: dict[Item, Sub] = {}
+    pending: dict[int, Subscription] = {}
+    memory: dict[str, object] = {}
+    quiet: bool = False
+    asked: int = 0
+    unheard: int | None = None
+
+
+class Ladder(msgspec.Struct):
+    """How often a leg has tried to wake an item, and when it may again (fold time)."""
+
+    steps: int
+    due: int
+
+
+class Ledger(msgspec.Struct):
+    """All that is kept: what a checkpoint holds of it.
+
+    Attributes:
+        conns: By connection id.
+        told: State last told of each item.
+        ladders: By leg and item.
+        legs: What was last told of a leg whose attempts fail; empty while it is connected.
+        closed: Ids of connections that said goodbye, the newest last.
+    """
+
+    conns: dict[str, Conn] = {}
+    told: dict[Item, StatusState] = {}
+    ladders: dict[tuple[str, Channel, str], Ladder] = {}
+    legs: dict[str, str] = {}
+    closed: list[str] = []
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """An item that a closed connection had been giving.
+
+    ``last``: no other connection gives it now. ``seq``: the last it gave.
+    """
+
+    item: Item
+    last: bool
+    seq: int | None
+
+
+def _best(states: set[StatusState]) -> StatusState:
+    for state in _BEST_FIRST:
+        if state in states:
+            return state
+    return "down"
+
+
+class Connections:
+    """The ledger with what moves it. ``now`` (fold time) and the way out are the sink's."""
+
+    def __init__(self, venue: Venue, ledger: Ledger, sink: Sink) -> None:
+        self._venue = venue.name
+        self._silence = {channel: round(s * SECOND) for channel, s in venue.silence_s.items()}
+        self._ledger = ledger
+        self._sink = sink
+
+    # ---- lines of raw -----------------------------------------------------------------------------
+
+    def opened(self, name: str, reason: str = "open") -> Conn:
+        """Begin, or find alive again, connection ``name``."""
+        ledger, now = self._ledger, self._sink.now
+        leg = name.partition(".")[0]
+        conn = ledger.conns.get(name)
+        if conn is None:
+            conn = ledger.conns[name] = Conn(leg, open=True, last=now)
+        conn.open, conn.last = True, now
+        for sub in conn.subs.values():  # counted as closed too soon: what it was asked for may still come
+            sub.state, sub.since = "wanted", now
+        ledger.legs[leg] = ""
+        self._tell_connection(name, "live", reason)
+        return conn
+
+    def is_closed(self, name: str) -> bool:
+        """Tell whether ``name`` has said goodbye: nothing may come from it."""
+        return name in self._ledger.closed
+
+    def closed(self, name: str, how: Closed) -> list[Lost]:
+        """Take an ``x`` line: one connection, an attempt that failed, or with ``<leg>.*`` a leg's all."""
+        ledger = self._ledger
+        reason = how.reason if how.code is None else f"{how.code}: {how.reason}"
+        leg, _, which = name.partition(".")
+        if which == "*":
+            names = [n for n, conn in ledger.conns.items() if conn.leg == leg]
+            return [lost for n in names for lost in self._forget(n, reason)]
+        if name in ledger.conns:
+            return self._forget(name, reason)
+        if ledger.legs.get(leg) != reason:  # an attempt that failed: told once, not at each try
+            ledger.legs[leg] = reason
+            self._tell_connection(name, "down", reason)
+        return []
+
+    def _forget(self, name: str, reason: str) -> list[Lost]:
+        conn = self._ledger.conns[name]
+        lost = self.close(name, conn, reason) if conn.open else []
+        del self._ledger.conns[name]
+        self._ledger.closed.append(name)
+        del self._ledger.closed[:-MOST_CLOSED]
+        return lost
+
+    def close(self, name: str, conn: Conn, reason: str) -> list[Lost]:
+        """Count ``conn`` as closed. It stays in the ledger: a later line of it proves that it lives."""
+        conn.open, conn.quiet, conn.unheard = False, False, None
+        self._tell_connection(name, "down", reason)
+        lost: list[Lost] = []
+        for item, sub in conn.subs.items():
+            was_live = sub.heard and sub.state != "down"
+            sub.state, sub.acked = "down", False
+            heirs = self._hand_over(item, sub)
+            if was_live:
+                lost.append(Lost(item, not heirs, sub.seq))
+            self._tell(item, reason)
+        conn.pending.clear()
+        return lost
+
+    def sent(self, conn: Conn, subscription: Subscription) -> None:
+        """Take an ``s`` line."""
+        if subscription.id is not None:
+            conn.pending[subscription.id] = subscription
+        for item in subscription.items:
+            if subscription.op == "subscribe":
+                sub = conn.subs.get(item)
+                if sub is None:
+                    sub = conn.subs[item] = Sub("wanted", self._sink.now)
+                sub.state, sub.since = "wanted", self._sink.now
+                self._tell(item, "asked for")
+            elif (sub := conn.subs.get(item)) is not None:
+                # Nothing ends a subscription for good today: whoever ends one wants it anew.
+                sub.state, sub.since, sub.acked = "resyncing", self._sink.now, True
+                self._tell(item, "subscribing anew")
+
+    # ---- frames -----------------------------------------------------------------------------------
+
+    def heard(self, name: str, conn: Conn, item: Item) -> Sub:
+        """Take a frame of an item that is not known to be live; return its subscription."""
+        sub = conn.subs.get(item)
+        if sub is None:  # data before its record, which a hole in raw took
+            sub = conn.subs[item] = Sub("wanted", self._sink.now)
+        sub.since = self._sink.now
+        if sub.state == "resyncing" and sub.acked:
+            return sub  # still under way from the subscription that is being ended
+        sub.state, sub.heard, sub.acked = "live", True, True
+        self._ledger.ladders.pop((conn.leg, *item), None)
+        self._take_over(item, sub)
+        self._tell(item, "data")
+        if conn.quiet:
+            self._speaks(name, conn)
+        return sub
+
+    def _speaks(self, name: str, conn: Conn) -> None:
+        conn.quiet = False
+        self._tell_connection(name, "live", "it speaks again")
+
+    def acked(self, name: str, conn: Conn, ack: Acked) -> None:
+        """Take the venue's consent: by the id of what was sent, or by items."""
+        if ack.id is not None and (sent := conn.pending.pop(ack.id, None)) is not None:
+            if sent.op == "subscribe":
+                self._consented(conn, sent.items)
+            else:
+                self._ended(name, conn, sent.items)
+        elif ack.items is not None:
+            self._consented(conn, ack.items)
+
+    def _consented(self, conn: Conn, items: Iterable[Item]) -> None:
+        for item in items:
+            sub = conn.subs.get(item)
+            if sub is not None and sub.state != "resyncing":
+                sub.acked = True
+                if sub.state != "live":
+                    sub.state, sub.since = "subscribed", self._sink.now
+                    self._tell(item, "acknowledged")
+
+    def _ended(self, name: str, conn: Conn, items: Iterable[Item]) -> None:
+        for item in items:
+            sub = conn.subs.get(item)
+            if sub is not None and sub.state == "resyncing" and sub.acked:
+                self._subscribe(name, item, sub)
+
+    def _subscribe(self, name: str, item: Item, sub: Sub) -> None:
+        sub.acked, sub.since = False, self._sink.now
+        self._sink.request("subscribe", symbol=item[1], channel=item[0], conn=name)
+
+    def refused(self, name: str, conn: Conn, refusal: Refused) -> None:
+        """Take the venue's refusal; one that names nothing is of the only thing unanswered, if it is one."""
+        items = refusal.items
+        number = refusal.id
+        if items is None and number is None and len(conn.pending) == 1:
+            number = next(iter(conn.pending))
+        sent = conn.pending.pop(number, None) if number is not None else None
+        if sent is not None:
+            if sent.op == "unsubscribe":
+                self._ended(name, conn, sent.items)
+                return
+            items = sent.items
+        if items is None:
+            self._tell_connection(name, "refused", refusal.reason)
+            return
+        for item in items:
+            sub = conn.subs.get(item)
+            if sub is not None and sub.state != "live":
+                sub.state, sub.acked, sub.since = "refused", False, self._sink.now
+                ladder = self._ladder(conn.leg, item)
+                ladder.due = self._sink.now + min(REFUSED_NS << min(ladder.steps, 16), LADDER_MOST_NS)
+                self._tell(item, refusal.reason)
+
+    def closing(self, name: str, conn: Conn, reason: str) -> None:
+        """Take the venue's notice that it will drop this connection."""
+        self._replace(name, conn, reason)
+
+    # ---- time -------------------------------------------------------------------------------------
+
+    def tick(self, legs: Iterable[str]) -> list[Lost]:
+        """Close the connections of legs that are not alive; see to what is overdue."""
+        alive = frozenset(legs)
+        now = self._sink.now
+        lost: list[Lost] = []
+        for name, conn in self._ledger.conns.items():
+            if not conn.open:
+                continue
+            if conn.leg not in alive:
+                lost += self.close(name, conn, f"the lease of leg {conn.leg} is not alive")
+            elif conn.unheard is not None and now - conn.unheard > UNHEARD_NS:
+                lost += self.close(name, conn, "nothing heard since a hole in raw")
+            else:
+                self._watch(name, conn)
+        return lost
+
+    def missed(self) -> None:
+        """Learn that lines are missing: connections may have opened or closed in them."""
+        for conn in self._ledger.conns.values():
+            conn.unheard = self._sink.now
+
+    def _watch(self, name: str, conn: Conn) -> None:
+        overdue = [(item, sub) for item, sub in conn.subs.items() if self._overdue(conn, item, sub)]
+        for item, sub in overdue:
+            if sub.state not in ("stale", "refused"):
+                reason = "silent" if sub.heard else "no frame yet" if sub.acked else "no acknowledgement"
+                sub.state = "stale"
+                self._hand_over(item, sub)
+                self._tell(item, reason)
+        if self._is_quiet(conn):
+            if not conn.quiet:
+                conn.quiet = True
+                self._tell_connection(name, "stale", "silent")
+            self._replace(name, conn, "silent")
+        else:
+            self._wake(name, conn, overdue)
+        self._end_overdue(name, conn)
+
+    def _wake(self, name: str, conn: Conn, overdue: list[tuple[Item, Sub]]) -> None:
+        """Take the next step of each silent item whose time it is; of many, one step for all."""
+        now = self._sink.now
+        due = [(item, sub) for item, sub in overdue if self._ladder(conn.leg, item).due <= now]
+        many = sum(sub.state == "stale" for _, sub in due) > MANY_SILENT
+        if many:
+            self._replace(name, conn, f"{len(due)} silent subscriptions")
+        for item, sub in due:
+            ladder = self._ladder(conn.leg, item)
+            if not many:
+                self._climb(name, conn, item, sub, ladder.steps)
+            ladder.steps += 1
+            first = self._silence.get(item[0], REFUSED_NS)
+            ladder.due = now + min(first << min(ladder.steps, 16), LADDER_MOST_NS)
+
+    def _overdue(self, conn: Conn, item: Item, sub: Sub) -> bool:
+        waited = self._sink.now - sub.since
+        match sub.state:
+            case "wanted":
+                return waited > ACK_NS
+            case "subscribed" | "live":
+                most = self._silence.get(item[0])
+                return most is not None and waited > most
+            case "stale" | "refused":
+                return self._ladder(conn.leg, item).due <= self._sink.now
+            case "resyncing":
+                return not sub.acked and waited > ACK_NS
+            case _:
+                return False
+
+    def _end_overdue(self, name: str, conn: Conn) -> None:
+        for item, sub in conn.subs.items():
+            if sub.state == "resyncing" and sub.acked and self._sink.now - sub.since > UNSUBSCRIBE_NS:
+                self._subscribe(name, item, sub)
+
+    def _is_quiet(self, conn: Conn) -> bool:
+        watched = [
+            self._silence[item[0]]
+            for item, sub in conn.subs.items()
+            if sub.acked and sub.state != "refused" and item[0] in self._silence
+        ]
+        return bool(watched) and self._sink.now - conn.last > min(watched)
+
+    def _ladder(self, leg: str, item: Item) -> Ladder:
+        key = (leg, *item)
+        ladder = self._ledger.ladders.get(key)
+        if ladder is None:
+            ladder = self._ledger.ladders[key] = Ladder(0, self._sink.now)
+        return ladder
+
+    def _climb(self, name: str, conn: Conn, item: Item, sub: Sub, step: int) -> None:
+        if step % 2 and sub.state != "refused":
+            self._replace(name, conn, f"{item[0]} of {item[1]} is silent")
+        elif sub.acked:
+            self._sink.request("resubscribe", symbol=item[1], channel=item[0], conn=name, reason="silent")
+        else:
+            self._subscribe(name, item, sub)
+
+    def _replace(self, name: str, conn: Conn, reason: str) -> None:
+        if not conn.asked or self._sink.now - conn.asked > RECONNECT_NS:
+            conn.asked = self._sink.now
+            self._sink.request("reconnect", conn=name, reason=reason)
+
+    # ---- who gives what ---------------------------------------------------------------------------
+
+    def _others(self, item: Item, sub: Sub) -> list[tuple[Conn, Sub]]:
+        """Return the other open connections that have ``item``, in order of their opening."""
+        return [
+            (conn, other)
+            for conn in self._ledger.conns.values()
+            if conn.open and (other := conn.subs.get(item)) is not None and other is not sub
+        ]
+
+    def others_live(self, item: Item, sub: Sub) -> list[Sub]:
+        """Return the same item's subscriptions on other open connections that give it."""
+        return [other for _, other in self._others(item, sub) if other.state == "live"]
+
+    def live(self, item: Item) -> list[Sub]:
+        """Return the subscriptions that give ``item`` now."""
+        subs = (conn.subs.get(item) for conn in self._ledger.conns.values() if conn.open)
+        return [sub for sub in subs if sub is not None and sub.state == "live"]
+
+    def _take_over(self, item: Item, sub: Sub) -> None:
+        """Make ``sub`` the active one of its item unless another that gives it is."""
+        others = [other for _, other in self._others(item, sub) if other.active]
+        if not any(other.state == "live" for other in others):
+            for other in others:
+                other.active = False
+            sub.active = True
+
+    def _hand_over(self, item: Item, sub: Sub) -> bool:
+        """Make another connection the active one of ``item``, if one gives it; tell whether one does."""
+        heirs = self.others_live(item, sub)
+        if sub.active and heirs:
+            sub.active, heirs[0].active = False, True
+        elif sub.state == "down":
+            sub.active = False
+        return bool(heirs)
+
+    # ---- telling ----------------------------------------------------------------------------------
+
+    def _tell(self, item: Item, reason: str) -> None:
+        """Tell the state of ``item`` if it is another than was told."""
+        states: set[StatusState] = {
+            sub.state
+            for conn in self._ledger.conns.values()
+            if conn.open and (sub := conn.subs.get(item)) is not None
+        }
+        best = _best(states)
+        if self._ledger.told.get(item) != best:
+            self._ledger.told[item] = best
+            channel, symbol = item
+            self._sink.event(
+                Status(self._venue, symbol, None, self._sink.now, None, channel, best, reason[:500])
+            )
+
+    def _tell_connection(self, name: str, state: StatusState, reason: str) -> None:
+        now = self._sink.now
+        self._sink.event(Status(self._venue, None, None, now, None, None, state, reason[:500], name))

@@ -1,0 +1,76 @@
+"""Where a fold says what it says while it takes one input event: events, requests, counts, dead letters."""
+
+from typing import Final
+
+import msgspec
+
+from actors.model import codec
+from actors.model.events import Channel, Event
+from actors.stages.control import ControlOp, ControlRequest
+from actors.stages.fold import Output
+
+_MOST_RECORD: Final = 64 * 1024  # chosen: more of a bad record helps nobody
+_encode = msgspec.json.encode
+
+
+class Sink:
+    """The outputs of one input event.
+
+    Attributes:
+        out: Where it goes.
+        k: Number of the input event: requests are named by it, so that a refold names them alike.
+        now: Fold time, ns.
+    """
+
+    __slots__ = ("_partition", "_requests", "_role", "k", "now", "out")
+
+    def __init__(self, role: str, partition: str, out: Output) -> None:
+        self._role = role
+        self._partition = partition
+        self._requests = 0
+        self.out = out
+        self.k = 0
+        self.now = 0
+
+    def begin(self, k: int, out: Output) -> None:
+        """Turn to input event ``k``."""
+        self.k = k
+        self.out = out
+        self._requests = 0
+
+    def event(self, event: Event) -> None:
+        """Emit one event."""
+        self.out.lines["events"].append(codec.encode(event))
+
+    def request(
+        self,
+        op: ControlOp,
+        *,
+        symbol: str | None = None,
+        channel: Channel | None = None,
+        conn: str | None = None,
+        first: str | None = None,
+        last: str | None = None,
+        reason: str | None = None,
+        delay_s: float | None = None,
+    ) -> None:
+        """Ask the connector for something."""
+        number = f"{self._role}/{self.k}/{self._requests}"
+        self._requests += 1
+        request = ControlRequest(number, op, symbol, channel, conn, first, last, reason, delay_s)
+        self.out.lines["control"].append(_encode(request))
+
+    def count(self, metric: str, reason: str) -> None:
+        """Add one to a counter."""
+        self.out.counts[(metric, reason)] += 1
+
+    def dead(self, reason: str, record: bytes) -> None:
+        """Keep a record that means nothing, with the reason, for people to look at."""
+        letter = {
+            "reason": reason,
+            "stage": self._role,
+            "partition": self._partition,
+            "id": self.k,
+            "record": record[:_MOST_RECORD].decode(errors="replace"),
+        }
+        self.out.lines["dead"].append(_encode(letter))

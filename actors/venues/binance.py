@@ -194,10 +194,14 @@ def _symbol(native: str, scratch: Scratch) -> str:
     return instrument.symbol
 
 
-def _trade(t: _Trade, scratch: Scratch) -> Trade:
-    size = size_text(t.q)
+def _traded(text: str) -> str:
+    size = size_text(text)
     if is_zero(size):
-        raise Unparseable(f"trade {t.t} of size {size}")
+        raise Unparseable(f"a trade of size {size}")
+    return size
+
+
+def _trade(t: _Trade, scratch: Scratch) -> Trade:
     return Trade(
         NAME,
         _symbol(t.s, scratch),
@@ -206,7 +210,7 @@ def _trade(t: _Trade, scratch: Scratch) -> Trade:
         t.t,
         str(t.t),
         price_text(t.p),
-        size,
+        _traded(t.q),
         "sell" if t.m else "buy",  # the taker is whoever is not the maker
     )
 
@@ -405,7 +409,7 @@ def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
         row.id,
         str(row.id),
         price_text(row.price),
-        size_text(row.qty),
+        _traded(row.qty),
         "sell" if row.isBuyerMaker else "buy",
         backfilled=True,
     )

@@ -1,0 +1,90 @@
+"""Each venue's frames, one case a line of ``cases/<venue>.jsonl``: what a frame says, or why it says nothing.
+
+First line: ``instruments`` that the connection knows. Every other: ``why``, ``source`` (where the shape
+stands), ``frame`` and what comes of it: ``events``, or with ``rows`` the instruments a list gives. With
+``request`` the frame is the body of its answer. An outcome that is no event is named by its key:
+``acked``, ``refused``, ``closing``, ``ignored``, ``unparseable`` (a part of the reason).
+A new venue adds its table; nothing here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from actors.model import codec
+from actors.model.errors import Unparseable
+from actors.model.events import Event
+from actors.model.instruments import Instrument
+from actors.venues import VENUES
+from actors.venues.base import Acked, Answer, Closing, Decoded, Ignored, Refused, Request, Scratch
+
+CASES = Path(__file__).parent / "cases"
+RECV = 1_800_000_000_000_000_000
+CONN = "a.1"
+
+
+def load(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]]]:
+    head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
+    instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
+    return {instrument.native: instrument for instrument in instruments}, cases
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(venue, case, id=f"{venue}: {case['why']}") for venue in VENUES for case in load(venue)[1]
+    ]
+
+
+def shown(said: Decoded) -> dict[str, Any]:
+    match said:
+        case Acked(id, items):
+            return {"acked": id if items is None else [list(item) for item in items]}
+        case Refused(reason, id, None):
+            return {"refused": reason, "id": id}
+        case Refused(reason, _, items):
+            return {"refused": reason, "items": [list(item) for item in items or ()]}
+        case Closing(reason):
+            return {"closing": reason}
+        case Ignored(reason):
+            return {"ignored": reason}
+    assert isinstance(said, Event)
+    event = json.loads(codec.encode(said))
+    assert event.pop("venue") in VENUES
+    assert event.pop("ts_recv") == RECV
+    return event
+
+
+def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]) -> list[dict[str, Any]]:
+    scratch = Scratch(CONN, instruments)
+    scratch.recv = RECV
+    frame = case["frame"].encode()
+    if "rows" in case:
+        return [msgspec.to_builtins(row) for row in VENUES[venue].rows(frame)]
+    if "request" in case:
+        request = msgspec.convert(case["request"], Request)
+        answer = Answer(request, 200, case["frame"], conn=CONN)
+        return [shown(event) for event in VENUES[venue].decode_rest(answer, scratch)]
+    return [shown(said) for said in VENUES[venue].decode(frame, scratch)]
+
+
+@pytest.mark.parametrize(("venue", "case"), cases())
+def test_a_frame_says_what_its_table_says(venue: str, case: dict[str, Any]) -> None:
+    instruments, _ = load(venue)
+    expected = case.get("rows", case.get("events"))
+    reason = expected if isinstance(expected, dict) else expected[0] if len(expected) == 1 else {}
+    if "unparseable" in reason:
+        with pytest.raises(Unparseable) as caught:
+            outcome(venue, case, instruments)
+        assert reason["unparseable"] in str(caught.value)
+    else:
+        assert outcome(venue, case, instruments) == expected
+
+
+def test_every_venue_has_a_table_and_every_case_its_reason() -> None:
+    assert {path.stem for path in CASES.glob("*.jsonl")} == set(VENUES)
+    for venue in VENUES:
+        table = load(venue)[1]
+        assert all(case["why"] and case["source"] for case in table)

@@ -335,7 +335,8 @@ class Connections:
                 reason = "silent" if sub.heard else "no frame yet" if sub.acked else "no acknowledgement"
                 sub.state = "stale"
                 self._hand_over(item, sub)
-                self._tell(item, reason)
+                if not self._tell(item, reason):  # another connection gives it: say which does not
+                    self._sink.event(self._status(item[1], item[0], "stale", reason, name))
         if self._is_quiet(conn):
             if not conn.quiet:
                 conn.quiet = True
@@ -446,21 +447,30 @@ class Connections:
 
     # ---- telling ----------------------------------------------------------------------------------
 
-    def _tell(self, item: Item, reason: str) -> None:
-        """Tell the state of ``item`` if it is another than was told."""
+    def _tell(self, item: Item, reason: str) -> bool:
+        """Tell the state of ``item`` if it is another than was told; return whether it was."""
         states: set[StatusState] = {
             sub.state
             for conn in self._ledger.conns.values()
             if conn.open and (sub := conn.subs.get(item)) is not None
         }
         best = _best(states)
-        if self._ledger.told.get(item) != best:
-            self._ledger.told[item] = best
-            channel, symbol = item
-            self._sink.event(
-                Status(self._venue, symbol, None, self._sink.now, None, channel, best, reason[:500])
-            )
+        if self._ledger.told.get(item) == best:
+            return False
+        self._ledger.told[item] = best
+        self._sink.event(self._status(item[1], item[0], best, reason))
+        return True
 
     def _tell_connection(self, name: str, state: StatusState, reason: str) -> None:
+        self._sink.event(self._status(None, None, state, reason, name))
+
+    def _status(
+        self,
+        symbol: str | None,
+        channel: Channel | None,
+        state: StatusState,
+        reason: str,
+        conn: str | None = None,
+    ) -> Status:
         now = self._sink.now
-        self._sink.event(Status(self._venue, None, None, now, None, None, state, reason[:500], name))
+        return Status(self._venue, symbol, None, now, None, channel, state, reason[:500], conn)

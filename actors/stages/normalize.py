@@ -60,6 +60,13 @@ _CHANNELS: Final[dict[type, Channel]] = {
 _HOPELESS: Final = frozenset((400, 404))  # the venue will not give it, however often asked
 
 
+class _Retry(msgspec.Struct):
+    """A snapshot that failed: how often in a row, and when the request that repeats it is sent."""
+
+    failures: int
+    at: int
+
+
 class _State(msgspec.Struct):
     """What a checkpoint holds.
 
@@ -69,7 +76,7 @@ class _State(msgspec.Struct):
         unknown: Symbols that the venue does not list, with what was told of them.
         ledger: Connections and subscriptions.
         marks: Of trades, by symbol.
-        snapshots: Failures in a row of the snapshot asked for (connection, symbol).
+        snapshots: Those that failed, by connection and symbol.
     """
 
     now: int = 0
@@ -77,7 +84,7 @@ class _State(msgspec.Struct):
     unknown: dict[str, str] = {}
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     marks: dict[str, Marks] = {}
-    snapshots: dict[tuple[str, str], int] = {}
+    snapshots: dict[tuple[str, str], _Retry] = {}
 
 
 class Normalize:
@@ -396,14 +403,21 @@ class Normalize:
         if held is None or not held.open:
             self._sink.count("tapeline_ignored_total", "closed_connection")
         elif events is None:
-            failures = self._state.snapshots[key] = self._state.snapshots.get(key, 0) + 1
-            self._sink.request(
-                "snapshot", symbol=symbol, channel="book", conn=conn, delay_s=_delay_s(failures)
-            )
+            self._repeat(key)
         else:
             self._state.snapshots.pop(key, None)
             for event in events:
                 self._sink.event(event)
+
+    def _repeat(self, key: tuple[str, str]) -> None:
+        """Ask again for a snapshot; once, though others may be asking and failing, too."""
+        conn, symbol = key
+        retry = self._state.snapshots.setdefault(key, _Retry(0, 0))
+        if retry.at <= self._sink.now:
+            retry.failures += 1
+            delay_s = _delay_s(retry.failures)
+            retry.at = self._sink.now + round(delay_s * SECOND)
+            self._sink.request("snapshot", symbol=symbol, channel="book", conn=conn, delay_s=delay_s)
 
     def _backfilled(self, symbol: str, answer: Answer, events: list[Event] | None) -> None:
         marks = self._state.marks.get(symbol)

@@ -71,10 +71,14 @@ class Filter(NamedTuple):
     exchanges: frozenset[str] | None = None
     symbols: frozenset[str] | None = None
 
+    def kind(self, kind: str) -> bool:
+        """Tell whether any messages of this kind are wanted."""
+        return self.kinds is None or kind in self.kinds
+
     def passes(self, topic: Topic) -> bool:
         """Tell whether messages of ``topic`` are wanted."""
         return (
-            (self.kinds is None or topic.kind in self.kinds)
+            self.kind(topic.kind)
             and (self.exchanges is None or topic.exchange in self.exchanges)
             and (self.symbols is None or topic.symbol in self.symbols)
         )
@@ -196,6 +200,10 @@ class Words:
             )
             fixed = self._fixed[kind, symbol] = Topic(theirs, self.exchange, symbol), middle
         return fixed
+
+    def topic(self, kind: str, symbol: str) -> Topic:
+        """Return what the messages of our ``kind`` about ``symbol`` are about."""
+        return self._of(kind, symbol)[0]
 
     def say(self, event: Event) -> Said | None:
         """Return the message of an event, None where the dialect has no words for it.

@@ -1,0 +1,88 @@
+"""The role that delivers: WebSocket clients in Barter's dialect, pub/sub, a page and a health check."""
+
+from typing import Any, Final
+
+import anyio
+from redis import exceptions
+
+from actors.broadcaster.feed import Feed, Listeners
+from actors.broadcaster.outlet import BarterOutlet
+from actors.broadcaster.publisher import Publisher
+from actors.broadcaster.server import WebSocketServer
+from actors.runtime.lifecycle import Actor
+from actors.streams.client import cold, connect
+from actors.streams.errors import is_passing
+from actors.streams.keys import partitions
+from actors.streams.wire import Hot
+
+_LOOK_S: Final = 1.0
+_CLOSE_S: Final = 1.2  # of the 2.5 s that SIGTERM gives
+
+
+async def run(actor: Actor) -> None:
+    """Serve until the actor stops.
+
+    Raises:
+        ConfigError: The port cannot be had.
+        RedisUnusable: At the start.
+    """
+    settings, places = actor.settings, partitions(actor.settings)
+    client = await connect(settings, actor.role)
+    outlet = BarterOutlet(settings.broadcaster, actor.metrics)
+    publisher = Publisher(client, actor.keys, actor.metrics)
+    listeners = Listeners([outlet], publisher, actor.metrics)
+    feed = Feed(settings, actor.keys, places, listeners)
+    server = WebSocketServer(
+        settings, actor.metrics, outlet, lambda: feed.health() | {"clients": len(outlet.hub)}, actor.number
+    )
+    try:
+        await server.start()
+        await _serve(actor, server, feed, publisher, outlet)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await server.stop(0)
+            await client.aclose()
+
+
+async def _serve(
+    actor: Actor, server: WebSocketServer, feed: Feed, publisher: Publisher, outlet: BarterOutlet
+) -> None:
+    hot = await cold(actor.settings, actor.keys.meta())
+    published = anyio.Event()
+
+    async def publish() -> None:
+        await publisher.run(actor, partitions(actor.settings))
+        published.set()
+
+    try:
+        async with anyio.create_task_group() as tg:
+            for work in (feed.run, outlet.hub.watch, publish):
+                tg.start_soon(work)
+            tg.start_soon(_look, actor, hot, feed, publisher)
+            await actor.stopping.wait()
+            await server.stop(_CLOSE_S)
+            await published.wait()  # it releases its leases by itself, within its own deadline
+            tg.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await hot.aclose()
+
+
+async def _look(actor: Actor, hot: Hot, feed: Feed, publisher: Publisher) -> None:
+    """Each second: what Redis' clock says, who listens to pub/sub, how old what we deliver is."""
+    while True:
+        try:
+            if hot.lost:
+                await hot.reconnect()
+            seconds, micros = await hot.call("TIME")
+            feed.clock.set(int(seconds) * 1_000_000_000 + int(micros) * 1000)
+            await publisher.ask()
+        except (exceptions.RedisError, OSError, TimeoutError) as e:
+            if not is_passing(e):
+                raise
+        for follower in feed.followers:
+            age = follower.tick_age_s()
+            if age is not None:
+                place: dict[str, Any] = {"role": actor.role, "partition": str(follower.partition)}
+                actor.metrics.gauge("tapeline_lag_seconds", age, **place)
+        await anyio.sleep(_LOOK_S)

@@ -1,0 +1,222 @@
+"""Laws that every venue's functions keep, whatever comes in. A new venue is under them by being listed."""
+
+import json
+import re
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from actors.model import codec
+from actors.model.errors import Unparseable
+from actors.model.events import L1, BookDelta, BookSnapshot, Event, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues import VENUES
+from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Request, Scratch, Venue
+
+CASES = Path(__file__).parents[1] / "cases"
+WIRE = Path(__file__).parents[3] / "shared" / "wire"
+RECV = 1_800_000_000_000_000_000
+DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+VENUE = st.sampled_from(sorted(VENUES))
+
+
+def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]]]:
+    head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
+    instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
+    return {instrument.native: instrument for instrument in instruments}, cases
+
+
+TABLES = {venue: table(venue) for venue in VENUES}
+FRAMES = {
+    venue: [case["frame"].encode() for case in cases if "request" not in case and "rows" not in case]
+    for venue, (_, cases) in TABLES.items()
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def scratch(venue: str) -> Scratch:
+    made = Scratch("a.1", TABLES[venue][0])
+    made.recv = RECV
+    return made
+
+
+def texts(event: Event) -> list[str]:
+    """Return every price and size of an event."""
+    match event:
+        case Trade():
+            return [event.price, event.size]
+        case BookSnapshot() | BookDelta():
+            return [text for level in (*event.bids, *event.asks) for text in level]
+        case L1():
+            values = [event.bid, event.bid_size, event.ask, event.ask_size]
+        case Ticker():
+            values = [event.last, event.open, event.high, event.low, event.volume_base, event.volume_quote]
+        case _:
+            return []
+    return [value for value in values if value is not None]
+
+
+def check(venue: str, frame: bytes) -> None:
+    try:
+        said = VENUES[venue].decode(frame, scratch(venue))
+    except Unparseable:
+        with pytest.raises(Unparseable):
+            VENUES[venue].decode(frame, scratch(venue))
+        return
+    assert said == VENUES[venue].decode(frame, scratch(venue))
+    for one in said:
+        assert isinstance(one, Event | Acked | Refused | Closing | Ignored)
+        if isinstance(one, Event):
+            line = codec.encode(one)
+            assert codec.decode(line) == one
+            assert b"\n" not in line
+            assert all(DECIMAL.fullmatch(text) for text in texts(one))
+
+
+@given(VENUE, st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+@example("binance", b'{"stream":"')
+@example("binance", b'{"stream":"@trade"')
+@example("binance", b'{"stream":"@trade","data":{}}')
+@example("binance", b"\xff")
+@example("binance", b'{"e":"\xff"}')
+@example("binance", b'{"stream":"\\ud800","data":{}}')
+def test_any_bytes_are_events_or_unparseable(venue: str, frame: bytes) -> None:
+    check(venue, frame)
+
+
+@given(VENUE, JSON)
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_events_or_unparseable(venue: str, document: object) -> None:
+    check(venue, json.dumps(document).encode())
+
+
+@given(VENUE, st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_frame_with_bytes_changed_is_events_or_unparseable(venue: str, data: st.DataObject) -> None:
+    frame = data.draw(st.sampled_from(FRAMES[venue]))
+    start = data.draw(st.integers(0, len(frame)))
+    end = data.draw(st.integers(start, min(len(frame), start + 6)))
+    check(venue, frame[:start] + data.draw(st.binary(max_size=6)) + frame[end:])
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(document, dict | list):
+        for key in document if isinstance(document, dict) else range(len(document)):
+            found += places(document[key], (*path, key))
+    return found
+
+
+@given(VENUE, st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_frame_with_a_value_replaced_is_events_or_unparseable(venue: str, data: st.DataObject) -> None:
+    whole = [frame for frame in FRAMES[venue] if frame.startswith(b"{") and frame.endswith(b'"}}')]
+    document = json.loads(data.draw(st.sampled_from(whole)))
+    *way, last = data.draw(st.sampled_from(places(document)))
+    inner = document
+    for key in way:
+        inner = inner[key]
+    inner[last] = data.draw(JSON | st.sampled_from(["1E-7", "1e999999999", "-0", "NaN", "0", 1 << 64, -1]))
+    check(venue, json.dumps(document).encode())
+
+
+@given(VENUE, st.sampled_from(["snapshot", "backfill", "open_interest"]), st.binary(max_size=60) | JSON)
+@settings(max_examples=200, deadline=None)
+def test_any_rest_body_is_events_or_unparseable(venue: str, op: Any, body: object) -> None:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else json.dumps(body)
+    native, instrument = next(iter(TABLES[venue][0].items()))
+    request = Request(op, f"/{native}", instrument.symbol, first="1", last="5")
+    with suppress(Unparseable):
+        VENUES[venue].decode_rest(Answer(request, 200, text, conn="a.1"), scratch(venue))
+    with suppress(Unparseable):
+        VENUES[venue].rows(text.encode())
+
+
+@given(VENUE, st.integers(1, 3000), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_plan_asks_for_everything_once_within_the_limits(
+    venue_name: str, number: int, data: st.DataObject
+) -> None:
+    venue: Venue = VENUES[venue_name]
+    channels = data.draw(st.lists(st.sampled_from(sorted(venue.channels)), min_size=1, unique=True))
+    instruments = [Instrument(f"A{n}-B", f"A{n}B", f"A{n}", "B") for n in range(number)]
+    connections = venue.plan(venue.endpoints, instruments, channels)
+    asked = Counter(item for conn in connections for sub in conn.subscriptions for item in sub.items)
+    assert asked == Counter((channel, i.symbol) for i in instruments for channel in channels)
+    for connection in connections:
+        items = sum(len(sub.items) for sub in connection.subscriptions)
+        assert items <= venue.limits.items_per_connection
+        ids = [sub.id for sub in connection.subscriptions if sub.id is not None]
+        assert len(ids) == len(set(ids))
+        assert connection.url.startswith(venue.endpoints.ws)
+        assert all("\n" not in sub.frame for sub in connection.subscriptions)
+
+
+def test_a_venue_s_silence_is_of_its_own_channels() -> None:
+    for venue in VENUES.values():
+        assert set(venue.silence_s) <= venue.channels
+        assert (venue.snapshot is not None) == (venue.book_rule.snapshot == "rest")
+
+
+# ---- recorded frames ------------------------------------------------------------------------------------
+
+
+class Everything(dict[str, Instrument]):
+    """Knows every instrument."""
+
+    def get(self, key: str, *_: object) -> Instrument:
+        return Instrument(key, key, key, "Q")
+
+
+BINANCE = {
+    "spot-aggtrade": {"Ignored": 2},
+    "spot-bbo-2026": {"Acked": 2, "L1": 2, "Ignored": 2},
+    "spot-bbo": {"L1": 84},
+    "spot-book_diff": {"BookDelta": 177, "BookSnapshot": 4},
+    "spot-btcusdt-mixed": {"BookDelta": 332, "L1": 2735, "Trade": 611, "BookSnapshot": 1},
+    "spot-docs_examples": {"Acked": 1, "Ignored": 3, "Refused": 1, "Closing": 2, "Trade": 1, "Ticker": 1},
+    "spot-instruments": {"Instrument": 27},  # of 29, two are in a BREAK
+}
+
+
+@pytest.mark.parametrize("name", BINANCE)
+def test_recorded_binance_frames_all_mean_something(name: str) -> None:
+    path = WIRE / "binance" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no recorded frames at {path}")
+    venue = VENUES["binance"]
+    counts: Counter[str] = Counter()
+    for line in path.read_text("utf-8").splitlines():
+        record = json.loads(line)
+        made = Scratch("a.1", Everything())
+        if record["dir"] == "in":
+            counts.update(type(said).__name__ for said in venue.decode(record["raw"].encode(), made))
+        elif record["dir"] == "http" and "/depth?" in record["url"]:
+            answer = Answer(Request("snapshot", record["url"], "A-B"), 200, record["raw"])
+            counts.update(type(event).__name__ for event in venue.decode_rest(answer, made))
+        elif record["dir"] == "http":
+            counts.update(type(row).__name__ for row in venue.rows(record["raw"].encode()))
+    assert dict(counts) == BINANCE[name]
+
+
+def test_recorded_binance_instruments_are_read_from_their_rows() -> None:
+    path = WIRE / "binance" / "spot-instruments.jsonl"
+    if not path.exists():
+        pytest.skip(f"no recorded frames at {path}")
+    body = json.loads(path.read_text("utf-8"))["raw"].encode()
+    symbols = {row.native: row.symbol for row in VENUES["binance"].rows(body)}
+    assert symbols["BTCTUSD"] == "BTC-TUSD"
+    assert symbols["USDTBIDR"] == "USDT-BIDR"
+    assert symbols["1INCHUSDT"] == "1INCH-USDT"
+    assert "TUSDBTC" not in symbols  # in a BREAK

@@ -429,7 +429,7 @@ class Bookbuild:
             symbol=symbol.symbol,
             channel="book",
             conn=sync.conn,
-            reason="first snapshot" if sync.fault is None else sync.fault.reason,
+            reason=sync.reason,
         )
         out.lines["control"].append(_encode(request))
 

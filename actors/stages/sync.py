@@ -158,6 +158,7 @@ class SyncState(msgspec.Struct, array_like=True):
     crossed_since: int | None
     old_since: int | None
     silent: bool
+    reason: str
 
 
 class Sync:
@@ -174,6 +175,7 @@ class Sync:
         due: Fold time at which to ask for a snapshot (or a new subscription), None: nothing to ask.
         crossed_since: Fold time since when bid and ask are crossed, None: they are not.
         silent: The connection was reported silent, and nothing came since.
+        reason: What the next request is for.
     """
 
     __slots__ = (
@@ -196,6 +198,7 @@ class Sync:
         "due",
         "fault",
         "joined",
+        "reason",
         "seq",
         "silent",
         "ts_event",
@@ -210,6 +213,7 @@ class Sync:
         self.conn = conn
         self.joined = False
         self.silent = False
+        self.reason = "first snapshot"
         self.seq: int | None = None
         self.ts_event: int | None = None
         self.unit: Unit = "base"
@@ -291,6 +295,7 @@ class Sync:
         if self._rest and not self._refreshing and self.book.thin:
             self._refreshing = True
             self._attempts = 0
+            self.reason = "few levels are left of the last snapshot"
             self.due = now
         return "kept"
 
@@ -314,12 +319,9 @@ class Sync:
             first, last = self._buffer[0], self._buffer[-1]
             self._drop_buffer()
             self._keep(delta, weight)
-            self.fault = Fault(
-                "overflow",
-                _text(first.first_seq if first.first_seq is not None else first.last_seq),
-                _text(last.last_seq),
-                "too many changes came before a snapshot",
-            )
+            self.reason = "too many changes came before a snapshot"
+            start = first.last_seq if first.first_seq is None else first.first_seq
+            self.fault = Fault("overflow", _text(start), _text(last.last_seq), self.reason)
             return "lost"
         if self._held is not None:
             held, self._held = self._held, None  # what follows it need not have begun before it
@@ -372,6 +374,7 @@ class Sync:
         return self._alignment.rule.join == "range" and seq is not None and first is not None and seq < first
 
     def _ask_again(self, now: int) -> Outcome:
+        self.reason = "the snapshot was older than the buffer"
         self.due = now + _delay(AGAIN_S, self._attempts, AGAIN_MOST_S)
         return "kept"
 
@@ -435,6 +438,7 @@ class Sync:
 
     def _lose(self, fault: Fault, now: int, delta: BookDelta | None, weight: int) -> Outcome:
         self.fault = fault
+        self.reason = fault.reason
         self.joined = False
         self.crossed_since = None
         self._fresh = False
@@ -474,6 +478,7 @@ class Sync:
             crossed_since=self.crossed_since,
             old_since=self._old_since,
             silent=self.silent,
+            reason=self.reason,
         )
 
     @classmethod
@@ -487,6 +492,7 @@ class Sync:
         sync.due = state.due
         sync.crossed_since = state.crossed_since
         sync.silent = state.silent
+        sync.reason = state.reason
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._rest)
         sync.book.bids.restore(*state.bids)

@@ -35,7 +35,7 @@ config_app = App(name="config", help="Look at a configuration.", group=_look)
 app.command(config_app)
 
 Config = Annotated[Path | None, Parameter(name="--config", help="The configuration file (TOML).")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document, for programs.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -160,7 +160,7 @@ def status(*, config: Config = None, as_json: Json = False) -> int:
 
 @app.command(group=_look)
 def tail(
-    kind: str = "*", venue: str = "*", symbol: str = "*", *, config: Config = None, raw: bool = False
+    kind: str = "*", venue: str = "*", symbol: str = "*", *, config: Config = None, as_json: Json = False
 ) -> int:
     """Follow events as they are written, a line each, until Ctrl-C.
 
@@ -174,12 +174,10 @@ def tail(
         A venue, or a pattern.
     symbol:
         A symbol such as BTC-USDT (or BTC/USDT), or a pattern such as BTC-*.
-    raw:
-        Print the events' own JSON.
     """
     from actors.cli.tail import follow  # noqa: PLC0415 - only this command needs it
 
-    return follow(config, os.environ, kind=kind, venue=venue, symbol=symbol, raw=raw)
+    return follow(config, os.environ, kind=kind, venue=venue, symbol=symbol, as_json=as_json)
 
 
 @config_app.command

@@ -38,7 +38,7 @@ _ORPHAN_S: Final = 5.0
 log = structlog.get_logger()
 
 
-class ServerEnded(Exception):  # noqa: N818 - it says what happened
+class ServerEnded(Exception):
     """The server did not start or ended by itself; the message says what it said. Exit code 1."""
 
 

@@ -1,0 +1,66 @@
+"""What the commands that look into Redis share: settings, a client, one plain message for what goes wrong."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from actors.cli.run import say
+from actors.config import Settings, load
+from actors.streams.client import connect
+from actors.streams.errors import RedisUnusable
+from actors.streams.keys import Keys
+
+Work = Callable[["Session"], Awaitable[int]]
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A command's view of one Tapeline."""
+
+    settings: Settings
+    keys: Keys
+    client: Redis
+
+    async def now_ms(self) -> int:
+        """Return the server's time."""
+        seconds, micros = await cast("Any", self.client).time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def within(config: Path | None, env: Mapping[str, str], command: str, work: Work) -> int:
+    """Run ``work`` with a session; return its exit code, or 1 with a message where Redis will not do.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+    """
+    settings = load(config, env)
+
+    async def session() -> int:
+        client = await connect(settings, command, wait_s=0, claim=False)
+        try:
+            keys = Keys(settings.redis.prefix, settings.redis.pubsub_prefix)
+            return await work(Session(settings, keys, client))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await client.aclose()
+
+    try:
+        return anyio.run(session, backend_options={"use_uvloop": True})
+    except BrokenPipeError:  # `tapeline tail | head` has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (RedisUnusable, RedisError, OSError) as e:
+        return say(e, 1)
+
+
+def peeled(error: BaseException) -> BaseException:
+    """Return the first error that task groups wrapped."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    return peeled(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])

@@ -1,0 +1,341 @@
+"""``tapeline status``: who does what, how far behind, and what is not as it should be. Reads Redis only."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import orjson
+
+from actors.cli.session import Session, within
+from actors.config import Settings, VenueSettings
+from actors.model import codec
+from actors.model.events import Channel, Status
+from actors.model.instruments import shard
+from actors.stages.connections import Ledger
+from actors.stages.normalize import Normalize
+from actors.streams.client import hot
+from actors.streams.keys import START, Cursor, Partition, Stream, partitions
+from actors.streams.partition import closing, entry_of
+from actors.streams.wire import Hot
+from actors.venues import VENUES
+
+LEGS: Final = ("a", "b")
+_STALE_MS: Final = 3000  # DESIGN 4: no tick for 3 s, and what stands in Redis is old
+_RECENT: Final = 64  # entries of events to look through for what the last checkpoint does not know
+_INPUT: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events"}
+_NEEDED: Final = ("normalizer", "bookbuilder")
+_MEMBERS: Final = ("connector", "normalizer", "bookbuilder", "broadcaster")
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """One living process."""
+
+    role: str
+    instance: str
+    host: str
+    pid: int
+    metrics: str | None
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far a stage is behind its input; ``seconds``: age of the first event it has not folded."""
+
+    events: int
+    seconds: float
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One partition. ``owners``: lease -> instance, None where nobody holds it."""
+
+    partition: str
+    owners: dict[str, str | None]
+    lag: dict[str, Lag]
+    seconds_since_event: float | None
+
+
+class Market(msgspec.Struct, frozen=True):
+    """One venue. ``channels``: channel -> state -> how many symbols; ``books``: state -> how many."""
+
+    state: str
+    reason: str
+    channels: dict[str, dict[str, int]]
+    books: dict[str, int]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything; ``problems`` is empty when all that is configured is live."""
+
+    ok: bool
+    mode: str
+    problems: list[str]
+    instances: list[Instance]
+    partitions: list[Place]
+    venues: dict[str, Market]
+
+
+class _Told(msgspec.Struct):
+    """The part of the normalizer's checkpoint that says how the channels are."""
+
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+    unknown: dict[str, str] = {}
+    now: int = 0
+
+
+class _Channels(msgspec.Struct):
+    """What is known of a partition's channels: item -> (state, reason); and what was said of all of it."""
+
+    items: dict[tuple[Channel, str], tuple[str, str]] = {}
+    down: str = ""
+
+
+def show(config: Path | None, env: Mapping[str, str], *, as_json: bool) -> int:
+    """Print the report; return 1 when something configured is not live.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+    """
+
+    async def work(session: Session) -> int:
+        report = await gather(session)
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps(msgspec.to_builtins(report)) + b"\n")
+        else:
+            _print(report)
+        return 0 if report.ok else 1
+
+    return within(config, env, "status", work)
+
+
+async def gather(session: Session) -> Report:
+    """Look at everything and judge it."""
+    settings = session.settings
+    now_ms = await session.now_ms()
+    instances = [i for role in _MEMBERS for i in await _members(session, role, now_ms)]
+    places: list[Place] = []
+    channels: dict[str, list[_Channels]] = {}
+    books: dict[str, Counter[str]] = {}
+    for partition in partitions(settings):
+        key = session.keys.stream(partition, "events")
+        async with closing(await hot(settings, key)) as connection:
+            look = _Look(session, connection, partition, now_ms)
+            place = await look.place()
+            places.append(place)
+            channels.setdefault(partition.venue, []).append(await look.channels())
+            counted = books.setdefault(partition.venue, Counter())
+            counted.update(await look.books(place))
+    markets = {
+        name: market(name, settings.venues[name], told, books[name]) for name, told in channels.items()
+    }
+    problems = judge(settings, instances, places, markets)
+    return Report(not problems, settings.mode, problems, instances, places, markets)
+
+
+async def _members(session: Session, role: str, now_ms: int) -> list[Instance]:
+    found = cast("dict[bytes, bytes]", await cast("Any", session.client).hgetall(session.keys.members(role)))
+    living: list[Instance] = []
+    for name, text in sorted(found.items()):
+        member: dict[str, Any] = orjson.loads(text)
+        if int(member["until"]) > now_ms:
+            living.append(
+                Instance(role, name.decode(), str(member["host"]), int(member["pid"]), member.get("metrics"))
+            )
+    return living
+
+
+class _Look:
+    """One partition, through one connection."""
+
+    def __init__(self, session: Session, connection: Hot, partition: Partition, now_ms: int) -> None:
+        self._keys = session.keys
+        self._hot = connection
+        self._partition = partition
+        self._venue = session.settings.venues[partition.venue]
+        self._now_ms = now_ms
+
+    async def place(self) -> Place:
+        """Return owners and lags."""
+        legs = LEGS[: self._venue.redundancy]
+        leases = [("connector", leg) for leg in legs] + [(role, None) for role in (*_NEEDED, "publisher")]
+        held = await self._hot.pipeline(
+            [
+                ("HMGET", self._keys.lease(self._partition, role, leg), "owner", "until")
+                for role, leg in leases
+            ]
+        )
+        owners: dict[str, str | None] = {}
+        for (role, leg), (owner, until) in zip(leases, held, strict=True):
+            name = role if leg is None else f"{role}:{leg}"
+            owners[name] = None if owner is None or int(until) <= self._now_ms else owner.decode()
+        lag = {role: await self._lag(role, stream) for role, stream in _INPUT.items()}
+        newest = await self._newest("events")
+        age = None if newest is None else self._age_s(codec.decode(newest).ts_recv)
+        return Place(str(self._partition), owners, lag, age)
+
+    def _age_s(self, ns: int) -> float:
+        return max(0.0, round(self._now_ms / 1000 - ns / 1e9, 3))
+
+    async def _newest(self, stream: Stream) -> bytes | None:
+        found = await self._hot.call(
+            "XREVRANGE", self._keys.stream(self._partition, stream), "+", "-", "COUNT", 1
+        )
+        return entry_of(*found[0]).lines[-1] if found else None
+
+    async def _lag(self, role: str, stream: Stream) -> Lag:
+        key = self._keys.stream(self._partition, stream)
+        at, last = await self._hot.pipeline(
+            [
+                ("HGET", self._keys.cursor(self._partition, role), f"c:{stream}"),
+                ("XREVRANGE", key, "+", "-", "COUNT", 1),
+            ]
+        )
+        cursor = START if at is None else Cursor.parse(at)
+        head = Cursor.parse(last[0][0]).k if last else 0
+        behind = max(0, head - cursor.k)
+        if not behind:
+            return Lag(0, 0.0)
+        unread = await self._hot.call("XRANGE", key, f"({cursor}", "+", "COUNT", 1)
+        if not unread:
+            return Lag(behind, 0.0)
+        line = entry_of(*unread[0]).lines[0]
+        ns = int(line.partition(b" ")[0]) if stream == "raw" else codec.decode(line).ts_recv
+        return Lag(behind, self._age_s(ns))
+
+    async def channels(self) -> _Channels:
+        """Return what the normalizer last said: its checkpoint, and what it has written since."""
+        form, blob = await self._hot.call(
+            "HMGET", self._keys.state(self._partition, "normalizer"), "format", "blob"
+        )
+        known = _Channels()
+        since = 0
+        if blob is not None and int(form) == Normalize.FORMAT:
+            told = msgspec.msgpack.decode(blob, type=_Told)
+            since = told.now
+            known.items = {item: (state, "") for item, state in told.ledger.told.items()}
+            known.down = "; ".join(reason for reason in told.ledger.legs.values() if reason)
+        recent = await self._hot.call(
+            "XREVRANGE", self._keys.stream(self._partition, "events"), "+", "-", "COUNT", _RECENT
+        )
+        for found in reversed(recent):
+            for line in entry_of(*found).lines:
+                if codec.kind_of(line) == "status":
+                    event = codec.decode(line)
+                    if isinstance(event, Status):
+                        _note(known, event, since)
+        return known
+
+    async def books(self, place: Place) -> Counter[str]:
+        """Return state -> how many books; nothing that stands in Redis is live when time stands still."""
+        mine = [s for s in self._venue.symbols if shard(s, self._venue.shards) == self._partition.shard]
+        if "book" not in _channels(self._partition.venue, self._venue):
+            return Counter()
+        old = place.seconds_since_event is None or place.seconds_since_event * 1000 > _STALE_MS
+        states: Counter[str] = Counter()
+        for symbol in mine:
+            text = await self._hot.call("GET", self._keys.latest(self._partition, "book", symbol))
+            state = "absent" if text is None else str(orjson.loads(text)["state"])
+            states["stale" if old and state == "live" else state] += 1
+        return states
+
+
+def _note(known: _Channels, event: Status, since: int) -> None:
+    if event.channel is not None and event.symbol is not None:
+        state, _ = known.items.get((event.channel, event.symbol), ("", ""))
+        if event.ts_recv > since or state == event.state:
+            known.items[event.channel, event.symbol] = (event.state, event.reason)
+    elif event.channel is None and event.state == "down" and event.ts_recv > since:
+        known.down = event.reason
+
+
+def _channels(name: str, venue: VenueSettings) -> list[Channel]:
+    return sorted(VENUES[name].channels if venue.channels is None else venue.channels)
+
+
+def market(name: str, venue: VenueSettings, told: Sequence[_Channels], books: Mapping[str, int]) -> Market:
+    """Return how a venue is, from what is known of its partitions."""
+    items = {item: state for part in told for item, state in part.items.items()}
+    states: dict[str, dict[str, int]] = {}
+    reasons: Counter[str] = Counter()
+    for channel in _channels(name, venue):
+        counted: Counter[str] = Counter()
+        for symbol in venue.symbols:
+            state, reason = items.get((channel, symbol), ("unknown", ""))
+            counted[state] += 1
+            if state != "live" and reason:
+                reasons[reason] += 1
+        states[channel] = dict(counted)
+    everything = Counter(state for counted in states.values() for state in Counter(counted).elements())
+    down = next((part.down for part in told if part.down), "")
+    if everything["live"] == everything.total():
+        return Market("live", "", states, dict(books))
+    state = "down" if not everything["live"] else "partly live"
+    reason = down if down and not everything["live"] else next(iter(dict(reasons.most_common(1))), down)
+    return Market(state, reason or "nothing is known yet", states, dict(books))
+
+
+def judge(
+    settings: Settings,
+    instances: Sequence[Instance],
+    places: Sequence[Place],
+    markets: Mapping[str, Market],
+) -> list[str]:
+    """Return everything that is configured and not live, as sentences."""
+    problems = [
+        f"{place.partition}: nobody holds the lease of {lease}"
+        for place in places
+        for lease, owner in place.owners.items()
+        if owner is None and lease != "publisher"
+    ]
+    if not any(instance.role == "broadcaster" for instance in instances):
+        problems.append("no broadcaster runs")
+    for place in places:
+        age = place.seconds_since_event
+        if age is None or age * 1000 > _STALE_MS:
+            since = "no event yet" if age is None else f"the last event is {age:.0f} s old"
+            problems.append(f"{place.partition}: {since}")
+    for name, venue in markets.items():
+        if venue.state != "live":
+            problems.append(f"{name} is {venue.state}: {venue.reason}")
+        for channel, states in venue.channels.items():
+            problems += [
+                f"{name} {channel}: {n} of {len(settings.venues[name].symbols)} symbols {state}"
+                for state, n in states.items()
+                if state != "live" and venue.state != "down"
+            ]
+        problems += [f"{name}: {n} books {state}" for state, n in venue.books.items() if state != "live"]
+    return problems
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console  # noqa: PLC0415 - --json needs none of it
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console()
+    table = Table("venue", "state", "channels (live / all)", "books live", "reason", title="Venues")
+    for name, venue in report.venues.items():
+        counts = ", ".join(
+            f"{channel} {states.get('live', 0)}/{sum(states.values())}"
+            for channel, states in venue.channels.items()
+        )
+        live = f"{venue.books.get('live', 0)}/{sum(venue.books.values())}"
+        table.add_row(name, venue.state, counts, live, venue.reason)
+    console.print(table)
+    table = Table("partition", "lease", "owner", "lag, events", "lag, s", title="Partitions")
+    for place in report.partitions:
+        for lease, owner in place.owners.items():
+            lag = place.lag.get(lease)
+            behind = ("", "") if lag is None else (str(lag.events), f"{lag.seconds:.1f}")
+            table.add_row(place.partition, lease, owner or "nobody", *behind)
+    console.print(table)
+    table = Table("role", "instance", "host", "pid", "metrics", title="Instances")
+    for i in report.instances:
+        table.add_row(
+            i.role, i.instance, i.host, str(i.pid), f"http://{i.metrics}/metrics" if i.metrics else "none"
+        )
+    console.print(table)
+    for problem in report.problems:
+        console.print(f"not as it should be: {problem}", style="yellow", highlight=False, markup=False)
+    if report.ok:
+        console.print("all that is configured is live", style="green")

@@ -1,0 +1,313 @@
+"""``tapeline demo`` and ``tapeline up``: run the Procfile through honcho and guide a newcomer.
+
+We start honcho, pass its output on without its own housekeeping, and follow the events: a line for each
+venue as it comes alive or fails to, then where to look and what to try. Everything ends with us: Ctrl-C
+goes to honcho, and the supervisors watch us (``TAPELINE_GUIDE``) for the case that we are killed.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import IO, Final
+
+import anyio
+
+from actors.config import ConfigError, Settings, load
+from actors.model import codec
+from actors.model.events import Status, Trade
+from actors.model.instruments import shard
+from actors.runtime import log
+from actors.runtime.supervisor import CONFIG_ERROR, GUIDE, STOP, die_with_parent
+from actors.streams.client import connect, hot, parse, redis_url
+from actors.streams.errors import RedisUnusable
+from actors.streams.keys import Cursor, Keys, Partition, Stream, partitions
+from actors.streams.partition import Tail, closing, newest
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+METRICS_PORT: Final = 7400  # honcho's -p: 7400 for the first line, 7500 for the second
+_SLOW_S: Final = 8.0  # a venue that gives nothing for so long is said to be down
+_TOGETHER_S: Final = 2.0  # how long the last symbols may take after the first trade
+_STOP_S: Final = 7.0  # honcho kills at 5 s
+_REDIS_S: Final = 60.0
+_HOUSEKEEPING: Final = re.compile(
+    rb"system *\| ([\w.-]+ started \(pid=|sending SIG|[\w.-]+ stopped \(rc=(0|-15)\)|SIG)"
+)
+
+
+class Life:
+    """How one venue comes alive, from its events."""
+
+    def __init__(self, venue: str, symbols: list[str], began_ns: int) -> None:
+        self.venue = venue
+        self._missing = {*symbols}
+        self._all = len(symbols)
+        self._asked_ns = began_ns
+        self._asked = False
+        self._trade_ns: int | None = None
+        self._refused: dict[str, str] = {}
+        self._down = ""
+        self.said: str | None = None
+
+    @property
+    def wants_trades(self) -> bool:
+        """Whether a trade would be news."""
+        return bool(self._missing or self._down)
+
+    def take(self, event: Status | Trade) -> None:
+        """Learn from one event."""
+        if not self._asked and isinstance(event, Status):
+            self._asked_ns, self._asked = max(self._asked_ns, event.ts_recv), True
+        if isinstance(event, Trade):
+            self._down = ""
+            self._missing.discard(event.symbol or "")
+            if self._trade_ns is None:
+                self._trade_ns = event.ts_recv
+        elif event.state == "live" and event.symbol is not None:
+            self._missing.discard(event.symbol)
+        elif event.state == "refused" and event.symbol is not None:
+            self._refused[event.symbol] = event.reason
+        elif event.state == "down" and event.channel is None:
+            self._down = event.reason
+
+    def news(self, now_ns: int, waited_s: float) -> str | None:
+        """Return the line to print now, None when there is nothing new to say."""
+        said = self._state(now_ns, waited_s)
+        if said is None or said == self.said:
+            return None
+        self.said = said
+        return f"{self.venue} {said}"
+
+    def _state(self, now_ns: int, waited_s: float) -> str | None:
+        waiting = self._missing - {*self._refused}
+        if self._trade_ns is not None and not self._down:
+            if waiting and (now_ns - self._trade_ns) / 1e9 < _TOGETHER_S:
+                return None
+            ms = max(0, self._trade_ns - self._asked_ns) // 1_000_000
+            refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self._refused.items()))
+            return f"live: {self._symbols(waiting)}, first trade after {ms} ms{refused}"
+        if self._down and (waited_s > 2 or self.said is not None):
+            return f"down: {self._down}"
+        if waited_s > _SLOW_S and self._trade_ns is None:
+            return "down: no trade yet (tapeline status says more)"
+        return None
+
+    def _symbols(self, waiting: set[str]) -> str:
+        live = self._all - len(self._refused) - len(waiting)
+        return f"{live} symbols" if live == self._all else f"{live} of {self._all} symbols"
+
+
+def guide(config: Path, env: Mapping[str, str]) -> int:
+    """Run everything until Ctrl-C; return the exit code.
+
+    Raises:
+        ConfigError: The configuration cannot be used, or a port is taken.
+    """
+    settings = load(config, env)
+    procfile = ROOT / "Procfile"
+    if not procfile.exists():
+        raise ConfigError(f"{procfile} is missing: tapeline demo and tapeline up run from a checkout")
+    port = METRICS_PORT + int(env.get("TAPELINE_PORT_OFFSET", "0"))
+    _check_ports(settings, port, procfile)
+    log.setup("guide", settings)
+    start = partial(_start_honcho, config, procfile, port, env)
+    try:
+        return anyio.run(_guide, settings, start, backend_options={"use_uvloop": True})
+    except RedisUnusable as e:
+        sys.stderr.write(f"tapeline: {e}\n")
+        return 1
+
+
+def _check_ports(settings: Settings, metrics_port: int, procfile: Path) -> None:
+    """Say at once, and once, what each of nine processes would say otherwise."""
+    ports = {"broadcaster.port": (settings.broadcaster.host, settings.broadcaster.port)}
+    if settings.mode == "demo":
+        ports["simulator.port"] = (settings.simulator.host, settings.simulator.port)
+    for number, line in enumerate(line for line in procfile.read_text().splitlines() if ":" in line):
+        ports[f"metrics of {line.partition(':')[0]}"] = ("127.0.0.1", metrics_port + 100 * number)
+    for what, (host, port) in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as e:
+                setting = "" if what.startswith("metrics") else f" {what} sets it, and"
+                raise ConfigError(
+                    f"port {port} of {host} ({what}) is not free: {e.strerror}. Perhaps another Tapeline "
+                    f"runs: stop it.{setting} TAPELINE_PORT_OFFSET shifts all ports"
+                ) from e
+
+
+async def _guide(settings: Settings, start: Callable[[], "subprocess.Popen[bytes]"]) -> int:
+    if settings.redis.url is not None:
+        # Not ours to start: whether it will do is said before anything else starts.
+        await (await connect(settings, "guide", wait_s=2)).aclose()
+    honcho = start()
+    reader = threading.Thread(target=_pass_on, args=(honcho.stdout,), daemon=True)
+    reader.start()
+    told, over = anyio.Event(), anyio.Event()
+    try:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_until_told, told, over)
+            tg.start_soon(_until_ended, honcho, over)
+            tg.start_soon(_follow, settings)
+            await over.wait()
+            tg.cancel_scope.cancel()
+    finally:
+        if told.is_set():
+            _say("stopping ...")
+        _end(honcho)
+        reader.join(1)
+    if told.is_set():
+        _say("all stopped")
+        return 0
+    _say("stopped: one of its processes could not go on (see above)")
+    return CONFIG_ERROR if honcho.returncode == CONFIG_ERROR else 1
+
+
+async def _until_told(told: anyio.Event, over: anyio.Event) -> None:
+    with anyio.open_signal_receiver(*STOP) as signals:
+        async for _ in signals:
+            told.set()
+            over.set()
+
+
+async def _until_ended(honcho: "subprocess.Popen[bytes]", over: anyio.Event) -> None:
+    await anyio.to_thread.run_sync(honcho.wait, abandon_on_cancel=True)
+    over.set()
+
+
+def _end(honcho: "subprocess.Popen[bytes]") -> None:
+    """End honcho and with it everything; impatience (another Ctrl-C) changes nothing."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
+    honcho.terminate()
+    try:
+        honcho.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        honcho.kill()  # the supervisors see it and end their actors
+        honcho.wait()
+
+
+def _start_honcho(
+    config: Path, procfile: Path, port: int, env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    bin_folder = Path(sys.executable).parent
+    children = {
+        **env,
+        "PATH": f"{bin_folder}{os.pathsep}{env.get('PATH', os.defpath)}",  # `tapeline` of this installation
+        "PYTHONUNBUFFERED": "1",
+        "TAPELINE_CONFIG": str(config.resolve()),
+        "TAPELINE_LOG__LEVEL": env.get(
+            "TAPELINE_LOG__LEVEL", "warning"
+        ),  # the guide speaks of what goes well
+        GUIDE: str(os.getpid()),
+    }
+    if sys.stdout.isatty():
+        children.setdefault("TAPELINE_LOG__PRETTY", "true")
+    return subprocess.Popen(  # noqa: S603 - our own command line
+        [sys.executable, "-m", "honcho", "start", "-f", str(procfile), "-p", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=children,
+        process_group=0,  # Ctrl-C comes to us, and honcho hears it once
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - no thread of ours runs yet
+    )
+
+
+def _pass_on(output: IO[bytes]) -> None:
+    """Print honcho's lines but its own housekeeping."""
+    for line in output:
+        if not _HOUSEKEEPING.search(line):
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+async def _follow(settings: Settings) -> None:
+    """Tell how the venues come alive; then where to look; then what goes wrong and right again."""
+    try:
+        client = await connect(settings, "guide", wait_s=_REDIS_S, claim=False)
+    except RedisUnusable as e:
+        _say(f"tapeline: {e}")  # the actors find the same, and honcho ends
+        return
+    await client.aclose()
+    began, began_ns = time.monotonic(), time.time_ns()
+    lives = {
+        name: Life(name, venue.symbols, began_ns) for name, venue in settings.venues.items() if venue.enabled
+    }
+    keys = Keys(settings.redis.prefix, settings.redis.pubsub_prefix)
+    guided = False
+    async with anyio.create_task_group() as tg:
+        for partition in partitions(settings):
+            tg.start_soon(_read, settings, keys, partition, lives[partition.venue])
+        while True:
+            await anyio.sleep(0.1)
+            for life in lives.values():
+                if news := life.news(time.time_ns(), time.monotonic() - began):
+                    _say(news)
+            if not guided and all(life.said for life in lives.values()):
+                guided = True
+                _say(hints(settings, keys, shutil.which("redis-cli") is not None))
+
+
+async def _read(settings: Settings, keys: Keys, partition: Partition, life: Life) -> None:
+    async with closing(await hot(settings, keys.stream(partition, "events"))) as connection:
+        cursors: dict[Stream, Cursor] = {"events": await newest(connection, keys, partition, "events")}
+        tail = Tail(connection, keys, partition, cursors)
+        while True:
+            for _, entry in await tail.read():
+                for line in entry.lines:
+                    kind = codec.kind_of(line)
+                    if kind == "status" or (kind == "trade" and life.wants_trades):
+                        event = codec.decode(line)
+                        assert isinstance(event, Status | Trade)  # noqa: S101 - by its kind
+                        life.take(event)
+
+
+def hints(settings: Settings, keys: Keys, redis_cli: bool) -> str:
+    """Return where to look and three commands to try, of those that are there."""
+    partition = partitions(settings)[0]
+    symbol = next(
+        s
+        for s in settings.venues[partition.venue].symbols
+        if shard(s, settings.venues[partition.venue].shards) == partition.shard
+    )
+    host = settings.broadcaster.host
+    socket_url = f"ws://{host}:{settings.broadcaster.port}"
+    bin_folder = Path(sys.executable).parent
+    here = Path(os.path.relpath(bin_folder)) if bin_folder.is_relative_to(Path.cwd()) else bin_folder
+    embedded = settings.redis.url is None
+    look = {
+        socket_url: "trades and books as JSON (Barter Data Server's format)",
+        f"http://{host}:{settings.broadcaster.port}/": "a page about it, and /healthz",
+        parse(redis_url(settings)).shown: "streams, latest books, pub/sub",
+    }
+    cli = f"redis-cli -p {settings.redis.port}" if embedded else "redis-cli -u $REDIS_URL"
+    book = keys.latest(partition, "book", symbol)
+    pattern = keys.channel("trade", "*", "*").removesuffix(".*.*") + ".*"
+    commands = (
+        [f"{cli} psubscribe '{pattern}'", f"{cli} get '{book}'"]
+        if redis_cli
+        else [f"{here}/tapeline tail trade", f"{here}/tapeline tail book {partition.venue} {symbol}"]
+    )
+    lines = ["", "Where to look"]
+    lines += [f"  {place:<28} {what}" for place, what in look.items()]
+    lines += ["", "Three commands to try, in another terminal"]
+    lines += [f"  {command}" for command in (f"{here}/websockets {socket_url}", *commands)]
+    return "\n".join(
+        [*lines, "", f"Ctrl-C stops everything. {here}/tapeline status shows who does what.", ""]
+    )

@@ -408,6 +408,7 @@ class _Shop:
         self.shown: dict[Stream, int] = {}
         self.ticker = stream("ticker", "ticker")
         self.mini = stream("miniTicker", "ticker")
+        self.told = live.tape.next  # up to which trade !miniTicker@arr has told
 
     def streams(self) -> list[Stream]:
         """Return all of them."""
@@ -623,7 +624,13 @@ class Binance:
             shop.ticker.send(ticker)
 
     def _send_all(self, now: int) -> None:
-        minis = [mini for shop in self._shops.values() if (mini := _mini(shop, now))]
+        minis: list[Encode] = []
+        for shop in self._shops.values():
+            if shop.told != shop.live.tape.next and (mini := _mini(shop, now)):
+                minis.append(mini)
+            shop.told = shop.live.tape.next
+        if not minis:
+            return
         self._all.send(lambda unit: b"[" + b",".join([mini(unit) for mini in minis]) + b"]")
 
     # -- REST ------------------------------------------------------------------------------------

@@ -198,11 +198,12 @@ class Hurt:
 class Active:
     """A fault that has begun."""
 
-    __slots__ = ("fault", "id", "left", "until")
+    __slots__ = ("fault", "hit", "id", "left", "until")
 
     def __init__(self, fault_id: int, fault: Fault, now: int) -> None:
         self.id = fault_id
         self.fault = fault
+        self.hit: list[int] = []  # numbers of the connections
         seconds = fault.seconds()
         self.until = None if seconds is None else now + int(seconds * 1e9)
         self.left = fault.count if fault.kind not in FRAME_KINDS else None

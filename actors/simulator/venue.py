@@ -1,6 +1,6 @@
 """What the server and a venue's protocol know of each other. A venue is pure: time is an argument."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -27,6 +27,8 @@ class Binary(bytes):
 
 class Wound(Protocol):
     """Something wrong with the frames of one session, see ``faults``."""
+
+    id: int
 
     def matches(self, channel: Channel, symbol: str) -> bool:
         """Tell whether it is about such frames."""
@@ -100,7 +102,11 @@ class Venue(Protocol):
 
     name: str
     limits: dict[str, float]  # what it enforces; the control port may change a value
-    edits: Mapping[str, Callable[[bytes], bytes]]  # faults of a frame that take knowledge of its shape
+
+    @property
+    def edits(self) -> Mapping[str, Callable[[bytes], bytes]]:
+        """Faults of a frame that take knowledge of its shape."""
+        ...
 
     def accept(self, number: int, path: str, query: Mapping[str, str], now: int) -> Session | Reply:
         """Return a new session, or how the handshake is refused."""
@@ -143,7 +149,7 @@ class Venue(Protocol):
         """
         ...
 
-    def trades(self, symbol: str, first: int, last: int) -> list[TrueTrade]:
+    def trades(self, symbol: str, first: int, last: int) -> Sequence[TrueTrade]:
         """Return trades of the tape by id, both ends included.
 
         Raises:

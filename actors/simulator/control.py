@@ -1,0 +1,260 @@
+"""The control port: ``/control/...``, JSON in and out.
+
+==================== ======================================================================================
+GET  status          seed, pace, connections, symbols with their sequences and trade ids, faults
+GET  truth           the book of ``venue``, ``symbol`` at ``seq`` (now), its best ``depth`` levels (all)
+GET  tape            the trades of ``venue``, ``symbol`` from id ``first`` to ``last`` (all that are kept)
+GET  faults          what is wrong, and what will be
+POST fault           a ``faults.Fault``, or a list of them (a schedule)
+DELETE faults        ends the fault ``id``, or all
+POST pause, resume   stops the market, lets it go on
+POST rate            ``{"events_per_s": number or null}``; a replay: ``{"speed": number}``
+POST limits          ``{"venue": ..., "<limit>": number}``; answers with all limits of the venue
+==================== ======================================================================================
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from actors.model.instruments import canonical
+from actors.simulator.book import Forgotten
+from actors.simulator.connection import Connection
+from actors.simulator.faults import Fault
+from actors.simulator.server import SECOND, Simulator
+from actors.simulator.venue import Venue
+
+_Body = TypeVar("_Body")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_MOST_TRADES = 100_000  # chosen: 10 MiB of JSON
+
+
+class _Bad(Exception):
+    """A request that cannot be served: status and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class _Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    events_per_s: float | None = None
+    speed: float | None = None
+
+
+def routes(simulator: Simulator) -> list[web.RouteDef]:
+    """Return the routes of the control port."""
+    control = _Control(simulator)
+    posts = {
+        "fault": control.fault,
+        "pause": control.pause,
+        "resume": control.resume,
+        "rate": control.rate,
+        "limits": control.limits,
+    }
+    gets = {
+        "status": control.status,
+        "truth": control.truth,
+        "tape": control.tape,
+        "faults": control.faults,
+    }
+    return [
+        *(web.get(f"/control/{name}", _guarded(handler)) for name, handler in gets.items()),
+        *(web.post(f"/control/{name}", _guarded(handler)) for name, handler in posts.items()),
+        web.delete("/control/faults", _guarded(control.clear)),
+    ]
+
+
+def _guarded(handler: Callable[[web.Request], Awaitable[object]]) -> _Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return _json(200, await handler(request))
+        except _Bad as e:
+            return _json(e.status, {"error": str(e)})
+
+    return answer
+
+
+def _json(status: int, document: object) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(document), content_type="application/json")
+
+
+def _decode(text: bytes, shape: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        raise _Bad(400, str(e)) from e
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise _Bad(400, f"{name} must be a whole number, not {text[:40]!r}")
+    return int(text)
+
+
+class _Control:
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def _venue(self, name: str) -> Venue:
+        venues = self._simulator.venues
+        if name not in venues:
+            raise _Bad(404, f"there is no venue {name!r}; there are {', '.join(venues)}")
+        return venues[name]
+
+    def _asked(self, request: web.Request) -> tuple[Venue, str]:
+        venue = self._venue(request.query.get("venue", "binance"))
+        symbol = canonical(request.query.get("symbol", ""))
+        if symbol not in venue.truths():
+            raise _Bad(404, f"{venue.name} knows no truth about {symbol!r}")
+        return venue, symbol
+
+    async def status(self, _request: web.Request) -> object:
+        simulator = self._simulator
+        now = time.time_ns()
+        replay = simulator.replay
+        return {
+            "seed": simulator.market.seed,
+            "up_s": round((now - simulator.started) / SECOND, 3),
+            "paused": simulator.paused,
+            "events_per_s": simulator.events_per_s,
+            "published": simulator.market.published,
+            "replay": None
+            if replay is None
+            else {"position": replay.position, "total": replay.total, "speed": replay.speed},
+            "connections": [_connection(each, now) for each in simulator.connections.values()],
+            "venues": {
+                name: {
+                    "limits": venue.limits,
+                    "symbols": {
+                        symbol: {
+                            "seq": truth.newest,
+                            "oldest_seq": truth.oldest,
+                            "first_trade": truth.first_trade,
+                            "last_trade": truth.next_trade - 1,
+                        }
+                        for symbol, truth in venue.truths().items()
+                    },
+                }
+                for name, venue in simulator.venues.items()
+            },
+            "faults": await self.faults(_request),
+        }
+
+    async def truth(self, request: web.Request) -> object:
+        venue, symbol = self._asked(request)
+        sequence, depth = _number(request.query, "seq"), _number(request.query, "depth")
+        try:
+            at, levels, price, size = venue.book(symbol, sequence, depth)
+        except Forgotten as e:
+            raise _Bad(404, str(e)) from e
+        return {
+            "venue": venue.name,
+            "symbol": symbol,
+            "seq": at,
+            "bids": [(price(p).decode(), size(s).decode()) for p, s in levels.bids],
+            "asks": [(price(p).decode(), size(s).decode()) for p, s in levels.asks],
+        }
+
+    async def tape(self, request: web.Request) -> object:
+        venue, symbol = self._asked(request)
+        truth = venue.truths()[symbol]
+        first, last = _number(request.query, "first"), _number(request.query, "last")
+        first = max(truth.first_trade, truth.first_trade if first is None else first)
+        last = min(truth.next_trade - 1, truth.next_trade - 1 if last is None else last)
+        if last - first >= _MOST_TRADES:
+            raise _Bad(400, f"at most {_MOST_TRADES} trades at once: name first and last")
+        return {
+            "venue": venue.name,
+            "symbol": symbol,
+            "first": first,
+            "last": last,
+            "trades": venue.trades(symbol, first, last),
+        }
+
+    async def faults(self, _request: web.Request) -> object:
+        faults = self._simulator.faults
+        now = time.time_ns()
+        return {
+            "active": [
+                {
+                    "id": active.id,
+                    "ends_in_s": None if active.until is None else (active.until - now) / SECOND,
+                    "fault": active.fault,
+                }
+                for active in faults.active.values()
+            ],
+            "waiting": [
+                {"id": fault_id, "begins_in_s": (at - now) / SECOND, "fault": fault}
+                for at, fault_id, fault in faults.waiting()
+            ],
+        }
+
+    async def fault(self, request: web.Request) -> object:
+        text = await request.read()
+        many = text.lstrip().startswith(b"[")
+        given = _decode(text, list[Fault]) if many else [_decode(text, Fault)]
+        for fault in given:
+            if fault.venue is not None:
+                self._venue(fault.venue)
+        done: list[dict[str, object]] = []
+        for fault in given:
+            if fault.symbol is not None:
+                fault = msgspec.structs.replace(fault, symbol=canonical(fault.symbol))  # noqa: PLW2901
+            fault_id, hit = self._simulator.inject(fault)
+            done.append({"id": fault_id, "connections": hit})
+        return done if many else done[0]
+
+    async def clear(self, request: web.Request) -> object:
+        return {"ended": self._simulator.clear(_number(request.query, "id"))}
+
+    async def pause(self, _request: web.Request) -> object:
+        self._simulator.set_paused(True)
+        return {"paused": True}
+
+    async def resume(self, _request: web.Request) -> object:
+        self._simulator.set_paused(False)
+        return {"paused": False}
+
+    async def rate(self, request: web.Request) -> object:
+        rate = _decode(await request.read(), _Rate)
+        if rate.events_per_s is not None and not 0 < rate.events_per_s <= 1e6:
+            raise _Bad(400, "events_per_s must be above 0 and at most 1,000,000, or null")
+        replay = self._simulator.replay
+        if rate.speed is not None:
+            if replay is None or rate.speed < 0:
+                raise _Bad(400, "speed, 0 or more, is for a replay")
+            replay.speed = rate.speed
+        else:
+            self._simulator.set_pace(rate.events_per_s)
+        return rate
+
+    async def limits(self, request: web.Request) -> object:
+        wanted = _decode(await request.read(), dict[str, float | str])
+        venue = self._venue(str(wanted.pop("venue", "binance")))
+        for name, value in wanted.items():
+            if name not in venue.limits or not isinstance(value, int | float) or value < 0:
+                raise _Bad(400, f"{name}: a number, and one of {', '.join(venue.limits)}")
+        venue.limits.update({name: float(value) for name, value in wanted.items()})
+        return venue.limits
+
+
+def _connection(connection: Connection, now: int) -> dict[str, object]:
+    session = connection.session
+    return {
+        "number": session.number,
+        "venue": connection.venue.name,
+        "peer": connection.peer,
+        "path": connection.path,
+        "age_s": round((now - session.opened) / SECOND, 3),
+        "subscribed": session.subscribed(),
+        "frames": connection.frames,
+        "bytes": connection.sent_bytes,
+        "half_open": connection.half_open,
+    }

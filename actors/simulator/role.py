@@ -1,0 +1,31 @@
+"""The role ``simulator``: what ``tapeline simulate`` and the Procfile's line run. Needs no Redis."""
+
+import structlog
+
+from actors.config import ConfigError
+from actors.runtime.lifecycle import Actor
+from actors.simulator.faults import Faults
+from actors.simulator.replay import RecordingError, Replay, read
+from actors.simulator.server import Simulator, serving
+
+log = structlog.get_logger()
+
+
+async def run(actor: Actor) -> None:
+    """Serve the simulated venues until told to stop.
+
+    Raises:
+        ConfigError: The port is taken, or the recording cannot be served.
+    """
+    settings = actor.settings.simulator
+    faults = Faults()
+    replay = None
+    if settings.replay is not None:
+        try:
+            replay = Replay(read(settings.replay), faults)
+        except RecordingError as e:
+            raise ConfigError(f"simulator.replay: {e}") from e
+    simulator = Simulator(settings.seed, settings.events_per_s, replay, faults)
+    async with serving(simulator, settings.host, settings.port) as port:
+        log.info("simulator_ready", port=port, venues=list(simulator.venues), seed=settings.seed)
+        await actor.stopping.wait()

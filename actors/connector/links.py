@@ -1,0 +1,439 @@
+"""Connections to a venue: opened, paced, fed into ``raw``, replaced before they are cut.
+
+A link is one connection's life; a slot is one planned connection, kept by one link after another.
+
+============ =================================== ===================================================
+slot is      left by                             to
+============ =================================== ===================================================
+opening      the handshake                       holding; or replacing, where an old link still lives
+             a failure (``x`` written)           opening, after the back-off
+holding      the link closes (``x`` written)     opening, after the back-off
+             ``replace``, or its life is over    opening, with the link as the old one
+replacing    the new link carries frames         holding the new; the old is closed after an overlap
+             the new closes, or is deaf          opening again; the old stays
+============ =================================== ===================================================
+
+The back-off starts anew once a link carried more frames than acknowledgements were due.
+"""
+
+import base64
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import TaskGroup
+
+from actors.connector.clock import Clock
+from actors.connector.pacing import Window
+from actors.connector.rest import bar_s
+from actors.connector.sink import Room, Sink
+from actors.connector.sockets import Refused, Socket, dial
+from actors.model.instruments import Instrument
+from actors.runtime.backoff import backoff
+from actors.runtime.metrics import Metrics
+from actors.stages.raw import Closed, line
+from actors.streams.limit import Limit
+from actors.venues.base import Connection, Item, Subscription, Venue
+
+log = structlog.get_logger()
+
+OVERLAP_S: Final = 5.0  # chosen: a new book is fetched and joined within two; trades are merged by id
+CARRY_S: Final = 30.0  # chosen: a new link that gives nothing that long while the old does is deaf
+TRY_LATER_S: Final = 10.0  # chosen: the least wait after close code 1013
+_LIFE_PART: Final = 0.9  # chosen: links of one age are not replaced at once, and never after their time
+_POLL_S: Final = 0.05
+
+_encoder = msgspec.json.Encoder()
+
+
+class Side(NamedTuple):
+    """What all links of one venue in this process share."""
+
+    venue: Venue
+    limit: Limit
+    metrics: Metrics
+    clock: Clock
+    room: Room
+    connections: "Count"
+    overlap_s: float = OVERLAP_S
+    carry_s: float = CARRY_S
+
+
+class Count:
+    """How many connections of one venue are open, as two gauges."""
+
+    def __init__(self, venue: str, metrics: Metrics) -> None:
+        self._venue = venue
+        self._metrics = metrics
+        self._open = 0
+        self.add(0)
+
+    def add(self, n: int) -> None:
+        """Count ``n`` more as open."""
+        self._open += n
+        self._metrics.gauge("tapeline_connections", self._open, venue=self._venue)
+        self._metrics.gauge("tapeline_venue_up", float(self._open > 0), venue=self._venue)
+
+
+class Link:
+    """One connection's life, from its ``o`` to its ``x``.
+
+    Attributes:
+        id: ``<leg>.<random>``.
+        frames: Received so far.
+        ended: Set once its ``x`` is written.
+        over: Why it ended, for metrics; a word of a closed set.
+        code: Close code.
+    """
+
+    def __init__(self, side: Side, sink: Sink, leg: str, url: str, changed: Callable[[], None]) -> None:
+        self.id = f"{leg}.{secrets.token_hex(4)}"
+        self._side = side
+        self._sink = sink
+        self._url = url
+        self._changed = changed
+        self._now = side.clock.now
+        self._text = b"%d " + self.id.encode() + b" f %b"
+        self._answer = side.venue.answer
+        self._socket: Socket | None = None
+        self._window = Window(side.venue.limits.frames_per_s)
+        self._muted = False
+        self._acks_due = 0
+        self._sent_at = 0.0
+        self._next_id = 1
+        self._uncounted = [0, 0]  # frames and bytes not yet in the metrics
+        self.frames = 0
+        self.ended = anyio.Event()
+        self.opened_at = 0.0
+        self.over = "lost"
+        self.code: int | None = None
+
+    @property
+    def carries(self) -> bool:
+        """Whether more came than what acknowledges our frames."""
+        return self.frames > self._acks_due
+
+    @property
+    def next_id(self) -> int:
+        """The id for the next frame that wants an answer."""
+        return self._next_id
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            Refused: It was not had; its ``x`` is written.
+        """
+        try:
+            self._socket = await dial(self._url, self, self._side.venue.limits.max_frame_bytes)
+        except Refused as e:
+            self._end(e.status, str(e), e.cause)
+            raise
+
+    # ------------------------------------------------------------------ what the socket tells, in order
+
+    def opened(self) -> None:
+        """Write the ``o``."""
+        if self._muted:
+            return
+        self._side.connections.add(1)
+        self.opened_at = self._sent_at = anyio.current_time()
+        self._sink.note(line(self._now(), self.id, "o", self._url.encode()))
+
+    def frame(self, data: bytes | bytearray, text: bool) -> None:
+        """Write a frame. The hot path of this process."""
+        if self._muted:
+            if self.over == "overflow":
+                self._side.metrics.count("tapeline_overflow_frames_total", venue=self._side.venue.name)
+            return
+        if text and b"\n" not in data:
+            entry = self._text % (self._now(), data)
+        else:
+            entry = line(self._now(), self.id, "b", base64.b64encode(data))
+        self.frames += 1
+        uncounted = self._uncounted
+        uncounted[0] += 1
+        uncounted[1] += len(data)
+        if uncounted[0] >= 256:
+            self._tally()
+        if not self._sink.put(entry):
+            self._overflow()
+            return
+        answer = self._answer(bytes(data))
+        if answer is not None:
+            self._write(answer)
+
+    def closed(self, code: int, reason: str, by_us: bool) -> None:
+        """Write the ``x`` of a connection that ended by itself or because the library ended it."""
+        if self.opened_at:
+            self._side.connections.add(-1)
+        self._end(code, reason, _over(code, by_us))
+
+    # ------------------------------------------------------------------------------- what we do to it
+
+    def leave(self, code: int, reason: str, over: str) -> None:
+        """Write the ``x``, take nothing more, close without waiting."""
+        if self.opened_at:
+            self._end(code, reason, over)
+        else:
+            self._muted = True
+            self.ended.set()
+        if self._socket is not None:
+            self._socket.leave(code, reason)
+
+    def abandon(self) -> None:
+        """Close without a word in ``raw``: its leg is another's."""
+        self._muted = True
+        self.ended.set()
+        if self._socket is not None:
+            self._socket.leave(1001, "")
+
+    def _end(self, code: int | None, reason: str, over: str) -> None:
+        self._tally()
+        if self._muted:
+            return
+        self._muted = True
+        self.code, self.over = code, over
+        venue = self._side.venue.name
+        self._sink.note(line(self._now(), self.id, "x", _encoder.encode(Closed(code, reason[:500]))))
+        self._side.metrics.count("tapeline_reconnects_total", venue=venue, reason=over)
+        log.info("closed", venue=venue, conn=self.id, code=code, reason=reason[:200], over=over)
+        self.ended.set()
+        self._changed()
+
+    def _overflow(self) -> None:
+        # What follows is missing from raw: the connection must end there, so that the hole has a name.
+        self._side.metrics.count("tapeline_overflow_frames_total", venue=self._side.venue.name)
+        self.leave(1001, "overflow: Redis took nothing for too long", "overflow")
+
+    def _tally(self) -> None:
+        frames, size = self._uncounted
+        if frames:
+            venue, metrics = self._side.venue.name, self._side.metrics
+            metrics.count("tapeline_frames_total", frames, venue=venue)
+            metrics.count("tapeline_frame_bytes_total", size, venue=venue)
+            self._uncounted = [0, 0]
+
+    # ------------------------------------------------------------------------------------- what we say
+
+    def _write(self, text: str) -> None:
+        now = anyio.current_time()
+        self._window.note(now)
+        self._sent_at = now
+        if self._socket is not None:
+            self._socket.write(text)
+
+    async def pace(self) -> None:
+        """Wait until one more frame may be sent."""
+        while True:
+            wait_s = self._window.wait(anyio.current_time())
+            if wait_s == 0:
+                return
+            await anyio.sleep(wait_s)
+
+    async def send(self, subscriptions: Sequence[Subscription]) -> int | None:
+        """Send ``subscriptions`` in order, each after its ``s`` line; return the ticket of the last."""
+        ticket: int | None = None
+        for subscription in subscriptions:
+            await self.pace()
+            if self._muted:
+                return ticket
+            # The record goes first: an acknowledgement can never stand before it in raw.
+            ticket = self._sink.note(line(self._now(), self.id, "s", _encoder.encode(subscription)))
+            if subscription.id is not None:
+                self._next_id = max(self._next_id, subscription.id + 1)
+            self._acks_due += 1
+            self._write(subscription.frame)
+        return ticket
+
+    async def keep_alive(self) -> None:
+        """Send the venue's keepalive frame whenever nothing was sent for its time, while open."""
+        keepalive = self._side.venue.keepalive
+        if keepalive is None:
+            return
+        while not self.ended.is_set():
+            due = self._sent_at + keepalive.every_s
+            with anyio.CancelScope(deadline=due):
+                await self.ended.wait()
+            if not self._muted and anyio.current_time() >= self._sent_at + keepalive.every_s:
+                await self.pace()
+                self._write(keepalive.frame)
+
+
+class Slot:
+    """One planned connection. ``run`` keeps it open until it is cancelled.
+
+    Attributes:
+        items: What it is for.
+        link: The newest link that is open, or None.
+        old: The link that it is replacing, or None.
+    """
+
+    def __init__(
+        self, side: Side, sink: Sink, leg: str, planned: Connection, instruments: Sequence[Instrument]
+    ) -> None:
+        self._side = side
+        self._sink = sink
+        self._leg = leg
+        self._planned = planned
+        self._instruments = {instrument.symbol: instrument for instrument in instruments}
+        self._off: set[Item] = set()
+        self._changed = anyio.Event()
+        self._wanted: str | None = None  # why the link is to be replaced
+        self.items: list[Item] = [item for s in planned.subscriptions for item in s.items]
+        self.link: Link | None = None
+        self.old: Link | None = None
+
+    @property
+    def links(self) -> Iterator[Link]:
+        """The links that are open."""
+        return (link for link in (self.old, self.link) if link is not None and not link.ended.is_set())
+
+    def replace(self, reason: str) -> None:
+        """Ask for another link in place of the present one; nothing to do while one is being opened."""
+        if self.link is not None and self._wanted is None:
+            self._wanted = reason
+            self._wake()
+
+    def leave(self, code: int, reason: str, over: str) -> None:
+        """Close whatever is open."""
+        for link in self.links:
+            link.leave(code, reason, over)
+
+    def abandon(self) -> None:
+        """Close whatever is open, saying nothing."""
+        for link in self.links:
+            link.abandon()
+
+    async def subscribe(self, items: Sequence[Item], conn: str | None = None) -> int | None:
+        """Subscribe ``items`` on link ``conn`` or on every open one; return the last record's ticket."""
+        self._off.difference_update(items)
+        return await self._say(self._side.venue.subscribe, items, conn)
+
+    async def unsubscribe(
+        self, items: Sequence[Item], conn: str | None = None, *, for_good: bool = True
+    ) -> int | None:
+        """End the subscriptions of ``items``; ``for_good``: a later link leaves them out too."""
+        if for_good:
+            self._off.update(items)
+        return await self._say(self._side.venue.unsubscribe, items, conn)
+
+    async def _say(self, frames: "_Frames", items: Sequence[Item], conn: str | None) -> int | None:
+        ticket: int | None = None
+        for link in list(self.links):
+            if conn in (None, link.id):
+                ticket = await link.send(frames(items, self._instruments, link.next_id)) or ticket
+        return ticket
+
+    # ---------------------------------------------------------------------------------------- its life
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def run(self, first_s: float) -> None:
+        """Open after ``first_s``, hold, replace, open again."""
+        await anyio.sleep(first_s)
+        async with anyio.create_task_group() as tg:
+            delays = backoff()
+            while True:
+                fresh, wait_s = await self._open(tg)
+                if fresh is not None and await self._hand_over(fresh):
+                    await self._hold(fresh)
+                    if fresh.carries:
+                        delays = backoff()
+                    if not fresh.ended.is_set():
+                        continue  # it is to be replaced: at once
+                    wait_s = TRY_LATER_S if fresh.code == 1013 else 0.0
+                await anyio.sleep(max(wait_s, next(delays)))
+
+    async def _open(self, tg: TaskGroup) -> tuple[Link | None, float]:
+        """Make one attempt; return the link, or None and the least time to wait."""
+        side = self._side
+        await _until(lambda: side.room.roomy)  # Redis is away or slow: more sockets would only overflow
+        await side.limit.take("connect", 1, side.venue.limits.connects_per_minute)
+        link = Link(side, self._sink, self._leg, self._planned.url, self._wake)
+        if self.link is not None and not self.link.ended.is_set():
+            self.old = self.link
+        else:
+            self.old = self._wanted = None
+        self.link = link
+        try:
+            await link.open()
+        except Refused as e:
+            self.link, self.old = self.old, None
+            seconds = bar_s(e.status, e.retry_after_s)
+            if seconds is not None:
+                await side.limit.bar("connect", seconds)
+            log.warning("not_connected", venue=side.venue.name, conn=link.id, reason=str(e), status=e.status)
+            return None, e.retry_after_s or 0.0
+        log.info("connected", venue=side.venue.name, conn=link.id, url=self._planned.url)
+        tg.start_soon(link.keep_alive)
+        await link.send(self._subscriptions())
+        return link, 0.0
+
+    def _subscriptions(self) -> Sequence[Subscription]:
+        if not self._off:
+            return self._planned.subscriptions
+        items = [item for item in self.items if item not in self._off]
+        return self._side.venue.subscribe(items, self._instruments, 1)
+
+    async def _hand_over(self, fresh: Link) -> bool:
+        """Close the old link once the new one carries frames; False, and the old stays, if it does not."""
+        old = self.old
+        if old is None:
+            return True
+        had = old.frames
+        with anyio.move_on_after(self._side.carry_s):
+            await _until(lambda: fresh.carries or fresh.ended.is_set() or old.ended.is_set())
+        if not (fresh.ended.is_set() or fresh.carries or old.ended.is_set()) and old.frames > had:
+            fresh.leave(1000, "gave nothing", "deaf")
+        elif not (fresh.ended.is_set() or old.ended.is_set()):
+            with anyio.move_on_after(self._side.overlap_s):
+                await fresh.ended.wait()
+        if fresh.ended.is_set():
+            self.link, self.old = (None if old.ended.is_set() else old), None
+            return False
+        old.leave(1000, f"replaced: {self._wanted or 'its life is over'}", "replaced")
+        self.old, self._wanted = None, None
+        return True
+
+    async def _hold(self, link: Link) -> None:
+        """Return when the link has ended, is to be replaced, or has lived long enough."""
+        lifetime_s = self._side.venue.limits.lifetime_s
+        life_s = float("inf")
+        if lifetime_s is not None:
+            life_s = lifetime_s * (_LIFE_PART + (1 - _LIFE_PART) * secrets.randbelow(1000) / 1000)
+        with anyio.CancelScope(deadline=link.opened_at + life_s):
+            while not link.ended.is_set() and self._wanted is None:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        if link.ended.is_set():
+            self.link, self._wanted = None, None
+
+
+_Frames = Callable[[Sequence[Item], dict[str, Instrument], int], list[Subscription]]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - rare waits; an event would cost the hot path for each frame
+        await anyio.sleep(_POLL_S)
+
+
+def _over(code: int, by_us: bool) -> str:
+    """Return why a connection ended, as a word of a closed set."""
+    match code:
+        case 1009 if by_us:
+            return "too_big"
+        case 1013:
+            return "try_later"
+        case 1006:
+            return "lost"
+        case _ if by_us:
+            return "failed"
+        case 1000 | 1001 | 1012:
+            return "closed"
+        case _:
+            return "rejected"

@@ -1,0 +1,119 @@
+"""What a venue lists: fetched once for all legs of this process, and again now and then."""
+
+import random
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, cast
+
+import anyio
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from actors.connector.rest import MOST_LISTING_BYTES, Rest
+from actors.model.errors import Unparseable
+from actors.model.instruments import Instrument, UnknownInstrument
+from actors.runtime.backoff import backoff
+from actors.stages.raw import Closed
+from actors.streams.errors import is_passing
+from actors.streams.keys import Keys
+from actors.venues.base import Venue
+
+log = structlog.get_logger()
+
+REFRESH_S: Final = 3600.0  # chosen: listings change a few times a day
+_NEAREST: Final = 3
+
+
+class Unlisted(Exception):
+    """The instruments could not be had; ``status`` as in ``Closed.code``."""
+
+    def __init__(self, status: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Listing:
+    """The instruments of one venue by canonical symbol.
+
+    Attributes:
+        rows: None until they were fetched once.
+        failure: Why the last attempt failed, None after one that did not.
+    """
+
+    def __init__(self, venue: Venue, rest: Rest, client: Redis, keys: Keys) -> None:
+        self._venue = venue
+        self._rest = rest
+        self._client = client
+        self._key = keys.instruments(venue.name)
+        self._news = anyio.Event()
+        self._wanted = anyio.Event()
+        self.rows: Mapping[str, Instrument] | None = None
+        self.failure: Closed | None = None
+
+    async def run(self) -> None:
+        """Fetch once somebody asks, then refresh for ever; what failed is tried again soon."""
+        await self._wanted.wait()
+        delays = backoff()
+        while True:
+            try:
+                self.rows = await self._fetch()
+                self.failure = None
+                delays, pause_s = backoff(), REFRESH_S * random.uniform(0.9, 1.1)
+            except Unlisted as e:
+                self.failure = Closed(e.status, f"instruments: {e}"[:300])
+                pause_s = next(delays)
+                log.warning("no_instruments", venue=self._venue.name, reason=str(e), status=e.status)
+            news, self._news = self._news, anyio.Event()
+            news.set()
+            if self.failure is None:
+                await self._publish()
+            await anyio.sleep(pause_s)
+
+    async def next(self) -> None:
+        """Return after the next attempt, whether it succeeded or not."""
+        self._wanted.set()
+        await self._news.wait()
+
+    async def _fetch(self) -> dict[str, Instrument]:
+        found: dict[str, Instrument] = {}
+        for request in self._venue.instruments:
+            reply = await self._rest.fetch(request, MOST_LISTING_BYTES)
+            assert reply is not None  # noqa: S101 - it was wanted throughout
+            if reply.status != 200:
+                raise Unlisted(reply.status or None, reply.text[:200] or f"HTTP {reply.status}")
+            try:
+                found.update((row.symbol, row) for row in self._venue.rows(reply.body))
+            except Unparseable as e:
+                raise Unlisted(None, str(e)) from e
+        if not found:
+            raise Unlisted(None, "the venue lists none")
+        return found
+
+    async def _publish(self) -> None:
+        rows = sorted((self.rows or {}).values(), key=lambda row: row.symbol)
+        try:
+            await cast("Any", self._client).set(self._key, msgspec.json.encode(rows))
+        except (RedisError, OSError, TimeoutError) as e:
+            if not is_passing(e):
+                raise
+            # For people only, and written again at the next refresh.
+            log.warning("listing_not_stored", venue=self._venue.name, reason=type(e).__name__)
+
+
+def select(rows: Mapping[str, Instrument], symbols: Iterable[str]) -> list[Instrument | UnknownInstrument]:
+    """Return each of ``symbols`` as the venue lists it, or as unknown with the nearest it lists."""
+    found: list[Instrument | UnknownInstrument] = []
+    for symbol in symbols:
+        row = rows.get(symbol)
+        found.append(row if row is not None else UnknownInstrument(symbol, _nearest(symbol, rows)))
+    return found
+
+
+def _nearest(symbol: str, rows: Mapping[str, Instrument]) -> list[str]:
+    # The same base or quote first: of 3,000 symbols hundreds look alike by letters alone.
+    base, _, quote = symbol.partition("-")
+    related = [row.symbol for row in rows.values() if row.base == base or row.quote == quote]
+    near = get_close_matches(symbol, related, _NEAREST)
+    return near or get_close_matches(symbol, rows, _NEAREST)

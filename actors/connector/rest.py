@@ -1,0 +1,144 @@
+"""REST requests to one venue: within its budget, bounded in time and size, never in a tight loop."""
+
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import ClientSession, ClientTimeout
+
+from actors.runtime.metrics import Metrics
+from actors.streams.limit import Limit
+from actors.venues.base import Endpoints, Request, Venue
+
+USER_AGENT: Final = "tapeline"
+TIMEOUT_S: Final = 10.0  # FAULTS V19
+MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a book of 5,000 levels a side is 0.3 MB
+MOST_LISTING_BYTES: Final = 64 * 1024 * 1024  # chosen: Binance lists its instruments in some 10 MB
+_MOST_WAIT_S: Final = 3 * 86400.0  # documented: the longest ban (Binance)
+# Statuses that say "stop asking", and how long where the answer does not say. 418: the address is
+# banned (Binance); 403: a web firewall took offence.
+_BARRING: Final[Mapping[int, float]] = {429: 15.0, 418: 120.0, 403: 60.0}
+
+
+class Reply(NamedTuple):
+    """What came back. ``status`` 0: nothing did, and ``body`` says why."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text; what is no UTF-8 is marked, and then fails to decode."""
+        return self.body.decode("utf-8", "replace")
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether ``url`` leads to this host: no proxy stands between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def retry_after(text: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, None where there is none to read."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), _MOST_WAIT_S) if seconds == seconds else None  # noqa: PLR0124 - not NaN
+
+
+def bar_s(status: int | None, wait_s: float | None) -> float | None:
+    """Return how long this status forbids to ask again, None when it does not."""
+    if status is None or (status not in _BARRING and wait_s is None):
+        return None
+    return wait_s if wait_s is not None else _BARRING[status]
+
+
+class Rest:
+    """The way to one venue's REST interface. ``open`` it once for the process, ``aclose`` at the end."""
+
+    def __init__(self, venue: Venue, endpoints: Endpoints, limit: Limit, metrics: Metrics) -> None:
+        self._venue = venue
+        self._base = endpoints.rest
+        self._limit = limit
+        self._metrics = metrics
+        self._session = ClientSession(
+            timeout=ClientTimeout(total=TIMEOUT_S),
+            headers={"User-Agent": USER_AGENT},
+            trust_env=not is_loopback(endpoints.rest),
+            auto_decompress=True,
+        )
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+    async def fetch(
+        self, request: Request, most_bytes: int = MOST_BYTES, wanted: Callable[[], bool] = lambda: True
+    ) -> Reply | None:
+        """Return the answer, of whatever status; whoever asked decides whether to ask again.
+
+        Waits for the budget, and for as long as the venue has asked everybody to wait. None, and nothing
+        was asked, when it was not ``wanted`` any more after that.
+        """
+        await self._limit.take("weight", request.weight, self._venue.limits.weight_per_minute)
+        return await self._ask(request, most_bytes) if wanted() else None
+
+    async def _ask(self, request: Request, most_bytes: int) -> Reply:
+        self._metrics.count("tapeline_rest_requests_total", venue=self._venue.name, reason=request.op)
+        wait_s: float | None = None
+        try:
+            async with self._session.get(self._base + request.path, allow_redirects=False) as response:
+                status = response.status
+                wait_s = retry_after(response.headers.get("Retry-After"))
+                body = await _read(response, most_bytes)
+            reply = (
+                Reply(status, body) if body is not None else Reply(0, b"larger than %d bytes" % most_bytes)
+            )
+        except TimeoutError:
+            reply = Reply(0, b"no answer within %g s" % TIMEOUT_S)
+        except (aiohttp.ClientError, OSError, ValueError) as e:
+            # ValueError: a URL or header that cannot be. The rest is the network and what it brings.
+            reply = Reply(0, f"{type(e).__name__}: {e}".encode())
+        if reply.status != 200:
+            self._metrics.count(
+                "tapeline_rest_failures_total", venue=self._venue.name, reason=_reason(reply.status)
+            )
+            await self._heed(reply.status, wait_s)
+        return reply
+
+    async def _heed(self, status: int, wait_s: float | None) -> None:
+        seconds = bar_s(status, wait_s)
+        if seconds is not None:
+            await self._limit.bar("weight", seconds)
+            if status != 429:
+                await self._limit.bar("connect", seconds)  # the address, not the pace, is what is refused
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
+    """Return the body, None when it is larger than ``most_bytes`` (inflated)."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > most_bytes:
+            return None
+    return bytes(body)
+
+
+def _reason(status: int) -> str:
+    """Return the status as a word of a closed set."""
+    if status == 0:
+        return "unreachable"
+    return str(status) if status in _BARRING else f"{status // 100}xx"

@@ -1,0 +1,64 @@
+-- Take from one of an address' budgets at a venue, or bar it for a while; by the server's clock.
+--
+-- KEYS[1]  limit:<venue>:<egress>  hash, expires: <budget>:<server s> what was taken in that second,
+--          bar:<budget> server ms until which nothing may be taken. Owner: this script.
+-- ARGV     take  2 budget   3 how much   4 the most in a window   5 window in s
+--          bar   2 budget   3 ms from now; a shorter bar never replaces a longer one
+-- Returns  ms to wait before asking again; 0: it is taken
+--
+-- The window rolls: what was taken in a second counts until window + 1 s after that second began, so no
+-- span of that length ever holds more than the most, wherever it begins.
+local verb, budget = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local second, now = tonumber(time[1]), time[1] * 1000 + math.floor(time[2] / 1000)
+local bar_field = 'bar:' .. budget
+local barred = tonumber(redis.call('HGET', KEYS[1], bar_field) or '0')
+
+local function keep(ms)
+  if redis.call('PTTL', KEYS[1]) < ms then
+    redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ms))
+  end
+end
+
+if verb == 'bar' then
+  local till = now + tonumber(ARGV[3])
+  if till > barred then
+    redis.call('HSET', KEYS[1], bar_field, string.format('%.0f', till))
+    keep(tonumber(ARGV[3]) + 1000)
+  end
+  return math.max(0, math.max(till, barred) - now)
+end
+
+if barred > now then
+  return barred - now
+end
+local cost, most, window = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+cost = math.min(cost, most)
+local taken, spent, old = {}, 0, {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local name, at = string.match(fields[i], '^(.*):(%d+)$')
+  if name == budget then
+    if tonumber(at) < second - window then
+      old[#old + 1] = fields[i]
+    else
+      taken[#taken + 1] = {tonumber(at), tonumber(fields[i + 1])}
+      spent = spent + tonumber(fields[i + 1])
+    end
+  end
+end
+if #old > 0 then
+  redis.call('HDEL', KEYS[1], unpack(old))
+end
+if spent + cost > most then
+  table.sort(taken, function(a, b) return a[1] < b[1] end)
+  for _, slot in ipairs(taken) do
+    spent = spent - slot[2]
+    if spent + cost <= most then
+      return math.max(1, (slot[1] + window + 1) * 1000 - now)
+    end
+  end
+end
+redis.call('HINCRBY', KEYS[1], budget .. ':' .. time[1], string.format('%.0f', cost))
+keep((window + 2) * 1000)
+return 0

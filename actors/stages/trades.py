@@ -10,7 +10,8 @@ new        one above the highest: it passes
 ahead      beyond that: what lies between is a hole; or it is *held*, while another connection that has
            not come so far may still bring what is missing
 missing    inside an open hole: it passes, and the last one closes the hole
-early      below the first id ever seen: it passes (the slower of two connections at the very start)
+early      below the first id ever seen (the slower of two connections at the very start): it passes,
+           and what lies between is a hole
 duplicate  any other: dropped and counted
 ========== ===================================================================================
 
@@ -174,16 +175,18 @@ class Marks(msgspec.Struct):
             trade = self.held.pop(0)
             first, last = span(trade)
             if first > self.high + 1:
-                hole = Hole(self.high + 1, first - 1, [(self.high + 1, first - 1)], self.cause)
-                self.holes.append(hole)
-                yield Opened(hole)
+                yield self._open(self.high + 1, first - 1)
             if last > self.high:
                 self._pass(trade, last)
                 yield trade
             else:
                 yield Duplicate()
-        while len(self.holes) > MOST_HOLES:
-            del self.holes[0]
+
+    def _open(self, first: int, last: int) -> Opened:
+        hole = Hole(first, last, [(first, last)], self.cause)
+        self.holes.append(hole)
+        del self.holes[:-MOST_HOLES]
+        return Opened(hole)
 
     def _behind(self, trade: Trade, first: int, last: int) -> Iterator[Step]:
         hole = self._hole_of(first, last)
@@ -195,6 +198,8 @@ class Marks(msgspec.Struct):
             yield Reset()
             yield trade
         elif last < self.low and self.low - last < RESET_BELOW:
+            if last + 1 < self.low:
+                yield self._open(last + 1, self.low - 1)
             self.low = first
             yield trade
         else:

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from actors.model.events import Channel
-from actors.simulator.binance import LIMITS, LISTINGS, NAME, SECOND, Gateway, Stream, exchange_info
+from actors.simulator.binance.gateway import Gateway, Stream
+from actors.simulator.binance.listings import LIMITS, LISTINGS, NAME, SECOND, exchange_info
 from actors.simulator.book import Forgotten, Levels
 from actors.simulator.faults import Faults
 from actors.simulator.market import Fixed, Listing

@@ -1,0 +1,86 @@
+"""Frames without a server, for benchmarks and tests: pure, the same for the same arguments."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from actors.simulator.binance.listings import LIMITS, LISTINGS, NAME, SECOND, exchange_info
+from actors.simulator.binance.spot import Binance
+from actors.simulator.book import Levels
+from actors.simulator.faults import Faults
+from actors.simulator.market import Fill, Fixed, Live, Market
+from actors.simulator.venue import Reply
+
+
+class Generated(NamedTuple):
+    """Frames of one combined connection, and what a client would have fetched beside.
+
+    ``snapshots`` (by canonical symbol) are from before the first frame, so that the first depth frame
+    of each symbol joins it; ``books`` are the true ones after the last depth frame of each symbol:
+    sequence, then (price, size) texts, best first.
+    """
+
+    frames: list[bytes]
+    exchange_info: bytes
+    snapshots: dict[str, bytes]
+    books: dict[str, tuple[int, list[tuple[str, str]], list[tuple[str, str]]]]
+
+
+_GENERATED: Final = ("trade", "bookTicker", "depth@100ms")
+FRAMES_PER_DEPTH: Final = 10  # as in a capture of BTCUSDT in 2024: 332 depth to 3,346 others
+_START: Final = 1_767_225_600 * SECOND  # 2026-01-01: generated frames never depend on the clock
+DEMO_SYMBOLS: Final = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+
+
+def generate(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS, start: int = _START) -> Generated:
+    """Return ``n`` combined-stream frames and their surroundings; the same for the same arguments.
+
+    The mix of each symbol: ``FRAMES_PER_DEPTH`` frames of ``@trade`` and ``@bookTicker``, about two in
+    five of them trades, then one ``@depth@100ms`` with what changed meanwhile. Times are the market's own.
+
+    Raises:
+        KeyError: A symbol that is not listed, or halted.
+    """
+    chosen = [listing for listing in LISTINGS if listing.symbol in symbols and listing.trading]
+    if missing := set(symbols) - {listing.symbol for listing in chosen}:
+        raise KeyError(f"not listed: {', '.join(sorted(missing))}")
+    market = Market(seed, chosen, first_id=start // 1000)
+    venue = Binance(market, Faults(), start, chosen)
+    natives = [listing.native.lower() for listing in chosen]
+    names = "/".join(f"{native}@{kind}" for native in natives for kind in _GENERATED)
+    session = venue.accept(1, "/stream", {"streams": names}, start)
+    if isinstance(session, Reply):
+        raise TypeError(f"the gateway refused: {session.status}")
+    snapshots = {symbol: venue.snapshot(symbol) for symbol in symbols}
+    sequences = {live.listing.symbol: live.book.sequence for live in market.of(NAME)}
+    others = dict.fromkeys(symbols, 0)
+    publish = market.sinks[NAME]
+
+    def act(live: Live, sign: int, fills: list[Fill], top: bool, now: int) -> None:
+        symbol = live.listing.symbol
+        before = len(session.out)
+        publish(live, sign, fills, top, now)
+        others[symbol] += len(session.out) - before
+        if others[symbol] >= FRAMES_PER_DEPTH:
+            others[symbol] = 0
+            venue.send_depth(symbol, now)
+            if len(session.out) <= n:
+                sequences[symbol] = live.book.sequence
+
+    market.sinks[NAME] = act
+    while len(session.out) < n:
+        market.step(start + int(market.due * SECOND))
+    books = {symbol: _texts(*venue.book(symbol, sequences[symbol], None)) for symbol in symbols}
+    info = exchange_info(chosen, LIMITS["weight_per_minute"], start)
+    return Generated(session.out[:n], info, snapshots, books)
+
+
+def _texts(
+    sequence: int, levels: Levels, price: Fixed, size: Fixed
+) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
+    bids = [(price(p).decode(), size(s).decode()) for p, s in levels.bids]
+    return sequence, bids, [(price(p).decode(), size(s).decode()) for p, s in levels.asks]
+
+
+def frames(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS) -> list[bytes]:
+    """Return ``n`` combined-stream frames, see ``generate``."""
+    return generate(seed, n, symbols).frames

@@ -3,9 +3,12 @@
 All keys of a partition carry one hash tag, ``{<venue>.<shard>}``: they share a slot of Redis Cluster.
 """
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from actors.config import Settings
 
 Stream = Literal["raw", "events", "books", "flow", "control", "dead"]
+SERVER_IDS: Final = frozenset({"control", "dead"})  # numbered by the server; the others are dense
 
 
 class Partition(NamedTuple):
@@ -30,6 +33,42 @@ class Partition(NamedTuple):
         return cls(venue, int(number))
 
 
+def partitions(settings: Settings) -> list[Partition]:
+    """Return the partitions of every enabled venue, in the order of the config."""
+    return [
+        Partition(name, shard)
+        for name, venue in settings.venues.items()
+        if venue.enabled
+        for shard in range(venue.shards)
+    ]
+
+
+class Cursor(NamedTuple):
+    """A place in a stream: event ``k`` (1 is the first), written under ``epoch``. (0, 0): before all.
+
+    In ``control`` and ``dead``, whose ids are the server's: (milliseconds, sequence).
+    """
+
+    epoch: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.k}"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Cursor":
+        """Return the cursor written as ``<epoch>-<k>``.
+
+        Raises:
+            ValueError: It is not of this form.
+        """
+        epoch, _, k = (text if isinstance(text, str) else text.decode()).partition("-")
+        return cls(int(epoch), int(k))
+
+
+START: Final = Cursor(0, 0)
+
+
 class Keys(NamedTuple):
     """Names under one pair of prefixes."""
 
@@ -44,20 +83,32 @@ class Keys(NamedTuple):
         return self._of(partition, stream)
 
     def cursor(self, partition: Partition, role: str) -> str:
-        """Hash: cursor, dense counts of the outputs, skip list, trim notes."""
+        """Hash of what a role has read and written.
+
+        ``c:<stream>`` cursor in an input, ``i:<stream>`` last id of an output, ``b:<stream>`` bytes ever
+        appended to it, ``t:<stream>`` trim notes, ``skip`` poisoned events, ``seen`` server ms.
+        """
         return self._of(partition, f"ck:{role}")
 
     def state(self, partition: Partition, role: str) -> str:
-        """Hash: the checkpoint with its own cursor and format."""
+        """Hash: the checkpoint: ``c:<stream>`` its cursor, ``format``, ``blob``."""
         return self._of(partition, f"state:{role}")
 
     def writer(self, partition: Partition) -> str:
-        """Hash: last ``k`` of ``raw``, highest epoch, bytes, batch number per leg."""
+        """Hash of ``append.lua``.
+
+        ``id`` (highest epoch, last ``k``) and ``bytes`` of ``raw``; ``batch:<leg>`` number of the leg's last
+        batch, ``at:<leg>`` its id.
+        """
         return self._of(partition, "w:raw")
 
     def lease(self, partition: Partition, role: str, leg: str | None = None) -> str:
         """Hash that never expires: owner, until, epoch."""
         return self._of(partition, f"lease:{role}" if leg is None else f"lease:{role}:{leg}")
+
+    def any_lease(self) -> str:
+        """Pattern, for SCAN, of every lease of every partition."""
+        return f"{self.prefix}:{{*}}:lease:*"
 
     def latest(self, partition: Partition, kind: Literal["book", "top"], symbol: str) -> str:
         """String: the latest book (best 20) or L1 as JSON."""

@@ -1,0 +1,467 @@
+"""Entries of one partition's streams: append, follow, commit, checkpoint, trim."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
+
+import anyio
+from redis import exceptions
+
+from actors.streams.errors import Corrupt, Fenced, is_passing
+from actors.streams.keys import SERVER_IDS, START, Cursor, Keys, Partition, Stream
+from actors.streams.lease import Lease
+from actors.streams.scripts import APPEND, COMMIT, TRIM, Argument
+from actors.streams.wire import Command, Hot
+
+T = TypeVar("T")
+
+_DENSE: Final[tuple[Stream, ...]] = ("raw", "events", "books", "flow")
+_FIRST_DELAY_S: Final = 0.02  # chosen: a restart of the server on loopback takes 0.1 s
+_MOST_DELAY_S: Final = 1.0  # chosen: back within 2 s of the server
+
+
+class Entry(NamedTuple):
+    """One entry: ``lines``, the last of which is event ``k``."""
+
+    epoch: int
+    k: int
+    lines: list[bytes]
+
+    @property
+    def first(self) -> int:
+        """The number of the first line."""
+        return self.k - len(self.lines) + 1
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place after this entry."""
+        return Cursor(self.epoch, self.k)
+
+
+def entry_of(identity: bytes, fields: Sequence[bytes]) -> Entry:
+    """Return the entry that Redis gave as an id and a flat list of fields.
+
+    Raises:
+        Corrupt: It is not ``n`` and ``d``, or ``n`` is not how many lines ``d`` has.
+    """
+    try:
+        n_name, n, d_name, d = fields
+        epoch, _, k = identity.partition(b"-")
+        entry = Entry(int(epoch), int(k), d.split(b"\n"))
+        if n_name == b"n" and d_name == b"d" and int(n) == len(entry.lines):
+            return entry
+    except ValueError as e:
+        raise Corrupt(f"entry {identity.decode()} was not written by Tapeline: {e}") from e
+    raise Corrupt(f"entry {identity.decode()} was not written by Tapeline: its fields are not n and d")
+
+
+def xread(keys: Sequence[str], cursors: Iterable[Cursor], block_ms: int, count: int) -> Command:
+    """Return a blocking read of what is after ``cursors``."""
+    return ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *keys, *map(str, cursors))
+
+
+def entries_of(answer: Any) -> dict[bytes, list[Entry]]:
+    """Return stream key -> entries of an answer to XREAD (None: nothing came)."""
+    if answer is None:
+        return {}
+    return {key: [entry_of(*entry) for entry in entries] for key, entries in answer}
+
+
+def after(entry: Entry, cursor: Cursor) -> Entry:
+    """Return the part of ``entry`` that is after ``cursor``: a cursor may lie within an entry."""
+    if entry.epoch == cursor.epoch and entry.first <= cursor.k:
+        return Entry(entry.epoch, entry.k, entry.lines[cursor.k - entry.first + 1 :])
+    return entry
+
+
+def rolled_back(entry: Entry, cursor: Cursor) -> bool:
+    """Tell whether ``entry`` stands where ``cursor`` has already been: a failover lost what was there."""
+    return entry.epoch > cursor.epoch and entry.first <= cursor.k
+
+
+# -------------------------------------------------------------------------------------------- outages
+
+
+def delays() -> Iterable[float]:
+    """Return the delays of the reconnect loop: short at first, capped, jittered."""
+    import random  # noqa: PLC0415 - only an outage needs it
+
+    delay = _FIRST_DELAY_S
+    while True:
+        yield delay * random.uniform(0.5, 1.0)
+        delay = min(delay * 2, _MOST_DELAY_S)
+
+
+async def persist(hot: Hot, attempt: Callable[[], Awaitable[T]], lost: Callable[[Exception], None]) -> T:
+    """Return what ``attempt`` returns, however long Redis is away; dial again between attempts.
+
+    ``attempt`` must be safe to repeat after an unclear outcome. ``lost`` is told of each failure.
+    """
+    for delay in delays():
+        try:
+            if hot.lost:
+                await hot.reconnect()
+            return await attempt()
+        except (exceptions.RedisError, OSError, TimeoutError) as e:
+            if not is_passing(e):
+                raise
+            lost(e)
+            if isinstance(e, exceptions.MovedError | exceptions.AskError | exceptions.ReadOnlyError):
+                await hot.aclose()  # the wrong node: resolve again
+            await anyio.sleep(delay)
+    raise AssertionError("delays never end")
+
+
+def _unheard(_error: Exception) -> None:
+    return
+
+
+# ------------------------------------------------------------------------------------------ first hop
+
+
+class Appender:
+    """The way into ``raw`` of one leg. One append at a time."""
+
+    def __init__(self, hot: Hot, keys: Keys, partition: Partition, leg: str, lease: Lease) -> None:
+        """Use ``open``."""
+        self._hot = hot
+        self._leg = leg
+        self._lease = lease
+        self._keys = [lease.key, keys.writer(partition), keys.stream(partition, "raw")]
+        self._batch = 0
+        self._sent: Sequence[bytes] | None = None
+        self._unsure = False  # an append was cancelled: nobody knows whether its batch is in
+        self.rollbacks = 0  # how often a failover took back what had been acknowledged
+        self.outages = 0  # how often the connection broke or Redis could not write
+        self.lost: Callable[[Exception], None] = _unheard
+
+    @classmethod
+    async def open(cls, hot: Hot, keys: Keys, partition: Partition, leg: str, lease: Lease) -> "Appender":
+        """Return an appender that goes on with the leg's batch numbers."""
+        appender = cls(hot, keys, partition, leg, lease)
+        await persist(hot, appender._resume, appender._note)
+        return appender
+
+    async def _resume(self) -> None:
+        number = await self._hot.call("HGET", self._keys[1], f"batch:{self._leg}")
+        self._batch = int(number or 0)
+
+    def _note(self, error: Exception) -> None:
+        self.outages += 1
+        self.lost(error)
+
+    async def append(self, lines: Sequence[bytes]) -> Cursor:
+        """Append ``lines`` once, whatever happens to the connection; return the place after them.
+
+        Waits for as long as Redis is away: what comes in meanwhile is the caller's to bound. When it is
+        cancelled meanwhile, ``lines`` may or may not be in, but not later than the next append.
+
+        Raises:
+            Fenced: The lease is another's.
+        """
+        return await persist(self._hot, lambda: self._append(lines), self._note)
+
+    async def _append(self, lines: Sequence[bytes]) -> Cursor:
+        body = b"\n".join(lines)
+        if self._unsure and self._sent is not lines:
+            # The former batch may still be on its way and would take our number: fence it off.
+            await self._lease.force()
+            await self._resume()
+        self._unsure, self._sent = True, lines
+        cursor = await self._settle(lines, body)
+        self._unsure, self._sent = False, None
+        return cursor
+
+    async def _settle(self, lines: Sequence[bytes], body: bytes) -> Cursor:
+        while True:
+            number = self._batch + 1
+            epoch = self._lease.epoch
+            if not self._lease.held:
+                raise Fenced(f"{self._lease} is another's")
+            answer = await APPEND.on(self._hot, self._keys, (self._leg, epoch, number, len(lines), body))
+            match answer[0]:
+                case b"OK" | b"DUP":
+                    self._batch = number
+                    return Cursor.parse(answer[1])
+                case b"FENCED":
+                    await self._lease.refenced(epoch)
+                case _:  # STALE: what was acknowledged is gone, and with it the number
+                    self.rollbacks += 1
+                    await self._lease.force()
+                    self._batch = int(answer[1])
+
+
+# ---------------------------------------------------------------------------------------- following
+
+
+class Tail:
+    """A plain follower of some streams of one partition, on a connection of its own (it blocks).
+
+    What it returns is never before the cursor of its stream. Compare ``entry.first`` with the cursor
+    before: larger than ``k + 1`` is what retention took; ``rolled_back`` tells the rest.
+    """
+
+    def __init__(self, hot: Hot, keys: Keys, partition: Partition, cursors: Mapping[Stream, Cursor]) -> None:
+        self._hot = hot
+        self._streams: dict[bytes, Stream] = {keys.stream(partition, s).encode(): s for s in cursors}
+        self._names = [name.decode() for name in self._streams]
+        self.cursors: dict[Stream, Cursor] = dict(cursors)
+        self.lost: Callable[[Exception], None] = _unheard
+
+    async def read(self, block_ms: int = 1000, count: int = 16) -> list[tuple[Stream, Entry]]:
+        """Return what came, advancing the cursors; empty when nothing did in ``block_ms``.
+
+        An outage of Redis is waited out.
+        """
+        return await persist(self._hot, lambda: self._read(block_ms, count), self.lost)
+
+    async def _read(self, block_ms: int, count: int) -> list[tuple[Stream, Entry]]:
+        cursors = (self.cursors[stream] for stream in self._streams.values())
+        command = xread(self._names, cursors, block_ms, count)
+        answer = await self._hot.call(*command, block_s=block_ms / 1000)
+        found: list[tuple[Stream, Entry]] = []
+        for key, entries in entries_of(answer).items():
+            stream = self._streams[key]
+            for entry in entries:
+                part = entry if stream in SERVER_IDS else after(entry, self.cursors[stream])
+                self.cursors[stream] = part.cursor
+                found.append((stream, part))
+        return found
+
+
+async def newest(hot: Hot, keys: Keys, partition: Partition, stream: Stream) -> Cursor:
+    """Return the place after the last entry, ``START`` of an empty stream."""
+    last = await hot.call("XREVRANGE", keys.stream(partition, stream), "+", "-", "COUNT", 1)
+    return Cursor.parse(last[0][0]) if last else START
+
+
+async def remember(
+    hot: Hot, keys: Keys, partition: Partition, role: str, cursors: Mapping[Stream, Cursor]
+) -> None:
+    """Store how far a role that is no stage has come. This registers it as a reader for trimming."""
+    now = await _server_ms(hot)
+    pairs = [text for stream, cursor in cursors.items() for text in (f"c:{stream}", str(cursor))]
+    await hot.call("HSET", keys.cursor(partition, role), *pairs, "seen", now)
+
+
+async def remembered(hot: Hot, keys: Keys, partition: Partition, role: str, stream: Stream) -> Cursor | None:
+    """Return how far a role has come, None when it never stored it."""
+    text = await hot.call("HGET", keys.cursor(partition, role), f"c:{stream}")
+    return None if text is None else Cursor.parse(text)
+
+
+async def _server_ms(hot: Hot) -> int:
+    seconds, micros = await hot.call("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+# ------------------------------------------------------------------------------------------- commits
+
+
+class Checkpoint(NamedTuple):
+    """A stage's state as it was at ``cursor``."""
+
+    cursor: Cursor
+    format: int
+    blob: bytes
+
+
+class Stored(NamedTuple):
+    """What Redis holds of a stage."""
+
+    cursor: Cursor | None  # None: it never committed
+    counts: dict[str, int]  # output -> number of its last event
+    skip: frozenset[int]
+    checkpoint: Checkpoint | None
+
+
+Verdict = Literal["OK", "DUP", "STALE", "FENCED"]
+
+
+class Ledger:
+    """How one stage reads and writes one partition: key names laid out once, commands built fast."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        partition: Partition,
+        *,
+        role: str,
+        lease_key: str,
+        reads: Stream,
+        writes: Sequence[Stream],
+    ) -> None:
+        self.reads = reads
+        self.input = keys.stream(partition, reads)
+        self._ck = keys.cursor(partition, role)
+        self._state = keys.state(partition, role)
+        self._writes = [s for s in writes if s not in SERVER_IDS]
+        self._latest = partial(keys.latest, partition)
+        outputs: tuple[Stream, ...] = (*dict.fromkeys((*writes, "dead")),)
+        self._keys = [lease_key, self._ck, self._state, *(keys.stream(partition, s) for s in outputs)]
+        self._number = {stream: 4 + i for i, stream in enumerate(outputs)}
+
+    async def load(self, hot: Hot) -> Stored:
+        """Return what is stored."""
+        fields = [f"c:{self.reads}", "skip", *(f"i:{s}" for s in self._writes)]
+        ck, state = await hot.pipeline(
+            [("HMGET", self._ck, *fields), ("HMGET", self._state, f"c:{self.reads}", "format", "blob")]
+        )
+        cursor, skip, *ids = ck
+        at, form, blob = state
+        return Stored(
+            cursor=None if cursor is None else Cursor.parse(cursor),
+            counts={
+                str(s): 0 if last is None else Cursor.parse(last).k
+                for s, last in zip(self._writes, ids, strict=True)
+            },
+            skip=frozenset(int(k) for k in (skip or b"").split()),
+            checkpoint=None if at is None else Checkpoint(Cursor.parse(at), int(form), blob),
+        )
+
+    def commit(
+        self,
+        epoch: int,
+        cursor: Cursor,
+        then: Cursor,
+        *,
+        entries: Sequence[tuple[Stream, Sequence[bytes]]],
+        latest: Mapping[tuple[Literal["book", "top"], str], bytes],
+        skip: Iterable[int] | None = None,
+        checkpoint: tuple[int, bytes] | None = None,
+    ) -> Command:
+        """Return the command that moves ``cursor`` to ``then`` with all that goes with it.
+
+        Args:
+            epoch: Of the lease.
+            cursor: Where the stage stands.
+            then: Where it will stand; the same only where there are no ``entries``.
+            entries: Output and its lines, one stream entry each.
+            latest: Latest values to set.
+            skip: The whole new skip list, or None to leave it.
+            checkpoint: Format and blob of the state at ``then``, or None.
+        """
+        args: list[Argument] = [
+            epoch,
+            self.reads,
+            str(cursor),
+            str(then),
+            "" if skip is None else " ".join(map(str, sorted(skip))) or " ",
+            *(("", "") if checkpoint is None else checkpoint),
+            len(entries),
+        ]
+        for stream, lines in entries:
+            n = f"*{len(lines)}" if stream in SERVER_IDS else len(lines)
+            args += (self._number[stream], stream, n, b"\n".join(lines))
+        if not latest:
+            return COMMIT.command(self._keys, args)
+        keys = self._keys.copy()
+        for (kind, symbol), value in latest.items():
+            keys.append(self._latest(kind, symbol))
+            args += (len(keys), value)
+        return COMMIT.command(keys, args)
+
+
+# ---------------------------------------------------------------------------------- readers and trim
+
+
+class Reader(NamedTuple):
+    """A registered reader of a partition: its cursors by stream, and when it was last seen."""
+
+    role: str
+    cursors: dict[str, Cursor]
+    checkpoints: dict[str, Cursor]
+    seen_ms: int
+
+
+async def readers(hot: Hot, keys: Keys, partition: Partition) -> list[Reader]:
+    """Return every role that has written its ``ck`` in this partition and reads something."""
+    stem = keys.cursor(partition, "")
+    found: list[Reader] = []
+    for name in sorted(await _scan(hot, _literal(stem) + "*")):
+        role = name.removeprefix(stem)
+        fields, state = await hot.pipeline(
+            [("HGETALL", name), ("HMGET", keys.state(partition, role), *(f"c:{s}" for s in _DENSE))]
+        )
+        held = {k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)}
+        cursors = {f[2:]: Cursor.parse(v) for f, v in held.items() if f.startswith("c:")}
+        marks = {s: Cursor.parse(v) for s, v in zip(_DENSE, state, strict=True) if v is not None}
+        if cursors or marks:
+            found.append(Reader(role, cursors, marks, int(held.get("seen", 0))))
+    return found
+
+
+async def _scan(hot: Hot, pattern: str) -> set[str]:
+    names: set[str] = set()
+    at: bytes = b"0"
+    while True:
+        at, page = cast(
+            "tuple[bytes, list[bytes]]", await hot.call("SCAN", at, "MATCH", pattern, "COUNT", 1000)
+        )
+        names.update(name.decode() for name in page)
+        if at == b"0":
+            return names
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
+
+
+async def forget(hot: Hot, keys: Keys, partition: Partition, role: str) -> bool:
+    """Forget how far a reader has come, and its checkpoint; what it has written stays. False: unknown.
+
+    A stage that comes back begins at the oldest entry.
+    """
+    held: list[bytes] = await hot.call("HGETALL", keys.cursor(partition, role))
+    fields = [name for name in held[::2] if name.startswith(b"c:")]
+    if not fields:
+        return False
+    await hot.call("HDEL", keys.cursor(partition, role), *fields)
+    await hot.call("DEL", keys.state(partition, role))
+    return True
+
+
+class Trimmed(NamedTuple):
+    """What one trim did: entries gone, what decided (``floor``, ``cap``, or nothing), up to where."""
+
+    entries: int
+    why: Literal["floor", "cap", ""]
+    to: Cursor | None
+
+
+async def trim(
+    hot: Hot,
+    keys: Keys,
+    partition: Partition,
+    *,
+    role: str,
+    stream: Stream,
+    roles: Iterable[str],
+    floor_s: float,
+    cap_bytes: int,
+) -> Trimmed:
+    """Trim ``stream``, which ``role`` is the one to trim, to what ``roles`` still need.
+
+    Also marks ``role`` as seen.
+    """
+    own = keys.cursor(partition, role)
+    if stream == "raw":
+        written, last, size = keys.writer(partition), "id", "bytes"
+    else:
+        written, last, size = own, f"i:{stream}", f"b:{stream}"
+    names = [keys.stream(partition, stream), own, written]
+    for reader in roles:
+        names += (keys.cursor(partition, reader), keys.state(partition, reader))
+    entries, why, to, _ = await TRIM.on(hot, names, (stream, last, size, int(floor_s * 1000), cap_bytes))
+    return Trimmed(entries, why.decode(), Cursor.parse(to) if to else None)
+
+
+@asynccontextmanager
+async def closing(hot: Hot) -> AsyncGenerator[Hot]:
+    """Close ``hot`` at the end of the block, whatever happens."""
+    try:
+        yield hot
+    finally:
+        with anyio.CancelScope(shield=True):
+            await hot.aclose()

@@ -214,15 +214,33 @@ def readers(action: str | None = None, role: str | None = None, *, config: Confi
     return show(config, os.environ, action=action, role=role)
 
 
-@app.command(group=_prove, help_flags=[])
-def bench(*arguments: Rest) -> int:
-    """Measure what this machine carries: rates, latencies, costs. --json for programs.
+@app.command(group=_prove)
+def bench(
+    *,
+    seconds: float = 15.0,
+    runs: int = 5,
+    only: tuple[str, ...] = (),
+    seed: int = 1,
+    as_json: Json = False,
+) -> int:
+    """Measure what this machine carries: rates, latencies, costs, beside a bare loop in the same run.
 
-    Example: tapeline bench --json
+    Example: tapeline bench --only book --runs 2
+
+    Parameters
+    ----------
+    seconds:
+        How long each run measures.
+    runs:
+        How often each row runs.
+    only:
+        Rows to run; all unless given.
+    seed:
+        Of the generated market.
     """
     from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
 
-    return benchmarks.main(list(arguments))
+    return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, seed=seed)
 
 
 @app.command(group=_prove, help_flags=[])

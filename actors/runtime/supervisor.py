@@ -117,7 +117,7 @@ class Ancestors:
             if pid == guide or (guide is None and len(self._chain) == 2):
                 return
             pid = parent_of(pid)
-        self._chain.append(0)  # the guide is gone already: never alive
+        self._chain.append(-1)  # the guide is gone already: nobody's parent
 
     @property
     def helper(self) -> int | None:

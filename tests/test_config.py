@@ -1,0 +1,171 @@
+"""The configuration: all faults at once, each with its place and remedy, and no secret in any message."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.config import ConfigError, Settings, load
+
+ROOT = Path(__file__).resolve().parents[1]
+CANARY = "canary-7f3a"
+GOOD = """
+mode = "live"
+
+[venues.binance]
+symbols = ["BTC/USDT", "eth-usdt"]
+"""
+
+
+def loaded(tmp_path: Path, text: str = GOOD, **env: str) -> Settings:
+    file = tmp_path / "tapeline.toml"
+    file.write_text(text, encoding="utf-8")
+    return load(file, env)
+
+
+def faults(tmp_path: Path, text: str = GOOD, **env: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, text, **env)
+    return [line.replace(f"{tmp_path}/", "") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml"])
+def test_the_shipped_configurations_are_good(name: str):
+    assert load(ROOT / "config" / name, {}).venues
+
+
+def test_symbols_are_read_in_any_spelling(tmp_path: Path):
+    assert loaded(tmp_path).venues["binance"].symbols == ["BTC-USDT", "ETH-USDT"]
+
+
+def test_every_fault_is_told_at_once_with_line_key_and_remedy(tmp_path: Path):
+    text = """
+mode = "dmo"
+egres = "x"
+
+[broadcaster]
+port = 70000
+max_clint = 5
+
+[venues.binanc]
+symbols = ["BTC-USDT"]
+
+[venues.binance]
+symbols = ["BTC/USDT", "btc-usdt", "BTCUSDT", "BTC-USDT-PERP"]
+channels = ["trade", "liquidation", "bok"]
+ws_url = "http://x"
+shards = 0
+"""
+    told = faults(tmp_path, text, TAPELINE_STREAMS__LINGER_MS="soon", TAPELINE_BROADCASTER_PORT="1")
+    for line in (
+        "tapeline.toml:2: mode: must be 'demo' or 'live', not 'dmo'; did you mean \"demo\"?",
+        'tapeline.toml:3: egres: no such setting; did you mean "egress"?',
+        "tapeline.toml:6: broadcaster.port: input should be less than or equal to 65535, not 70000",
+        'tapeline.toml:7: broadcaster.max_clint: no such setting; did you mean "max_clients"?',
+        'tapeline.toml:9: venues.binanc: no such venue; did you mean "binance"?',
+        'tapeline.toml:13: venues.binance.symbols: "BTC-USDT" is named twice',
+        'tapeline.toml:13: venues.binance.symbols: "BTCUSDT" is no symbol: write BASE-QUOTE, such as',
+        'tapeline.toml:13: venues.binance.symbols: "BTC-USDT-PERP" is no spot symbol',
+        'tapeline.toml:14: venues.binance.channels: binance has no channel "liquidation"',
+        'did you mean "book"?',
+        "tapeline.toml:15: venues.binance.ws_url: must begin with ws:// or wss://",
+        "tapeline.toml:16: venues.binance.shards: input should be greater than or equal to 1, not 0",
+        "TAPELINE_STREAMS__LINGER_MS: streams.linger_ms: input should be a valid number",
+        'broadcaster_port: no setting has this name; did you mean "TAPELINE_BROADCASTER__PORT"?',
+    ):
+        assert any(line in fault for fault in told), line
+    assert len(told) == 14
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path):
+    settings = loaded(
+        tmp_path,
+        TAPELINE_MODE="live",
+        TAPELINE_BROADCASTER__PORT="9002",
+        TAPELINE_BROADCASTER__REUSE_PORT="true",
+        TAPELINE_BROADCASTER__ORIGINS='["https://a", "https://b"]',
+        TAPELINE_VENUES__BINANCE__SYMBOLS="SOL-USDT, XRP/USDT",
+        TAPELINE_VENUES__BINANCE__REDUNDANCY="2",
+        TAPELINE_SIMULATOR__EVENTS_PER_S="12.5",
+    )
+    assert settings.broadcaster.port == 9002
+    assert settings.broadcaster.reuse_port
+    assert settings.broadcaster.origins == ["https://a", "https://b"]
+    assert settings.venues["binance"].symbols == ["SOL-USDT", "XRP-USDT"]
+    assert settings.venues["binance"].redundancy == 2
+    assert settings.simulator.events_per_s == 12.5
+
+
+def test_the_port_offset_shifts_every_port_and_the_simulators_urls():
+    settings = load(ROOT / "config" / "demo.toml", {"TAPELINE_PORT_OFFSET": "100"})
+    assert (settings.redis.port, settings.broadcaster.port, settings.simulator.port) == (6491, 9101, 9800)
+    venue = settings.venues["binance"]
+    assert (venue.ws_url, venue.rest_url) == ("ws://127.0.0.1:9800/binance", "http://127.0.0.1:9800/binance")
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "60000"])
+def test_a_port_offset_out_of_range_is_told(tmp_path: Path, offset: str):
+    assert any("TAPELINE_PORT_OFFSET" in fault for fault in faults(tmp_path, TAPELINE_PORT_OFFSET=offset))
+
+
+def test_two_servers_on_one_port_are_told(tmp_path: Path):
+    assert any(
+        "6391 is" in fault and ".port too" in fault
+        for fault in faults(tmp_path, TAPELINE_BROADCASTER__PORT="6391")
+    )
+
+
+def test_a_demo_that_would_reach_a_real_venue_is_refused(tmp_path: Path):
+    assert "needs ws_url and rest_url in a demo" in faults(tmp_path, GOOD.replace("live", "demo"))[0]
+
+
+def test_a_missing_file_names_those_that_are_there():
+    with pytest.raises(ConfigError, match=r'did you mean "config/demo\.toml"'):
+        load(Path("config/dmo.toml"), {})
+
+
+def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path):
+    assert faults(tmp_path, "mode = \n")[0].startswith("tapeline.toml:1: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mode = 3", "venues = 3", "[venues]\nbinance = 3", '[[venues]]\nmode = "x"']
+)
+def test_any_shape_of_file_is_refused_without_a_traceback(tmp_path: Path, text: str):
+    assert faults(tmp_path, text)
+
+
+def test_a_secret_may_not_stand_in_the_file_and_is_never_shown(tmp_path: Path):
+    text = f"""{GOOD}
+[broadcaster]
+token = "{CANARY}"
+[redis]
+url = "redis://:{CANARY}@h/0"
+"""
+    told = faults(tmp_path, text)
+    assert any("broadcaster.token: is a secret" in fault for fault in told)
+    assert any("redis.url: holds a password" in fault for fault in told)
+    assert CANARY not in "\n".join(told)
+
+
+def test_a_broken_redis_url_is_refused_without_its_password(tmp_path: Path):
+    told = faults(tmp_path, REDIS_URL=f"http://:{CANARY}@h/0")
+    assert "must begin with one of redis://" in told[0]
+    assert CANARY not in "\n".join(told)
+
+
+def test_secrets_come_from_a_file_or_the_environment_and_hide_in_prints(tmp_path: Path):
+    secret = tmp_path / "token"
+    secret.write_text(f"{CANARY}\n")
+    settings = loaded(
+        tmp_path,
+        f'{GOOD}\n[broadcaster]\ntoken_file = "{secret}"\n',
+        REDIS_URL=f"redis://:{CANARY}-2@127.0.0.1:1/0",
+    )
+    assert settings.broadcaster.token is not None
+    assert settings.broadcaster.token.get_secret_value() == CANARY
+    assert settings.secrets() == [CANARY, f"{CANARY}-2"]
+    assert CANARY not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+def test_a_secrets_file_that_is_not_there_is_told(tmp_path: Path):
+    assert "cannot be read" in faults(tmp_path, f'{GOOD}\n[broadcaster]\ntoken_file = "/nowhere/x"\n')[0]

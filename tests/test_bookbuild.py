@@ -239,6 +239,20 @@ def test_a_book_that_loses_its_last_level_is_empty_and_live_with_the_next():
     assert desk.view().levels == ([], [("100", "1")])
 
 
+def test_a_book_whose_known_levels_are_used_up_resyncs_without_a_gap_or_switches():
+    desk = Desk(msgspec.structs.replace(RULE, depth=2))
+    desk.join()
+    gone = [("99", "0"), ("98", "0")]
+    assert brief(desk.delta(101, 101, bids=gone)) == ["snapshot resyncing"]
+    desk.snapshot(101, bids=[("97", "1"), ("96", "1")])
+    desk.delta(102, 102)
+    assert desk.view().levels[0] == [("97", "1"), ("96", "1")]
+    desk.join(102, conn="b.1", bids=[("97", "1"), ("96", "1"), ("95", "1")])
+    told = desk.delta(103, 103, bids=[("97", "0"), ("96", "0")])
+    assert brief(told) == ["snapshot live"]
+    assert desk.view().levels[0] == [("97", "1"), ("96", "1")]
+
+
 def test_a_jump_of_the_input_is_a_gap_and_every_book_begins_again():
     desk = Desk()
     desk.join()

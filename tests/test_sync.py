@@ -268,6 +268,14 @@ def test_a_book_that_got_thin_is_refreshed_without_being_lost():
     assert book.snapshot(103) == "old"
 
 
+def test_a_side_that_left_all_known_levels_is_not_taken_for_an_empty_one():
+    rule = msgspec.structs.replace(RANGE, depth=2)
+    book = joined(rule)
+    assert book.delta(101, 101, bids=[("99", "0"), ("98", "0")], asks=[("101", "0")]) == "lost"
+    assert book.sync.fault.cause is None
+    assert book.ask()
+
+
 # Crossed
 
 

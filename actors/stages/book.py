@@ -164,8 +164,17 @@ class Side:
 
     @property
     def thin(self) -> bool:
-        """So little is left above the horizon that a new snapshot is due (chosen: half the limit)."""
-        return self.horizon != _NO_HORIZON and len(self.keys) < self.limit // 2
+        """So little is left above the horizon that a new snapshot is due.
+
+        A quarter of the limit: busy Binance books of 1,000 levels then ask every few minutes (recorded:
+        105 levels gone in 33 s), and 250 levels last while the answer is on its way.
+        """
+        return self.horizon != _NO_HORIZON and len(self.keys) * 4 <= self.limit
+
+    @property
+    def spent(self) -> bool:
+        """Nothing is left above the horizon: the side looks empty and is not known to be."""
+        return not self.keys and self.horizon != _NO_HORIZON
 
     def best_first(self, most: int | None = None) -> list[Level]:
         """Return the levels, best first, at most ``most``."""
@@ -225,8 +234,13 @@ class Levels:
 
     @property
     def thin(self) -> bool:
-        """One side has lost half of what is known of it."""
+        """One side has lost most of what is known of it."""
         return self.bids.thin or self.asks.thin
+
+    @property
+    def spent(self) -> bool:
+        """One side has lost all that is known of it."""
+        return self.bids.spent or self.asks.spent
 
     def best_first(self, most: int | None = None) -> tuple[list[Level], list[Level]]:
         """Return (bids, asks), best first, at most ``most`` a side."""

@@ -30,6 +30,7 @@ from actors.model.events import (
     BookDelta,
     BookSnapshot,
     BookState,
+    Cause,
     Gap,
     InstrumentEvent,
     Level,
@@ -40,7 +41,7 @@ from actors.model.instruments import ContractKind
 from actors.stages.book import Levels, difference
 from actors.stages.control import ControlRequest
 from actors.stages.fold import JumpCause, Output
-from actors.stages.sync import SECOND, Alignment, Outcome, Sync, SyncState
+from actors.stages.sync import SECOND, Alignment, Fault, Outcome, Sync, SyncState
 from actors.venues.base import BookRule
 
 ROLE: Final = "bookbuilder"
@@ -401,22 +402,11 @@ class Bookbuild:
     def _follow_up(self, symbol: _Symbol, sync: Sync, outcome: Outcome, out: Output) -> None:
         if outcome == "lost" and sync.fault is not None:
             fault = sync.fault
-            if sync is symbol.active and fault.cause == "checksum":
-                symbol.shown = None  # the delta that failed is in these levels, but was not told
-            gap = Gap(
-                self._venue,
-                symbol.symbol,
-                None,
-                self._recv,
-                None,
-                "book",
-                fault.cause,
-                fault.first,
-                fault.last,
-                conn=sync.conn,
-            )
-            self._say_gap(gap, out)
-            out.counts["tapeline_resyncs_total", fault.cause] += 1
+            if sync is symbol.active and fault.cause in {"checksum", None}:
+                symbol.shown = None  # the delta that showed it is in these levels, but was not told
+            if fault.cause is not None:
+                self._say_fault(symbol, sync, fault.cause, fault, out)
+            out.counts["tapeline_resyncs_total", fault.cause or "depth"] += 1
         self._settle(symbol, out)
         if sync.due is not None and sync.ask(self._now):
             self._ask(symbol, sync, out)
@@ -562,6 +552,21 @@ class Bookbuild:
         self._say_whole(symbol, out, periodic=False)
         if not symbol.has_l1:
             self._mark_top(symbol)
+
+    def _say_fault(self, symbol: _Symbol, sync: Sync, cause: Cause, fault: Fault, out: Output) -> None:
+        gap = Gap(
+            self._venue,
+            symbol.symbol,
+            None,
+            self._recv,
+            None,
+            "book",
+            cause,
+            fault.first,
+            fault.last,
+            conn=sync.conn,
+        )
+        self._say_gap(gap, out)
 
     def _say_gap(self, gap: Gap, out: Output) -> None:
         self._k += 1

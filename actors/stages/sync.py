@@ -8,8 +8,8 @@ States::
 Events and what they do::
 
                 waiting                                   joined
-    delta       rest: buffer it; try the held snapshot    old: ignored; continues: applied;
-                stream, every: dropped                    else a fault -> waiting
+    delta       rest: buffer it; try the held snapshot    old: ignored; continues: applied; else, or if
+                stream, every: dropped                    no known level is left: a fault -> waiting
     snapshot    touches the buffer -> joined              rest: ignored, unless a new one was asked
                 older than the buffer -> ask again        for because the book got thin -> replaced
                 rest, no delta yet -> held                stream, every: -> replaced
@@ -128,9 +128,12 @@ class Alignment:
 
 
 class Fault(NamedTuple):
-    """Why a book was lost, and the sequences that are missing or in doubt (None: not known)."""
+    """Why a book was lost, and the sequences that are missing or in doubt (None: not known).
 
-    cause: Cause
+    ``cause`` None: nothing of the venue's is missing.
+    """
+
+    cause: Cause | None
     first: str | None
     last: str | None
     reason: str
@@ -263,6 +266,8 @@ class Sync:
         if self._alignment.checksum is not None and not self._proved(delta.checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum differs")
             return self._lose(fault, now, None, 0)
+        if self.book.spent:
+            return self._lose(Fault(None, None, None, "the market left the known levels"), now, None, 0)
         if self.book.crossed:
             if self.crossed_since is None:
                 self.crossed_since = now

@@ -33,7 +33,7 @@ HOME: Final = Path(".tapeline")
 _LEASES_S: Final = 3.0
 _SHUTDOWN_S: Final = 1.2
 _START_S: Final = 60.0  # a large append-only file takes its time
-_ORPHAN_S: Final = 5.0
+_ORPHAN_S: Final = 2.0  # a server whose parent was killed is gone long before
 
 log = structlog.get_logger()
 

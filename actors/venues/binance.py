@@ -232,20 +232,24 @@ def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
     )
 
 
+def _price_or_none(text: str) -> str | None:
+    plain = decimal_text(text)
+    if is_zero(plain):
+        return None  # "0.00000000": the side is empty, there was no trade in the window
+    if plain[0] == "-":
+        raise Unparseable(f"not a price: {text[:40]!r}")
+    return plain
+
+
 def _side(price: str, size: str) -> tuple[str | None, str | None]:
-    plain = decimal_text(price)
-    return (None, None) if is_zero(plain) else (price_text(plain), size_text(size))
+    plain = _price_or_none(price)
+    return (None, None) if plain is None else (plain, size_text(size))
 
 
 def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
     bid, bid_size = _side(t.b, t.B)
     ask, ask_size = _side(t.a, t.A)
     return L1(NAME, _symbol(t.s, scratch), None, scratch.recv, t.u, bid, bid_size, ask, ask_size)
-
-
-def _price_or_none(text: str) -> str | None:
-    plain = decimal_text(text)
-    return None if is_zero(plain) else price_text(plain)  # "0.00000000": no trade in the window
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:

@@ -67,6 +67,7 @@ class Leg:
         self._channels = sorted(wanted)
         self._slots: list[Slot] = []
         self._instruments: dict[str, Instrument] = {}
+        self._listed = anyio.Event()  # our symbols are known: requests can be served
         self._told: dict[str, Instrument | UnknownInstrument] = {}
 
     async def run(self) -> None:
@@ -125,6 +126,7 @@ class Leg:
                 self._fail(failure)
             if self._listing.rows is not None:
                 self._open(tg, self._learn())
+                self._listed.set()
                 await self._listing.next()
 
     def _fail(self, failure: Closed) -> None:
@@ -192,4 +194,5 @@ class Leg:
         )
         tail = Tail(reading, keys, partition, {"control": cursor})
         tail.lost = self._outage
+        await self._listed.wait()
         await requests.run(tail)

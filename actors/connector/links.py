@@ -40,8 +40,6 @@ from actors.venues.base import Connection, Item, Subscription, Venue
 
 log = structlog.get_logger()
 
-OVERLAP_S: Final = 5.0  # chosen: a new book is fetched and joined within two; trades are merged by id
-CARRY_S: Final = 30.0  # chosen: a new link that gives nothing that long while the old does is deaf
 TRY_LATER_S: Final = 10.0  # chosen: the least wait after close code 1013
 _LIFE_PART: Final = 0.9  # chosen: links of one age are not replaced at once, and never after their time
 _POLL_S: Final = 0.05
@@ -50,7 +48,11 @@ _encoder = msgspec.json.Encoder()
 
 
 class Side(NamedTuple):
-    """What all links of one venue in this process share."""
+    """What all links of one venue in this process share.
+
+    ``overlap_s``: how long an old link stays beside the one that replaces it. ``carry_s``: how long that
+    one may give nothing, while the old one does, before it counts as deaf.
+    """
 
     venue: Venue
     limit: Limit
@@ -58,8 +60,8 @@ class Side(NamedTuple):
     clock: Clock
     room: Room
     connections: "Count"
-    overlap_s: float = OVERLAP_S
-    carry_s: float = CARRY_S
+    overlap_s: float
+    carry_s: float
 
 
 class Count:

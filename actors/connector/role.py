@@ -21,6 +21,8 @@ from actors.venues import VENUES
 from actors.venues.base import Endpoints
 
 LEGS: Final = ("a", "b")
+OVERLAP_S: Final = 5.0  # chosen: a new book is fetched and joined within two; trades are merged by id
+CARRY_S: Final = 30.0  # chosen: venues give within seconds what they have
 ROOM_BYTES: Final = 64 * 1024 * 1024  # chosen: half a minute of a busy venue while Redis is away
 
 
@@ -60,7 +62,8 @@ async def run(actor: Actor) -> None:
             limit = Limit(client, actor.keys, name, settings.egress)
             rest = Rest(venue, endpoints, limit, actor.metrics)
             stack.push_async_callback(rest.aclose)
-            side = Side(venue, limit, actor.metrics, clock, room, Count(name, actor.metrics))
+            count = Count(name, actor.metrics)
+            side = Side(venue, limit, actor.metrics, clock, room, count, OVERLAP_S, CARRY_S)
             ways[name] = _Way(side, endpoints, rest, Listing(venue, rest, client, actor.keys))
 
         async def work(lease: Lease) -> None:

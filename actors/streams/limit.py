@@ -25,14 +25,17 @@ _LIMIT: Final = Script((files("actors.streams") / "limit.lua").read_text(encodin
 class Limit:
     """The budgets of one venue and egress."""
 
-    def __init__(self, client: Redis, keys: Keys, venue: str, egress: str) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, venue: str, egress: str, window_s: int = _WINDOW_S
+    ) -> None:
         self._client = client
+        self._window_s = window_s
         self._key = keys.limit(venue, egress)
 
     async def take(self, budget: Budget, cost: int, most: int) -> None:
-        """Wait until ``cost`` of ``most`` a minute is ours to spend, and until no bar holds."""
+        """Wait until ``cost`` of ``most`` in a window is ours to spend, and until no bar holds."""
         while True:
-            wait_ms = await self._ask("take", budget, cost, most, _WINDOW_S)
+            wait_ms = await self._ask("take", budget, cost, most, self._window_s)
             if wait_ms == 0:
                 return
             # Jitter: those who wait for the same second do not come back in the same millisecond.

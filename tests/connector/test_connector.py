@@ -1,0 +1,233 @@
+"""The connector against a venue of a few lines and a real Redis."""
+
+import json
+
+import anyio
+import pytest
+from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, kinds, lines, of, running, trade, until
+
+from actors.stages.control import ControlRequest
+
+pytestmark = pytest.mark.redis
+
+
+async def test_a_connection_is_opened_subscribed_and_recorded_in_order(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue(channels=["trade", "book"]))):
+                await until(lambda: venue.received)
+                await venue.push(trade(1), "two\nlines", b"\x00\xff")
+                await until(lambda: len(of(client, "b")) == 2)
+            found = lines(client)
+    assert "".join(line.kind for line in found) == "xiosffbbx"
+    new_owner, instrument, opened, subscription, ack, frame, *rest, closed = found
+    assert new_owner.conn == "a.*"
+    assert new_owner.json == {"code": None, "reason": "new owner"}
+    assert instrument.json["native"] == "BTCUSDT"
+    assert opened.payload == f"ws://127.0.0.1:{venue.port}/stream"
+    assert subscription.json["items"] == [["book", "BTC-USDT"], ["trade", "BTC-USDT"]]
+    assert json.loads(subscription.json["frame"]) == venue.received[0][1]
+    assert ack.json == {"result": None, "id": 1}
+    assert frame.payload == trade(1)
+    assert [line.payload for line in rest] == ["dHdvCmxpbmVz", "AP8="]
+    assert closed.json == {"code": 1001, "reason": "shutdown"}
+    assert len({line.conn for line in found[2:]}) == 1
+    assert [line.recv for line in found] == sorted(line.recv for line in found)
+
+
+async def test_an_unknown_symbol_is_named_with_its_nearest_and_the_others_go_on(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue("BTC-USDT", "ETH-USDT", "SOL-BTC") as venue:
+        with server.client() as client:
+            symbols = ["BTC-USDT", "ETH-USTD"]
+            async with running(settings_for(server, venue.venue(symbols=symbols))):
+                await until(lambda: venue.received)
+                instruments = of(client, "i")
+            listed = json.loads(client.get(KEYS.instruments("binance")))
+    assert instruments[1].json == {"symbol": "ETH-USTD", "nearest": ["ETH-USDT"]}
+    assert venue.received[0][1]["params"] == ["btcusdt@trade"]
+    assert [row["symbol"] for row in listed] == ["BTC-USDT", "ETH-USDT", "SOL-BTC"]
+
+
+async def test_a_closed_connection_is_recorded_and_opened_again(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())) as actor:
+                await until(lambda: venue.received)
+                await venue.open[0].close(1012, "restart")
+                await until(lambda: len(venue.received) == 2)
+                assert actor.metric("tapeline_reconnects_total", venue="binance", reason="closed") == 1
+                assert actor.metric("tapeline_connections", venue="binance") == 1
+            opened = [line.conn for line in of(client, "o")]
+            closed = of(client, "x")[1:]
+    assert len(set(opened)) == 2
+    assert [line.conn for line in closed] == opened
+    assert closed[0].json == {"code": 1012, "reason": "restart"}
+
+
+@pytest.mark.usefixtures("small_frames")
+async def test_an_oversized_frame_ends_its_connection_only(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue(symbols=["BTC-USDT", "ETH-USDT"]))) as actor:
+                await until(lambda: len(venue.received) == 2)
+                await venue.sockets[0].send("x" * 3000)
+                await until(lambda: len(venue.received) == 3)
+                await venue.push(trade(1))
+                assert actor.metric("tapeline_reconnects_total", venue="binance", reason="too_big") == 1
+            closed = of(client, "x")[1]
+    assert closed.json["code"] == 1009
+    assert "3000 bytes" in closed.json["reason"]
+    assert venue.sockets[1].close_code == 1001
+
+
+async def test_a_venue_that_is_down_is_recorded_with_its_reason_and_recovers(redis_server, settings_for):
+    server = redis_server()
+    venue = FakeVenue()
+    await venue.start()
+    await venue.stop()
+    with server.client() as client:
+        async with running(settings_for(server, venue.venue())) as actor:
+            await until(lambda: len(of(client, "x")) >= 2)
+            assert actor.metric("tapeline_venue_up", venue="binance") == 0
+            await venue.start(venue.port)
+            await until(lambda: venue.received)
+            await until(lambda: actor.metric("tapeline_venue_up", venue="binance") == 1)
+        failed = of(client, "x")[1]
+        await venue.stop()
+    assert failed.conn.startswith("a.")
+    assert failed.json["code"] is None
+    assert failed.json["reason"].startswith("instruments: ")
+    assert "Cannot connect" in failed.json["reason"]
+
+
+async def test_a_refused_connect_waits_as_long_as_the_venue_asks(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.refusals.append((429, {"Retry-After": "1"}))
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+            refused, opened = of(client, "x")[1], of(client, "o")[0]
+    assert refused.json == {"code": 429, "reason": "HTTP 429 said"}
+    assert opened.recv - refused.recv >= 1_000_000_000
+
+
+async def test_a_snapshot_is_answered_for_the_connection_that_asked(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                ask(
+                    client,
+                    ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=conn),
+                    ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=conn),
+                    ControlRequest("r/2/0", "snapshot", "BTC-USDT", conn="a.00000000"),
+                    ControlRequest("r/3/0", "snapshot", "BTC-USDT", conn="b.00000000"),
+                )
+                answer = (await until(lambda: of(client, "h")))[0]
+                last = client.xrevrange(CONTROL, count=1)[0][0]
+                ck = KEYS.cursor(PARTITION, "connector:a")
+                await until(lambda: client.hget(ck, "c:control") == last)
+            assert len(of(client, "h")) == 1
+    assert answer.conn == conn
+    assert answer.json["conn"] == conn
+    assert answer.json["id"] == "r/1/0"
+    assert answer.json["status"] == 200
+    assert json.loads(answer.json["body"])["lastUpdateId"] == 1
+    assert answer.json["request"]["path"] == "/api/v3/depth?symbol=BTCUSDT&limit=1000"
+
+
+async def test_a_429_bars_every_request_until_retry_after(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())) as actor:
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                venue.answer("/api/v3/depth", "slow down", 429, Retry_After="1")
+                ask(client, ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: of(client, "h"))
+                ask(client, ControlRequest("r/2/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: len(of(client, "h")) == 2)
+                assert actor.metric("tapeline_rest_failures_total", venue="binance", reason="429") == 1
+            barred, served = of(client, "h")
+    assert (barred.json["status"], barred.json["body"]) == (429, "slow down")
+    assert served.json["status"] == 200
+    assert served.recv - barred.recv >= 900_000_000
+
+
+async def test_what_a_predecessor_left_unserved_is_served_by_its_heir(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.answer("/api/v3/historicalTrades", "[]")
+        with server.client() as client:
+            ask(
+                client,
+                ControlRequest("n/1/0", "reconnect"),
+                ControlRequest("n/2/0", "backfill", "BTC-USDT", "trade", first="5", last="7"),
+            )
+            async with running(settings_for(server, venue.venue())):
+                answer = (await until(lambda: of(client, "h")))[0]
+                assert venue.connects <= 1
+    assert answer.json["request"]["first"] == "5"
+    assert answer.json["request"]["path"].endswith("symbol=BTCUSDT&fromId=5&limit=3")
+    assert "conn" not in answer.json
+
+
+async def test_subscriptions_are_ended_and_begun_on_request(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(
+                settings_for(server, venue.venue(symbols=["BTC-USDT"], channels=["trade", "l1"]))
+            ):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                ask(client, ControlRequest("n/1/0", "resubscribe", "BTC-USDT", "trade", conn))
+                await until(lambda: len(venue.received) == 2)
+                ask(client, ControlRequest("n/2/0", "subscribe", "BTC-USDT", "trade", conn))
+                await until(lambda: len(venue.received) == 3)
+                ask(client, ControlRequest("n/3/0", "unsubscribe", "BTC-USDT", "l1"))
+                await until(lambda: len(venue.received) == 4)
+                await venue.open[0].close(1000)
+                await until(lambda: len(venue.received) == 5)
+            records = of(client, "s")
+    assert [frame["method"] for _, frame in venue.received] == [
+        "SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE",
+    ]  # fmt: skip
+    assert [frame["id"] for _, frame in venue.received] == [1, 2, 3, 4, 1]
+    assert venue.received[-1][1]["params"] == ["btcusdt@trade"]
+    assert [json.loads(line.json["frame"]) for line in records] == [frame for _, frame in venue.received]
+
+
+async def test_every_record_of_a_subscription_stands_before_its_answer(redis_server, settings_for):
+    server = redis_server()
+    symbols = [f"S{n}-USDT" for n in range(3)]
+    async with FakeVenue(*symbols) as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue(symbols=symbols))):
+                await until(lambda: kinds(client).count("f") >= 2)
+            told = kinds(client)
+    assert told.index("o") < told.index("s") < told.index("f")
+
+
+async def test_an_instance_that_is_stopped_frees_its_lease_at_once(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            settings = settings_for(server, venue.venue())
+            async with running(settings):
+                await until(lambda: venue.received)
+            lease = client.hgetall(KEYS.lease(PARTITION, "connector", "a"))
+            assert lease["until"] == "0"
+            with anyio.fail_after(2):
+                async with running(settings, 2):
+                    await until(lambda: len(venue.received) == 2)
+            assert [line.json["reason"] for line in of(client, "x")] == ["new owner", "shutdown"] * 2

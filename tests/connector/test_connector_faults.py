@@ -1,0 +1,265 @@
+"""The connector while Redis, the venue or the connector itself fails."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from fake_venue import KEYS, PARTITION, RAW, FakeVenue, ask, kinds, lines, of, running, trade, until
+from msgspec.structs import replace
+
+from actors.connector import role
+from actors.stages.control import ControlRequest
+from actors.streams.client import connect
+from actors.streams.limit import Limit
+from actors.venues import VENUES
+from actors.venues.base import Keepalive
+
+pytestmark = pytest.mark.redis
+HERE = Path(__file__).parent
+
+
+def ids(found) -> list[int]:
+    return [line.json["data"]["t"] for line in found if line.kind == "f" and "data" in line.json]
+
+
+async def test_what_comes_while_redis_is_down_is_in_raw_once_and_in_order(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        async with running(settings_for(server, venue.venue())):
+            await until(lambda: venue.received)
+            await venue.push(*map(trade, range(1, 500)))
+            server.kill9()
+            for number in range(500, 1000):
+                await venue.push(trade(number))
+            server.start()
+            await venue.push(*map(trade, range(1000, 1500)))
+            with server.client() as client:
+                await until(lambda: len(ids(lines(client))) >= 1499)
+        with server.client() as client:
+            assert ids(lines(client)) == list(range(1, 1500))
+            assert kinds(client).count("o") == 1
+
+
+async def test_what_finds_no_room_ends_its_connection_and_is_counted(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(role, "ROOM_BYTES", 30_000)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        async with running(settings_for(server, venue.venue())) as actor:
+            await until(lambda: venue.received)
+            server.kill9()
+            while not actor.metric("tapeline_overflow_frames_total", venue="binance"):
+                await venue.push(trade(1))
+                await anyio.lowlevel.checkpoint()
+            await until(lambda: not venue.open)
+            server.start()
+            await until(lambda: len(venue.received) == 2)
+        with server.client() as client:
+            told = lines(client)
+    closed = [line for line in told if line.kind == "x" and "overflow" in line.payload]
+    assert len(closed) == 1
+    after = told[told.index(closed[0]) + 1 :]
+    assert not [line for line in after if line.conn == closed[0].conn]
+    assert next(line.kind for line in after) == "o"
+
+
+async def test_a_connection_is_replaced_before_its_time_without_a_hole(
+    redis_server, settings_for, limits, monkeypatch
+):
+    limits(lifetime_s=0.6)
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    server = redis_server()
+    async with FakeVenue() as venue, anyio.create_task_group() as tg:
+        tg.start_soon(_trade_on, venue)
+        async with running(settings_for(server, venue.venue())) as actor:
+            await until(
+                lambda: actor.metric("tapeline_reconnects_total", venue="binance", reason="replaced") >= 2
+            )
+        tg.cancel_scope.cancel()
+    with server.client() as client:
+        told = lines(client)
+    frames = ids(told)
+    assert sorted(set(frames)) == list(range(frames[0], max(frames) + 1))
+    at: dict[tuple[str, str], int] = {}
+    for n, line in enumerate(told):
+        at.setdefault((line.conn, line.kind), n)
+    opened = [line.conn for line in told if line.kind == "o"]
+    for old, new in pairwise(opened[:3]):
+        assert at[old, "o"] < at[new, "o"] < at[new, "f"] < at[old, "x"]
+
+
+async def _trade_on(venue: FakeVenue) -> None:
+    number = 0
+    while True:
+        number += 1
+        await venue.push(trade(number))
+        await anyio.sleep(0.005)
+
+
+async def test_a_connection_is_replaced_on_request(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                first = (await until(lambda: of(client, "o")))[0].conn
+                await until(lambda: len(of(client, "f")) == 2)
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first, reason="silent"))
+                closed = await until(lambda: of(client, "x")[1:])
+                await until(lambda: len(of(client, "f")) == 4)
+    assert closed[0].conn == first
+    assert closed[0].json == {"code": 1000, "reason": "replaced: silent"}
+
+
+async def test_a_new_connection_that_gives_nothing_does_not_replace_one_that_does(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(role, "CARRY_S", 0.3)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())) as actor:
+                first = (await until(lambda: of(client, "o")))[0].conn
+                old = venue.open[0]
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first))
+                with anyio.fail_after(8):
+                    while not actor.metric("tapeline_reconnects_total", venue="binance", reason="deaf"):
+                        await old.send(trade(1))
+                        await anyio.sleep(0.02)
+                assert old.close_code is None
+
+
+async def test_a_connector_whose_lease_is_taken_closes_its_sockets_and_writes_nothing(
+    redis_server, settings_for
+):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                await until(lambda: of(client, "s"))
+                lease = KEYS.lease(PARTITION, "connector", "a")
+                epoch = int(client.hget(lease, "epoch")) + 1000
+                far = str((time.time_ns() // 1_000_000) + 60_000)
+                client.hset(lease, mapping={"owner": "another", "epoch": str(epoch), "until": far})
+                length = client.xlen(RAW)
+                await venue.push(trade(1))
+                await until(lambda: not venue.open)
+                assert venue.sockets[0].close_code == 1001
+            assert client.xlen(RAW) == length
+
+
+ZOMBIE = """
+import sys, uvloop
+sys.path.insert(0, {here!r})
+import fake_venue, json
+from actors.config import Settings
+async def main():
+    async with fake_venue.running(Settings.model_validate_json(sys.argv[1]), 7):
+        await fake_venue.until(lambda: False, 60)
+uvloop.run(main())
+"""
+
+
+async def test_a_stopped_process_that_wakes_after_its_lease_writes_nothing(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        settings = settings_for(server, venue.venue(), lease_ttl_s=0.5)
+        text = json.loads(settings.model_dump_json())
+        text["redis"]["url"] = server.url
+        command = [sys.executable, "-c", ZOMBIE.format(here=str(HERE)), json.dumps(text)]
+        zombie = subprocess.Popen(  # noqa: ASYNC220 - it outlives awaits and is waited for at the end
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            with server.client() as client:
+                await until(lambda: of(client, "s"), 15)
+                zombie.send_signal(signal.SIGSTOP)
+                async with running(settings, 2):
+                    await until(lambda: len(venue.received) == 2)
+                    before = venue.sockets[0]
+                    await before.send(trade(1))
+                    zombie.send_signal(signal.SIGCONT)
+                    await until(lambda: before.close_code is not None)
+                    await venue.push(trade(2))
+                    await until(lambda: 2 in ids(lines(client)))
+                told = lines(client)
+        finally:
+            zombie.kill()
+            zombie.wait()
+    heirs = [line.conn for line in told if line.kind == "o"]
+    assert len(heirs) == 2
+    taken = next(n for n, line in enumerate(told) if line.kind == "x" and n and line.conn == "a.*")
+    assert heirs[0] not in {line.conn for line in told[taken:]}
+
+
+async def test_two_legs_carry_the_same_and_one_serves_what_names_no_connection(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        backfill = ControlRequest("n/1/0", "backfill", "BTC-USDT", "trade", first="1", last="2")
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue(redundancy=2), lease_ttl_s=0.5)):
+                await until(lambda: len(venue.received) == 2)
+                await venue.push(trade(1))
+                await until(lambda: len(ids(lines(client))) == 2)
+                ask(client, backfill)
+                await until(lambda: of(client, "h"))
+                conn = next(line.conn for line in of(client, "o") if line.conn.startswith("b."))
+                ask(client, ControlRequest("b/1/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: len(of(client, "h")) == 2)
+            served = of(client, "h")
+    assert [line.conn for line in served] == ["a.*", conn]
+    assert {line.conn[0] for line in lines(client)} == {"a", "b"}
+
+
+async def test_the_venue_gets_its_keepalive_and_its_answers(redis_server, settings_for, monkeypatch):
+    changed = replace(
+        VENUES["binance"],
+        keepalive=Keepalive('{"id":"alive"}', 0.2),
+        answer=lambda frame: '{"id":"pong"}' if frame.startswith(b"ping") else None,
+    )
+    monkeypatch.setitem(VENUES, "binance", changed)
+    server = redis_server()
+    async with FakeVenue() as venue, running(settings_for(server, venue.venue())):
+        await until(lambda: venue.received)
+        await venue.push("ping")
+        await until(lambda: {frame["id"] for _, frame in venue.received} >= {1, "alive", "pong"})
+
+
+async def test_a_budget_is_shared_and_its_window_rolls(redis_server, settings_for):
+    server = redis_server()
+    client = await connect(settings_for(server), "test")
+    taken: list[float] = []
+
+    async def take(limit: Limit) -> None:
+        for _ in range(4):
+            await limit.take("weight", 2, 10)
+            taken.append(time.time())
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(2):
+            tg.start_soon(take, Limit(client, KEYS, "binance", "here", window_s=1))
+        tg.start_soon(Limit(client, KEYS, "binance", "elsewhere", window_s=1).take, "weight", 10, 10)
+    await client.aclose()
+    assert len(taken) == 8
+    assert taken[5] - taken[0] > 1  # the sixth of 2 exceeds 10
+
+
+async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(redis_server, settings_for):
+    server = redis_server()
+    client = await connect(settings_for(server), "test")
+    limit = Limit(client, KEYS, "binance", "here")
+    await limit.bar("weight", 0.5)
+    await limit.bar("weight", 0.1)
+    began = time.monotonic()
+    await Limit(client, KEYS, "binance", "here").take("connect", 1, 10)
+    await Limit(client, KEYS, "binance", "here").take("weight", 1, 10)
+    await client.aclose()
+    assert time.monotonic() - began > 0.35

@@ -1,0 +1,61 @@
+"""The normalizer: ``raw`` to ``events``, a partition at a time, and the clock of each partition.
+
+Beside the fold its owner appends a tick to ``raw`` each second, connector or not: Redis' time and the
+legs whose lease is alive. What a tick does not name counts as closed.
+"""
+
+from functools import partial
+from typing import Final
+
+import anyio
+import msgspec
+import structlog
+
+from actors.runtime.lifecycle import Actor
+from actors.runtime.loop import Stage, run_stage
+from actors.stages import raw
+from actors.stages.normalize import ROLE, Normalize
+from actors.streams.keys import Partition
+from actors.streams.lease import Lease, living
+from actors.streams.partition import Appender, persist
+from actors.streams.wire import Hot
+from actors.venues import VENUES
+
+LEGS: Final = ("a", "b")
+TICK_LEG: Final = "tick"  # ticks are counted in raw as a leg of their own, under this role's lease
+TICK_S: Final = 1.0  # DESIGN 4
+
+log = structlog.get_logger()
+
+
+async def run(actor: Actor) -> None:
+    """Normalize until the actor stops."""
+    stage = Stage(
+        role=ROLE,
+        reads="raw",
+        writes=("events", "control", "dead"),
+        fold=_fold,
+        beside=partial(_tick, actor),
+    )
+    await run_stage(actor, stage)
+
+
+def _fold(partition: Partition, state: bytes | None) -> Normalize:
+    return Normalize(VENUES[partition.venue], str(partition), state)
+
+
+async def _tick(actor: Actor, lease: Lease, hot: Hot) -> None:
+    """Append a tick each second, for as long as the lease is held."""
+    partition = lease.partition
+    legs = LEGS[: actor.settings.venues[partition.venue].redundancy]
+
+    def lost(error: Exception) -> None:
+        log.warning("redis_away", role=ROLE, partition=str(partition), reason=type(error).__name__)
+
+    appender = await Appender.open(hot, actor.keys, partition, TICK_LEG, lease)
+    appender.lost = lost
+    while True:
+        began = anyio.current_time()
+        now, alive = await persist(hot, lambda: living(hot, actor.keys, partition, "connector", legs), lost)
+        await appender.append([raw.line(now, "-", "k", msgspec.json.encode(raw.LegsAlive(alive)))])
+        await anyio.sleep(max(0.0, began + TICK_S - anyio.current_time()))

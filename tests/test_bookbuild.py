@@ -343,6 +343,17 @@ def test_silence_makes_a_book_stale_until_the_connection_speaks_again():
     assert desk.view().levels[0][0] == ("99", "5")
 
 
+def test_a_connection_that_speaks_again_brings_back_the_books_that_were_not_silent_themselves():
+    desk = Desk()
+    desk.join()
+    desk.join(symbol="ETH-USDT")
+    desk.status("stale", symbol="ETH-USDT", channel="book")
+    assert brief(desk.status("stale", conn="a.1")) == ["snapshot stale"]
+    assert brief(desk.status("live", conn="a.1")) == ["snapshot live"]
+    assert desk.bookbuild.states() == {"live": 1, "stale": 1}
+    assert brief(desk.delta(101, 101, symbol="ETH-USDT")) == ["snapshot live"]
+
+
 def test_a_silent_active_connection_is_left_for_one_that_speaks():
     desk = Desk()
     desk.join()

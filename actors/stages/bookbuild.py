@@ -41,7 +41,7 @@ from actors.model.instruments import ContractKind
 from actors.stages.book import Levels, difference
 from actors.stages.control import ControlRequest
 from actors.stages.fold import JumpCause, Output
-from actors.stages.sync import SECOND, Alignment, Fault, Outcome, Sync, SyncState
+from actors.stages.sync import CONNECTION, ITEM, SECOND, Alignment, Fault, Outcome, Sync, SyncState
 from actors.venues.base import BookRule
 
 ROLE: Final = "bookbuilder"
@@ -332,7 +332,10 @@ class Bookbuild:
                 del syncs[conn]
         elif status.state == "stale":
             for conn in conns:
-                syncs[conn].silent = True
+                syncs[conn].silence |= CONNECTION if status.symbol is None else ITEM
+        elif status.state == "live" and status.symbol is None:
+            for conn in conns:  # it speaks, though perhaps not of this symbol: its own silence stays
+                syncs[conn].silence &= ~CONNECTION
         else:
             return
         self._settle(symbol, out)
@@ -432,7 +435,7 @@ class Bookbuild:
     # Which candidate, in which state
 
     def _may_be_shown(self, symbol: _Symbol, sync: Sync) -> bool:
-        return sync.joined and not sync.silent and (sync.unit == "base" or symbol.contract is not None)
+        return sync.joined and not sync.silence and (sync.unit == "base" or symbol.contract is not None)
 
     def _choose(self, symbol: _Symbol) -> Sync | None:
         active = symbol.active
@@ -456,7 +459,7 @@ class Bookbuild:
         moved = sync is not symbol.active
         symbol.active = sync
         if sync is None:
-            at_work = any(not candidate.silent for candidate in symbol.syncs.values())
+            at_work = any(not candidate.silence for candidate in symbol.syncs.values())
             self._say_state(symbol, "resyncing" if at_work else "stale", out)
             return
         if sync.crossed_since is not None:

@@ -51,6 +51,9 @@ OLD_FRESH_S: Final = 30  # the same right after a snapshot, which a late stream 
 BACKWARDS_NS: Final = SECOND  # binance.md 5.3: resync when the event time jumps back
 NEVER_TRADED: Final = -1  # binance.md 5.3: lastUpdateId of a market without any order yet
 
+ITEM: Final = 1  # what is silent
+CONNECTION: Final = 2
+
 Outcome = Literal["old", "kept", "applied", "joined", "replaced", "lost"]
 Checksum = Callable[[Levels], int]
 Relation = Callable[[BookDelta, int | None], int]
@@ -160,7 +163,7 @@ class SyncState(msgspec.Struct, array_like=True):
     joined_at: int
     crossed_since: int | None
     old_since: int | None
-    silent: bool
+    silence: int
     reason: str
 
 
@@ -177,7 +180,8 @@ class Sync:
         fault: Why the book was lost, after the outcome ``lost``.
         due: Fold time at which to ask for a snapshot (or a new subscription), None: nothing to ask.
         crossed_since: Fold time since when bid and ask are crossed, None: they are not.
-        silent: The connection was reported silent, and nothing came since.
+        silence: What was reported silent since the last frame: ``ITEM`` (this book), ``CONNECTION``
+            (all of it), their sum, or 0.
         reason: What the next request is for.
     """
 
@@ -203,7 +207,7 @@ class Sync:
         "joined",
         "reason",
         "seq",
-        "silent",
+        "silence",
         "ts_event",
         "unit",
     )
@@ -215,7 +219,7 @@ class Sync:
         self._rest = rule.snapshot == "rest"
         self.conn = conn
         self.joined = False
-        self.silent = False
+        self.silence = 0
         self.reason = "first snapshot"
         self.seq: int | None = None
         self.ts_event: int | None = None
@@ -241,7 +245,7 @@ class Sync:
 
     def delta(self, delta: BookDelta, weight: int, now: int) -> Outcome:
         """Take a delta of ``weight`` bytes."""
-        self.silent = False
+        self.silence = 0
         if not self.joined:
             return self._wait(delta, weight, now)
         step = self._touches(delta, self.seq) if self._fresh else self._chains(delta, self.seq)
@@ -280,7 +284,7 @@ class Sync:
     def snapshot(self, snapshot: BookSnapshot, now: int) -> Outcome:
         """Take a snapshot: the answer to a request, or the stream's own."""
         if not self._rest:
-            self.silent = False
+            self.silence = 0
             return self._take(snapshot, [], now)
         if self.joined:
             return self._join_later(snapshot, now) if self._refreshing else "old"
@@ -482,7 +486,7 @@ class Sync:
             joined_at=self._joined_at,
             crossed_since=self.crossed_since,
             old_since=self._old_since,
-            silent=self.silent,
+            silence=self.silence,
             reason=self.reason,
         )
 
@@ -496,7 +500,7 @@ class Sync:
         sync.unit = state.unit
         sync.due = state.due
         sync.crossed_since = state.crossed_since
-        sync.silent = state.silent
+        sync.silence = state.silence
         sync.reason = state.reason
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._rest)

@@ -212,7 +212,9 @@ class Venue:
                 self.connections.append(f"{conn[0]}.{self.opened}")
                 yield Status("v", None, None, self.now, None, None, "down", "closed", conn)
             elif chance < 0.83:
-                yield Status("v", symbol, None, self.now, None, "book", "stale", "silent", conn)
+                what = self.random.choice([(symbol, "book"), (None, None)])
+                state = self.random.choice(["stale", "stale", "live"])
+                yield Status("v", what[0], None, self.now, None, what[1], state, "silent", conn)
             else:
                 yield Tick("v", None, None, self.now, None)
 

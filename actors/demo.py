@@ -105,8 +105,8 @@ class Life:
         return f"{live} symbols" if live == self._all else f"{live} of {self._all} symbols"
 
 
-def guide(config: Path, env: Mapping[str, str]) -> int:
-    """Run everything until Ctrl-C; return the exit code.
+def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
+    """Run everything until Ctrl-C; return the exit code. ``instances`` are honcho's (``-c``).
 
     Raises:
         ConfigError: The configuration cannot be used, or a port is taken.
@@ -118,7 +118,9 @@ def guide(config: Path, env: Mapping[str, str]) -> int:
     port = METRICS_PORT + int(env.get("TAPELINE_PORT_OFFSET", "0"))
     _check_ports(settings, port, procfile)
     log.setup("guide", settings)
-    start = partial(_start_honcho, config, procfile, port, env)
+    if instances is not None and not re.fullmatch(r"[a-z]+=\d+(,[a-z]+=\d+)*", instances):
+        raise ConfigError(f"-c takes role=number, with commas between, not {instances!r}")
+    start = partial(_start_honcho, config, procfile, port, instances, env)
     try:
         return anyio.run(_guide, settings, start, backend_options={"use_uvloop": True})
     except RedisUnusable as e:
@@ -198,8 +200,11 @@ def _end(honcho: "subprocess.Popen[bytes]") -> None:
 
 
 def _start_honcho(
-    config: Path, procfile: Path, port: int, env: Mapping[str, str]
+    config: Path, procfile: Path, port: int, instances: str | None, env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "honcho", "start", "-f", str(procfile), "-p", str(port)]
+    if instances is not None:
+        command += ["-c", instances]
     bin_folder = Path(sys.executable).parent
     children = {
         **env,
@@ -214,7 +219,7 @@ def _start_honcho(
     if sys.stdout.isatty():
         children.setdefault("TAPELINE_LOG__PRETTY", "true")
     return subprocess.Popen(  # noqa: S603 - our own command line
-        [sys.executable, "-m", "honcho", "start", "-f", str(procfile), "-p", str(port)],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

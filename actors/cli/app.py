@@ -35,8 +35,11 @@ config_app = App(name="config", help="Look at a configuration.", group=_look)
 app.command(config_app)
 
 Config = Annotated[Path | None, Parameter(name="--config", help="The configuration file (TOML).")]
+Instances = Annotated[
+    str | None,
+    Parameter(name=["--instances", "-c"], help="How many of each, as in normalizer=2,bookbuilder=2."),
+]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
-Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,27 +60,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @app.command(group=_start)
-def demo(*, config: Config = DEMO) -> int:
+def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
     """Run everything here against local venues: no network, no account.
 
     Starts Redis, the simulator and all actors, says when data flow and what to try. Ctrl-C stops it all.
 
-    Example: TAPELINE_PORT_OFFSET=100 tapeline demo
+    Example: TAPELINE_PORT_OFFSET=100 tapeline demo -c normalizer=2
     """
     from actors.demo import guide  # noqa: PLC0415 - only this command needs it
 
-    return guide(DEMO if config is None else config, os.environ)
+    return guide(DEMO if config is None else config, os.environ, instances)
 
 
 @app.command(group=_start)
-def up(*, config: Config = LIVE) -> int:
+def up(*, config: Config = LIVE, instances: Instances = None) -> int:
     """Run everything here against the real venues of the configuration.
 
     Example: REDIS_URL=redis://10.0.0.5:6379/0 tapeline up
     """
     from actors.demo import guide  # noqa: PLC0415 - only this command needs it
 
-    return guide(LIVE if config is None else config, os.environ)
+    return guide(LIVE if config is None else config, os.environ, instances)
 
 
 @app.command(name="run", group=_start)
@@ -243,12 +246,24 @@ def bench(
     return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, seed=seed)
 
 
-@app.command(group=_prove, help_flags=[])
-def chaos(*arguments: Rest) -> int:
-    """Kill actors and Redis again and again, and count what was lost. --json for programs.
+@app.command(group=_prove)
+def chaos(*, seed: int = 1, short: bool = False, server: Path | None = None, as_json: Json = False) -> int:
+    """Kill actors and Redis again and again, and count what was lost, repeated or reordered.
 
-    Example: tapeline chaos --json
+    Exit code 1 when a figure that must be zero is not.
+
+    Example: tapeline chaos --short
+
+    Parameters
+    ----------
+    seed:
+        Of the market, of who is killed and when.
+    short:
+        A tenth of it, in about half a minute.
+    server:
+        A Redis or Valkey server; the embedded one unless given.
     """
     from actors import chaos as runs  # noqa: PLC0415 - only this command needs it
 
-    return runs.main(list(arguments))
+    binary = None if server is None else str(server)
+    return runs.main(as_json=as_json, seed=seed, short=short, server=binary)

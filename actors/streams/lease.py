@@ -83,6 +83,7 @@ class Lease:
         self.owner = owner
         self.epoch = 0
         self.held = False
+        self.released = False
         self.ending = anyio.Event()
 
     def __str__(self) -> str:
@@ -100,8 +101,10 @@ class Lease:
         return self.held
 
     async def renew(self) -> bool:
-        """Prolong it; False when it is another's by now."""
+        """Prolong it; False when it is another's by now, or was released."""
         async with self._lock:
+            if self.released:
+                return False  # its last renewal waited for the lock: it must not come back to life
             held, epoch = await self._run("renew")
             if held and epoch < self.epoch:
                 # A failover took our lease's last change back: what we write now must be above it.
@@ -134,7 +137,7 @@ class Lease:
         """Give it up, so that another can take it at once."""
         async with self._lock:
             await self._run("release")
-            self.held = False
+            self.held, self.released = False, True
 
     def _learn(self, held: bool, epoch: int) -> None:
         self.held = held
@@ -228,7 +231,7 @@ class _Keeper:
             try:
                 await self._beat()
                 for held in list(self._held.values()):
-                    if not await held.lease.renew():
+                    if not await held.lease.renew() and not held.lease.released:
                         self._lose(held)
             except (exceptions.RedisError, OSError, TimeoutError) as e:
                 if not is_passing(e):

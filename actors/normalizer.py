@@ -4,6 +4,7 @@ Beside the fold its owner appends a tick to ``raw`` each second, connector or no
 legs whose lease is alive. What a tick does not name counts as closed.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -30,22 +31,24 @@ log = structlog.get_logger()
 
 async def run(actor: Actor) -> None:
     """Normalize until the actor stops."""
+    folds: dict[Partition, Normalize] = {}  # the newest of each partition, for its gauges
+
+    def fold(partition: Partition, state: bytes | None) -> Normalize:
+        folds[partition] = Normalize(VENUES[partition.venue], str(partition), state)
+        return folds[partition]
+
     stage = Stage(
         role=ROLE,
         reads="raw",
         writes=("events", "control", "dead"),
-        fold=_fold,
-        beside=partial(_tick, actor),
+        fold=fold,
+        beside=partial(_tick, actor, folds),
     )
     await run_stage(actor, stage)
 
 
-def _fold(partition: Partition, state: bytes | None) -> Normalize:
-    return Normalize(VENUES[partition.venue], str(partition), state)
-
-
-async def _tick(actor: Actor, lease: Lease, hot: Hot) -> None:
-    """Append a tick each second, for as long as the lease is held."""
+async def _tick(actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease, hot: Hot) -> None:
+    """Append a tick each second, for as long as the lease is held; show what is subscribed."""
     partition = lease.partition
     legs = LEGS[: actor.settings.venues[partition.venue].redundancy]
 
@@ -58,4 +61,8 @@ async def _tick(actor: Actor, lease: Lease, hot: Hot) -> None:
         began = anyio.current_time()
         now, alive = await persist(hot, lambda: living(hot, actor.keys, partition, "connector", legs), lost)
         await appender.append([raw.line(now, "-", "k", msgspec.json.encode(raw.LegsAlive(alive)))])
+        for (channel, state), n in folds[partition].gauges().items():
+            actor.metrics.gauge(
+                "tapeline_subscriptions", n, partition=str(partition), channel=channel, state=state
+            )
         await anyio.sleep(max(0.0, began + TICK_S - anyio.current_time()))

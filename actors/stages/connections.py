@@ -42,7 +42,7 @@ UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
 MOST_CLOSED: Final = 64  # closed connections remembered
 
-_BEST_FIRST: Final[tuple[StatusState, ...]] = (
+BEST_FIRST: Final[tuple[StatusState, ...]] = (
     "live",
     "subscribed",
     "wanted",
@@ -138,7 +138,7 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 def _best(states: set[StatusState]) -> StatusState:
-    for state in _BEST_FIRST:
+    for state in BEST_FIRST:
         if state in states:
             return state
     return "down"

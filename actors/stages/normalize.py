@@ -13,7 +13,6 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from actors.model.codec import encode
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
@@ -28,12 +27,13 @@ from actors.model.events import (
     Liquidation,
     OpenInterest,
     Status,
+    StatusState,
     Tick,
     Ticker,
     Trade,
 )
 from actors.model.instruments import Instrument, UnknownInstrument
-from actors.stages.connections import SECOND, Conn, Connections, Ledger, Lost, Sub
+from actors.stages.connections import BEST_FIRST, SECOND, Conn, Connections, Ledger, Lost, Sub
 from actors.stages.fold import JumpCause, Output
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.sink import Sink
@@ -109,6 +109,15 @@ class Normalize:
         self._state.now = self._sink.now
         return msgspec.msgpack.encode(self._state)
 
+    def gauges(self) -> dict[tuple[Channel, StatusState], int]:
+        """Return how many items of each channel are in each state, those with none included."""
+        counts: dict[tuple[Channel, StatusState], int] = {
+            (channel, state): 0 for channel in sorted(self._venue.channels) for state in BEST_FIRST
+        }
+        for (channel, _), state in self._state.ledger.told.items():
+            counts[channel, state] = counts.get((channel, state), 0) + 1
+        return counts
+
     def _bind(self, name: str, conn: Conn) -> tuple[str, Conn, Scratch]:
         scratch = Scratch(name, self._state.instruments, conn.memory)
         bound = self._open[name.encode()] = (name, conn, scratch)
@@ -136,7 +145,7 @@ class Normalize:
         self._sink.event(
             Gap(self._venue.name, None, None, self._sink.now, None, None, cause, str(first), str(last))
         )
-        self._count_gap(cause)
+        self._count_gap(None, cause)
         for marks in self._state.marks.values():
             marks.cause = cause
         self._connections.missed()
@@ -193,10 +202,10 @@ class Normalize:
                 self._sink.event(
                     Gap(self._venue.name, symbol, None, now, None, channel, "disconnect", first, None)
                 )
-                self._count_gap("disconnect")
+                self._count_gap(channel, "disconnect")
 
-    def _count_gap(self, cause: Cause) -> None:
-        self._sink.count("tapeline_gaps_total", cause)
+    def _count_gap(self, channel: Channel | None, cause: Cause) -> None:
+        self._sink.count("tapeline_gaps_total", f"{channel or 'all'}/{cause}")
 
     def _tick(self, legs: list[str]) -> None:
         self._lost(self._connections.tick(legs))
@@ -283,7 +292,7 @@ class Normalize:
             if self._by_id and isinstance(said, Trade):
                 self._trade(item[1], said, sub)
             elif channel == "book" or sub.active:
-                self._sink.out.lines["events"].append(encode(said))
+                self._sink.event(said)
 
     def _control(self, name: str, conn: Conn, said: Acked | Refused | Closing | Ignored) -> None:
         match said:
@@ -318,7 +327,7 @@ class Normalize:
                 self._resolve(symbol, marks)
             return
         sub.last_id = marks.high
-        self._sink.out.lines["events"].append(encode(trade))
+        self._sink.event(trade)
 
     def _resolve(self, symbol: str, marks: Marks) -> None:
         """Stop waiting for what no connection can bring any more, ask again for what was not answered."""
@@ -361,7 +370,7 @@ class Normalize:
         now = self._sink.now
         self._sink.event(Gap(self._venue.name, symbol, None, now, None, "trade", cause, *ends, filled))
         if not filled:
-            self._count_gap(cause)
+            self._count_gap("trade", cause)
 
     # ---- REST answers -----------------------------------------------------------------------------
 

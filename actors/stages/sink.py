@@ -1,16 +1,19 @@
 """Where a fold says what it says while it takes one input event: events, requests, counts, dead letters."""
 
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
-from actors.model import codec
-from actors.model.events import Channel, Event
+from actors.model.codec import encode
+from actors.model.events import AnyEvent, Channel, Event
 from actors.stages.control import ControlOp, ControlRequest
 from actors.stages.fold import Output
 
 _MOST_RECORD: Final = 64 * 1024  # chosen: more of a bad record helps nobody
 _encode = msgspec.json.encode
+_COUNTED: Final[dict[type, tuple[str, str]]] = {
+    kind: ("tapeline_events_total", str(kind.__struct_config__.tag)) for kind in get_args(AnyEvent)
+}
 
 
 class Sink:
@@ -40,7 +43,9 @@ class Sink:
 
     def event(self, event: Event) -> None:
         """Emit one event."""
-        self.out.lines["events"].append(codec.encode(event))
+        out = self.out
+        out.lines["events"].append(encode(event))
+        out.counts[_COUNTED[type(event)]] += 1
 
     def request(
         self,
@@ -61,7 +66,7 @@ class Sink:
         self.out.lines["control"].append(_encode(request))
 
     def count(self, metric: str, reason: str) -> None:
-        """Add one to a counter."""
+        """Add one to a counter; ``reason``: its labels beyond venue and partition, apart by ``/``."""
         self.out.counts[(metric, reason)] += 1
 
     def dead(self, reason: str, record: bytes) -> None:

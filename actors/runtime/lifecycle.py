@@ -1,16 +1,34 @@
-"""An actor's life: start, signals, stop; the one way in for every role.
+"""An actor's life: start, signals, stop; the one way in for every role."""
 
-(interface; the body is written by its owner)
-"""
-
-from collections.abc import Awaitable, Callable
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import anyio
+import structlog
+from redis.exceptions import RedisError
 
-from actors.config import Settings
+from actors.config import ConfigError, Settings
+from actors.runtime import log as logs
+from actors.runtime.exporter import exporting, watch_loop
 from actors.runtime.metrics import Metrics
+from actors.streams.errors import Corrupt, RedisUnusable
 from actors.streams.keys import Keys
+
+OK: Final = 0
+FAILURE: Final = 1
+USAGE: Final = 2
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """The actor cannot go on, and not for a bug; the message says why and what to do. Exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +41,97 @@ class Actor:
     instance: str  # <role>.<host>.<pid>.<8 random hex>, new at each start: the owner of leases
     number: int  # 1 for the first of its kind on this host (HONCHO_PROCESS_NAME)
     metrics: Metrics
+    metrics_address: str | None  # host:port, None where nothing is served
     stopping: anyio.Event
 
 
 Run = Callable[[Actor], Awaitable[None]]
+
+
+def main(role: str, run: Run, settings: Settings) -> int:
+    """Run ``role`` until it is told to stop; return its exit code.
+
+    What a user can cause ends with one plain line on standard error, anything else with a traceback.
+    """
+    logs.setup(role, settings)
+    metrics = Metrics()
+    try:
+        with exporting(metrics, role) as address:
+            anyio.run(_live, role, run, settings, metrics, address, backend_options={"use_uvloop": True})
+    except Exception as e:  # noqa: BLE001 - the last place that can say anything
+        return _explain(role, e)
+    return OK
+
+
+def make_actor(role: str, settings: Settings, metrics: Metrics, address: str | None = None) -> Actor:
+    """Return the actor of this process. Inside a running event loop only."""
+    host = socket.gethostname()
+    return Actor(
+        settings=settings,
+        keys=Keys(settings.redis.prefix, settings.redis.pubsub_prefix),
+        role=role,
+        instance=f"{role}.{host}.{os.getpid()}.{secrets.token_hex(4)}",
+        number=_number(os.environ.get("HONCHO_PROCESS_NAME", "")),
+        metrics=metrics,
+        metrics_address=address,
+        stopping=anyio.Event(),
+    )
+
+
+def _number(process_name: str) -> int:
+    """Return the number in honcho's ``normalizer.2``."""
+    number = process_name.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 1
+
+
+async def _live(role: str, run: Run, settings: Settings, metrics: Metrics, address: str | None) -> None:
+    actor = make_actor(role, settings, metrics, address)
+    log.info("actor_started", role=role, instance=actor.instance)
+    async with anyio.create_task_group() as tg:
+        await tg.start(_obey, actor.stopping, tg.cancel_scope)
+        tg.start_soon(watch_loop, metrics, role)
+        await run(actor)
+        tg.cancel_scope.cancel()
+    log.info("actor_stopped", role=role)
+
+
+async def _obey(
+    stopping: anyio.Event,
+    everything: anyio.CancelScope,
+    *,
+    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Turn the first signal into ``stopping``, the second into a cancellation."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stopping.is_set():
+                everything.cancel()
+            stopping.set()
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            yield from _leaves(inner)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        yield error
+
+
+def _explain(role: str, error: Exception) -> int:
+    plain: dict[str, int] = {}
+    for leaf in _leaves(error):
+        match leaf:
+            case ConfigError():
+                plain[str(leaf)] = USAGE
+            case RedisUnusable() | Refused() | Corrupt():
+                plain[str(leaf)] = FAILURE
+            case RedisError():
+                plain[f"Redis refuses: {str(leaf).partition(chr(10))[0]}"] = FAILURE
+            case _:
+                log.critical("actor_failed", role=role, exc_info=error)
+                return FAILURE
+    for line in plain:
+        sys.stderr.write(f"tapeline {role}: {line}\n")
+    sys.stderr.flush()
+    return max(plain.values())

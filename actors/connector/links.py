@@ -36,7 +36,7 @@ from actors.runtime.backoff import backoff
 from actors.runtime.metrics import Metrics
 from actors.stages.raw import Closed, line
 from actors.streams.limit import Limit
-from actors.venues.base import Connection, Item, Subscription, Venue
+from actors.venues.base import Connection, Item, Subscription, Venue, answer_nothing
 
 log = structlog.get_logger()
 
@@ -99,14 +99,16 @@ class Link:
         self._changed = changed
         self._now = side.clock.now
         self._text = b"%d " + self.id.encode() + b" f %b"
-        self._answer = side.venue.answer
+        self._put = sink.put
+        self._answer = None if side.venue.answer is answer_nothing else side.venue.answer
         self._socket: Socket | None = None
         self._window = Window(side.venue.limits.frames_per_s)
         self._muted = False
         self._acks_due = 0
         self._sent_at = 0.0
         self._next_id = 1
-        self._uncounted = [0, 0]  # frames and bytes not yet in the metrics
+        self._counted = 0  # frames that are in the metrics
+        self._bytes = 0  # that are not
         self.frames = 0
         self.ended = anyio.Event()
         self.opened_at = 0.0
@@ -156,16 +158,12 @@ class Link:
         else:
             entry = line(self._now(), self.id, "b", base64.b64encode(data))
         self.frames += 1
-        uncounted = self._uncounted
-        uncounted[0] += 1
-        uncounted[1] += len(data)
-        if uncounted[0] >= 256:
+        self._bytes += len(data)
+        if not self.frames & 255:
             self._tally()
-        if not self._sink.put(entry):
+        if not self._put(entry):
             self._overflow()
-            return
-        answer = self._answer(bytes(data))
-        if answer is not None:
+        elif self._answer is not None and (answer := self._answer(bytes(data))) is not None:
             self._write(answer)
 
     def closed(self, code: int, reason: str, by_us: bool) -> None:
@@ -212,12 +210,10 @@ class Link:
         self.leave(1001, "overflow: Redis took nothing for too long", "overflow")
 
     def _tally(self) -> None:
-        frames, size = self._uncounted
-        if frames:
-            venue, metrics = self._side.venue.name, self._side.metrics
-            metrics.count("tapeline_frames_total", frames, venue=venue)
-            metrics.count("tapeline_frame_bytes_total", size, venue=venue)
-            self._uncounted = [0, 0]
+        venue, metrics = self._side.venue.name, self._side.metrics
+        metrics.count("tapeline_frames_total", self.frames - self._counted, venue=venue)
+        metrics.count("tapeline_frame_bytes_total", self._bytes, venue=venue)
+        self._counted, self._bytes = self.frames, 0
 
     # ------------------------------------------------------------------------------------- what we say
 

@@ -65,18 +65,14 @@ class Sink:
     def put(self, line: bytes) -> bool:
         """Take a frame's line, unless there is no room: then False, and nothing was taken."""
         room = self._room
-        size = len(line) + _LINE_OVERHEAD
-        if room.used + size > room.limit:
+        if room.used + len(line) + _LINE_OVERHEAD > room.limit:
             return False
-        self._take(line, size)
+        self.note(line)
         return True
 
     def note(self, line: bytes) -> int:
         """Take a line that must not be lost (an ``x``), room or not; return the ticket for ``wait``."""
-        self._take(line, len(line) + _LINE_OVERHEAD)
-        return self.taken
-
-    def _take(self, line: bytes, size: int) -> None:
+        size = len(line) + _LINE_OVERHEAD
         self._room.used += size
         self.taken += 1
         lines = self._open
@@ -92,6 +88,7 @@ class Sink:
             self._due = self._loop.time() + self._linger_s
             if waiter is not None and self._timer is None:
                 self._timer = self._loop.call_at(self._due, self._wake)
+        return self.taken
 
     def _wake(self) -> None:
         if self._timer is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
-from websockets.frames import Frame, Opcode
+from websockets.frames import Opcode
 from websockets.protocol import Event, State
 
 from actors.connector.rest import USER_AGENT, is_loopback, retry_after
@@ -19,6 +19,8 @@ from actors.connector.rest import USER_AGENT, is_loopback, retry_after
 OPEN_S: Final = 10.0  # DESIGN: a connection is had within 10 s or not at all
 PING_S: Final = 20.0  # documented as safe (Binance counts our pings among 5 messages a second)
 CLOSE_S: Final = 1.0  # chosen: what a closing handshake may take; SIGTERM leaves 2.5 s in all
+_TEXT: Final = Opcode.TEXT
+_DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 
 
 class Handler(Protocol):
@@ -61,6 +63,7 @@ class Socket(ClientConnection):
     def __init__(self, handler: Handler, protocol: ClientProtocol, **options: Any) -> None:
         super().__init__(protocol, **options)
         self._handler = handler
+        self._frame = handler.frame
         self._parts: list[bytes | bytearray] = []  # of a message in several frames
         self._is_text = True
         self._closing = False
@@ -68,30 +71,32 @@ class Socket(ClientConnection):
 
     def process_event(self, event: Event) -> None:
         """Take one frame, or what the handshake answered."""
-        if self._was_open:
-            opcode = cast("Frame", event).opcode
-            if opcode is Opcode.TEXT or opcode is Opcode.BINARY or opcode is Opcode.CONT:
-                self._data(cast("Frame", event), opcode)
-                return
+        if not self._was_open:
             super().process_event(event)
+            if self.protocol.state is State.OPEN:
+                self._was_open = True
+                self._handler.opened()
             return
-        super().process_event(event)
-        if self.protocol.state is State.OPEN:
-            self._was_open = True
-            self._handler.opened()
+        frame: Any = event
+        opcode = frame.opcode
+        if opcode is _TEXT and frame.fin:
+            self._frame(frame.data, True)
+        elif opcode in _DATA:
+            self._data(frame, opcode)
+        else:
+            super().process_event(event)
 
-    def _data(self, frame: Frame, opcode: Opcode) -> None:
-        data = cast("bytes | bytearray", frame.data)  # a memoryview only on the way out
-        if frame.fin and opcode is not Opcode.CONT:
-            self._handler.frame(data, opcode is Opcode.TEXT)
+    def _data(self, frame: Any, opcode: Opcode) -> None:
+        if frame.fin and opcode is Opcode.BINARY:
+            self._frame(frame.data, False)
             return
         if opcode is not Opcode.CONT:
-            self._is_text = opcode is Opcode.TEXT
-        self._parts.append(data)
+            self._is_text = opcode is _TEXT
+        self._parts.append(frame.data)
         if frame.fin:
             whole = b"".join(self._parts)
             self._parts.clear()
-            self._handler.frame(whole, self._is_text)
+            self._frame(whole, self._is_text)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; see to it that a connection which failed also ends."""

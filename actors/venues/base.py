@@ -183,7 +183,8 @@ def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw)
         raise Unparseable(f"{what}: {e}") from e
 
 
-def _answer_nothing(_frame: bytes) -> str | None:
+def answer_nothing(_frame: bytes) -> str | None:
+    """Answer no frame: what a venue without pings of its own does."""
     return None
 
 
@@ -225,5 +226,5 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_most: int = 1000
-    answer: Callable[[bytes], str | None] = _answer_nothing
+    answer: Callable[[bytes], str | None] = answer_nothing
     keepalive: Keepalive | None = None

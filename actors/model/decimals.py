@@ -1,11 +1,16 @@
 """The law of decimal text: a price or size is what the venue wrote, never a binary float."""
 
+import re
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
-from itertools import chain
+
+import msgspec
 
 from actors.model.errors import Unparseable
 
 _MOST_DIGITS = 64  # chosen: no venue needs half of it, and an expanded 1e999999999 must not be built
+_encode = msgspec.json.Encoder().encode
+# [["61737.63","0.5"],["61730.17","1.0"]]: what is longer or otherwise written is looked at one by one
+_plain_levels = re.compile(rb'\[(?:\["[0-9]{1,31}\.[0-9]{1,31}","[0-9]{1,31}\.[0-9]{1,31}"\],?)*\]').fullmatch
 _INVERSE_STEP = Decimal("1e-12")  # DESIGN 6: inverse sizes are rounded half-even to 12 decimals
 
 
@@ -90,25 +95,19 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
 def levels_text(levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return book levels (price, size) as plain decimal text: prices above zero, sizes not below.
 
-    Levels that are plain already, as nearly all are, come back as the same list: one pass in C over
-    all of them proves it, at a tenth of the cost of looking at each text.
+    Levels that are plain already, as nearly all are, come back as the same list: one pass over their
+    JSON proves it, at a quarter of the cost of looking at each text.
 
     Raises:
         Unparseable: A price or size is none.
     """
     if not levels:
         return levels
-    texts = list(chain.from_iterable(levels))
-    joined = f",{','.join(texts)},"
-    without_digits = joined.encode().translate(None, b"0123456789")
-    if (
-        without_digits == b"," + b".," * len(texts)  # so no text holds a comma, and each exactly one dot
-        and ",." not in joined
-        and ".," not in joined
-        and max(map(len, texts)) <= _MOST_DIGITS
-    ):
+    text = _encode(levels)
+    if _plain_levels(text) is None:
+        return [(price_text(price), size_text(size)) for price, size in levels]
+    if b'["0' in text:
         for price, _ in levels:
-            if price[0] == "0" and is_zero(price):
+            if is_zero(price):
                 raise Unparseable(f"not a price: {price[:40]!r}")
-        return levels
-    return [(price_text(price), size_text(size)) for price, size in levels]
+    return levels

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.model import codec
+from actors.model.decimals import levels_text, price_text, size_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Event, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -141,6 +142,27 @@ def test_any_rest_body_is_events_or_unparseable(venue: str, op: Any, body: objec
         VENUES[venue].decode_rest(Answer(request, 200, text, conn="a.1"), scratch(venue))
     with suppress(Unparseable):
         VENUES[venue].rows(text.encode())
+
+
+TEXT = (
+    st.from_regex(r"[0-9]{0,3}\.?[0-9]{0,3}", fullmatch=True)
+    | st.from_regex(r"-?[0-9]{1,70}(\.[0-9]{1,3})?", fullmatch=True)
+    | st.sampled_from(
+        ["1E-7", "1e3", "0e5", "", ".", "1.", ".5", '1"', "1,2", "\u0661.0", "NaN", " 1.0", "1.0\n"]
+    )
+)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_levels_in_one_pass_are_what_they_are_one_by_one(levels: list[tuple[str, str]]) -> None:
+    try:
+        expected = [(price_text(price), size_text(size)) for price, size in levels]
+    except Unparseable:
+        with pytest.raises(Unparseable):
+            levels_text(levels)
+    else:
+        assert levels_text(levels) == expected
 
 
 @given(VENUE, st.integers(1, 3000), st.data())

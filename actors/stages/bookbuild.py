@@ -18,7 +18,7 @@ stream brings it), lost by a fault (``sync``), silent by ``status`` ``stale``, g
 from collections.abc import Callable
 from heapq import heappop, heappush
 from sys import maxsize
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -49,6 +49,7 @@ PERIOD_NS: Final = 10 * SECOND  # DESIGN 6: a snapshot of every book
 KEY_NS: Final = SECOND // 10  # DESIGN 3: at most 10 writes a second of one latest-value key
 KEY_LEVELS: Final = 20
 TICK_LEVELS: Final = 4000  # some 120 KB: periodic snapshots of quiet books in one commit
+STATES: Final[tuple[BookState, ...]] = ("live", "resyncing", "stale", "crossed", "empty")
 CANDIDATES: Final = 8  # chosen: two legs, each rotating, need four
 
 _CLEAN: Final = maxsize
@@ -238,12 +239,27 @@ class Bookbuild:
         for symbol in self._symbols.values():
             self._forget(symbol, out)
 
-    def states(self) -> dict[str, int]:
+    @property
+    def now(self) -> int:
+        """Fold time, ns."""
+        return self._now
+
+    def stale_keys(self) -> dict[tuple[Literal["book", "top"], str], bytes]:
+        """Return what the latest-value keys have to say while time itself stands still."""
+        keys: dict[tuple[Literal["book", "top"], str], bytes] = {}
+        for name, symbol in self._symbols.items():
+            if symbol.state is not None:
+                keys["book", name] = self._book_key(symbol, None)
+            if symbol.top is not None:
+                keys["top", name] = self._top_key(symbol.top, "stale")
+        return keys
+
+    def states(self) -> dict[BookState, int]:
         """Return how many symbols are in each state."""
-        counts: dict[str, int] = {}
+        counts: dict[BookState, int] = dict.fromkeys(STATES, 0)
         for symbol in self._symbols.values():
             if symbol.state is not None:
-                counts[symbol.state] = counts.get(symbol.state, 0) + 1
+                counts[symbol.state] += 1
         return counts
 
     # What comes in
@@ -410,6 +426,8 @@ class Bookbuild:
             if fault.cause is not None:
                 self._say_fault(symbol, sync, fault.cause, fault, out)
             out.counts["tapeline_resyncs_total", fault.cause or "depth"] += 1
+            if fault.cause == "checksum":
+                out.counts["tapeline_checksum_failures_total", ""] += 1
         self._settle(symbol, out)
         if sync.due is not None and sync.ask(self._now):
             self._ask(symbol, sync, out)
@@ -430,7 +448,8 @@ class Bookbuild:
         symbol.syncs.clear()
         symbol.active = None
         if symbol.state is not None:
-            self._say_state(symbol, "resyncing", out)
+            # Said again if it was so: where the state is older than the stream, readers know another.
+            self._say_state(symbol, "resyncing", out, moved=True)
 
     # Which candidate, in which state
 
@@ -575,7 +594,7 @@ class Bookbuild:
         self._k += 1
         out.lines["books"].append(_encode(gap))
         out.counts[_EVENTS, "gap"] += 1
-        out.counts["tapeline_gaps_total", gap.cause] += 1
+        out.counts["tapeline_gaps_total", f"book/{gap.cause}"] += 1
 
     def _derive_l1(self, symbol: _Symbol, sync: Sync, out: Output) -> None:
         best = sync.book.best()
@@ -641,23 +660,25 @@ class Bookbuild:
             if symbol.book_due <= now:
                 symbol.book_due = _CLEAN
                 symbol.book_at = now
-                out.keys["book", name] = self._book_key(symbol)
+                out.keys["book", name] = self._book_key(symbol, symbol.state)
             if symbol.top_due <= now:
                 symbol.top_due = _CLEAN
                 symbol.top_at = now
                 if symbol.top is not None:
-                    out.keys["top", name] = self._top_key(symbol, symbol.top)
+                    state = symbol.top_state if symbol.has_l1 else symbol.state
+                    out.keys["top", name] = self._top_key(symbol.top, state)
         self._key_due = due_keys[0][0] if due_keys else _CLEAN
 
-    def _book_key(self, symbol: _Symbol) -> bytes:
+    def _book_key(self, symbol: _Symbol, state: BookState | None) -> bytes:
+        """Return the value of a book's key; in a ``state`` other than its own without levels."""
         sync = symbol.active
-        shown = sync is not None and symbol.shown is not None
+        shown = sync is not None and symbol.shown is not None and state == symbol.state
         bids, asks = self._levels(symbol, sync, KEY_LEVELS) if sync is not None and shown else ([], [])
         return _encode(
             _BookKey(
                 self._venue,
                 symbol.symbol,
-                symbol.state or "stale",
+                state or "stale",
                 self._rule.verified if shown else "none",
                 self._now,
                 None if sync is None else sync.ts_event,
@@ -667,14 +688,13 @@ class Bookbuild:
             )
         )
 
-    def _top_key(self, symbol: _Symbol, line: bytes) -> bytes:
+    def _top_key(self, line: bytes, state: BookState | None) -> bytes:
         l1 = _l1_decoder.decode(line)
-        state = symbol.top_state if symbol.has_l1 else symbol.state or "stale"
         return _encode(
             _TopKey(
                 self._venue,
-                symbol.symbol,
-                state,
+                l1.symbol or "",
+                state or "stale",
                 self._now,
                 l1.ts_event,
                 l1.ts_recv,

@@ -87,8 +87,13 @@ class Sink:
         elif len(lines) == 1:
             self._due = self._loop.time() + self._linger_s
             if waiter is not None and self._timer is None:
-                self._timer = self._loop.call_at(self._due, self._wake)
+                self._timer = self._loop.call_at(self._due, self._ripen)
         return self.taken
+
+    def _ripen(self) -> None:
+        # uvloop's timers count whole ms and may come early: whoever looked at the clock again would spin.
+        self._due = 0.0
+        self._wake()
 
     def _wake(self) -> None:
         if self._timer is not None:
@@ -111,7 +116,7 @@ class Sink:
             # A bare future and timer: an Event and a deadline scope a flush cost more than the append.
             self._waiter = self._loop.create_future()
             if self._open:
-                self._timer = self._loop.call_at(self._due, self._wake)
+                self._timer = self._loop.call_at(self._due, self._ripen)
             try:
                 await self._waiter
             finally:

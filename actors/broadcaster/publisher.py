@@ -8,7 +8,7 @@ left out for a second. In a cluster a node knows its own subscribers only, so th
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import anyio
@@ -93,8 +93,9 @@ class Publisher:
         """
         client = cast("Any", self._client)
         prefix = self._keys.pubsub_prefix
-        channels: Sequence[bytes] = await client.pubsub_channels(f"{prefix}.*")
-        patterns: int = await client.pubsub_numpat()
+        every = {"target_nodes": RedisCluster.ALL_NODES} if self._cluster else {}
+        channels: Collection[bytes] = await client.pubsub_channels(f"{prefix}.*", **every)
+        patterns: int = await client.pubsub_numpat(**every)
         self.listen(Audience(frozenset(channel.decode() for channel in channels), patterns > 0))
 
     def listen(self, audience: Audience) -> None:

@@ -12,6 +12,7 @@ import anyio
 import msgspec
 import structlog
 
+from actors.model.events import Channel, StatusState
 from actors.runtime.lifecycle import Actor
 from actors.runtime.loop import Stage, run_stage
 from actors.stages import raw
@@ -57,12 +58,21 @@ async def _tick(actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease
 
     appender = await Appender.open(hot, actor.keys, partition, TICK_LEG, lease)
     appender.lost = lost
-    while True:
-        began = anyio.current_time()
-        now, alive = await persist(hot, lambda: living(hot, actor.keys, partition, "connector", legs), lost)
-        await appender.append([raw.line(now, "-", "k", msgspec.json.encode(raw.LegsAlive(alive)))])
-        for (channel, state), n in folds[partition].gauges().items():
-            actor.metrics.gauge(
-                "tapeline_subscriptions", n, partition=str(partition), channel=channel, state=state
+    try:
+        while True:
+            began = anyio.current_time()
+            now, alive = await persist(
+                hot, lambda: living(hot, actor.keys, partition, "connector", legs), lost
             )
-        await anyio.sleep(max(0.0, began + TICK_S - anyio.current_time()))
+            await appender.append([raw.line(now, "-", "k", msgspec.json.encode(raw.LegsAlive(alive)))])
+            _show(actor, partition, folds[partition].gauges())
+            await anyio.sleep(max(0.0, began + TICK_S - anyio.current_time()))
+    finally:
+        _show(actor, partition, dict.fromkeys(folds[partition].gauges(), 0))  # another shows them now
+
+
+def _show(actor: Actor, partition: Partition, counts: Mapping[tuple[Channel, StatusState], int]) -> None:
+    for (channel, state), n in counts.items():
+        actor.metrics.gauge(
+            "tapeline_subscriptions", n, partition=str(partition), channel=channel, state=state
+        )

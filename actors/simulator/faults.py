@@ -244,6 +244,10 @@ class Faults:
             del self.active[active.id]
         return ended
 
+    def done(self, active: Active) -> None:
+        """Take note that a fault has no more to do; its repetitions still come."""
+        self.active.pop(active.id, None)
+
     def clear(self, fault_id: int | None = None) -> list[Active]:
         """End one fault, or all, at once, the waiting ones too; return those that were active."""
         ended = [active for active in self.active.values() if fault_id in (None, active.id)]

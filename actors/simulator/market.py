@@ -170,11 +170,11 @@ class Summary(NamedTuple):
 
 
 class _Minute:
-    __slots__ = ("first_id", "high", "low", "minute", "open", "quote", "trades", "volume")
+    __slots__ = ("close", "first_id", "high", "low", "minute", "open", "quote", "trades", "volume")
 
     def __init__(self, minute: int, price: int, first_id: int) -> None:
         self.minute = minute
-        self.open = self.high = self.low = price
+        self.open = self.high = self.low = self.close = price
         self.volume = self.quote = self.trades = 0
         self.first_id = first_id
 
@@ -184,7 +184,7 @@ class Day:
 
     def __init__(self) -> None:
         self._minutes: deque[_Minute] = deque()
-        self._close = self._last_size = self._before = 0
+        self._last_size = self._before = 0
 
     def add(self, ts: int, price: int, size: int, trade_id: int) -> None:
         """Take one trade."""
@@ -193,15 +193,14 @@ class Day:
         if not minutes or minutes[-1].minute != minute:
             minutes.append(_Minute(minute, price, trade_id))
             while minutes[0].minute <= minute - DAY_S // 60:
-                minutes.popleft()
-                self._before = minutes[0].open  # good enough: the trade that followed it
+                self._before = minutes.popleft().close
         now = minutes[-1]
         now.high = max(now.high, price)
         now.low = min(now.low, price)
         now.volume += size
         now.quote += price * size
         now.trades += 1
-        self._close = price
+        now.close = price
         self._last_size = size
 
     def summary(self) -> Summary | None:
@@ -214,7 +213,7 @@ class Day:
             open=minutes[0].open,
             high=max(m.high for m in minutes),
             low=min(m.low for m in minutes),
-            close=self._close,
+            close=minutes[-1].close,
             last_size=self._last_size,
             before=self._before or minutes[0].open,
             volume=sum(m.volume for m in minutes),

@@ -6,7 +6,7 @@ write a step. A client that leaves more than ``MOST_BUFFERED`` unread is cut off
 
 import errno
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from actors.config import ConfigError
 from actors.simulator.binance import LISTINGS, Binance
 from actors.simulator.connection import CLOSE_S, Connection, Headers
 from actors.simulator.faults import FRAME_KINDS, Active, Fault, Faults, Hurt
-from actors.simulator.market import Market
+from actors.simulator.market import Listing, Market
 from actors.simulator.replay import Replay
 from actors.simulator.venue import Reply, Session, Venue
 
@@ -49,15 +49,16 @@ class Simulator:
         events_per_s: float | None = None,
         replay: Replay | None = None,
         faults: Faults | None = None,
+        listings: Sequence[Listing] = LISTINGS,
     ) -> None:
         now = time.time_ns()
         self.started = now
         self.events_per_s = events_per_s
         self.paused = False
         self.faults = faults if faults is not None else Faults()
-        self.market = Market(seed, LISTINGS if replay is None else (), first_id=now // 1000)
+        self.market = Market(seed, listings if replay is None else (), first_id=now // 1000)
         self.replay = replay
-        venue: Venue = Binance(self.market, self.faults, now) if replay is None else replay
+        venue: Venue = replay or Binance(self.market, self.faults, now, listings)
         self.venues: dict[str, Venue] = {venue.name: venue}
         self.connections: dict[int, Connection] = {}
         self.clock_offset = 0
@@ -212,7 +213,7 @@ class Simulator:
             for connection in chosen:
                 connection.suffer(fault, now + self.clock_offset)
         if fault.kind in ("drop", "reset") or (fault.kind in FRAME_KINDS and active.until is None):
-            self.faults.clear(active.id)  # done, or the sessions have it and count for themselves
+            self.faults.done(active)  # it has happened, or the sessions have it and count for themselves
 
     def _undo(self, ended: Iterable[Active]) -> None:
         for active in ended:

@@ -114,7 +114,7 @@ class Gateway:
         while self._connects and self._connects[0] <= now - 300 * SECOND:
             self._connects.popleft()
         if len(self._connects) >= self._limits["connects_per_5min"]:
-            return Reply(429, b"", retry_after(int((self._connects[0] + 300 * SECOND - now) / SECOND) + 1))
+            return Reply(429, b"", retry_after(-((now - self._connects[0] - 300 * SECOND) // SECOND)))
         self._connects.append(now)
         micro = query.get("timeUnit", "").upper() == "MICROSECOND"
         session = BinanceSession(

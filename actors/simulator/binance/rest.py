@@ -53,7 +53,7 @@ class Weights:
             else f"Too much request weight used; current limit is {most} request weight per 1 MINUTE."
         ) + " Please use WebSocket Streams for live updates to avoid polling the API."
         body = msgspec.json.encode({"code": -1003, "msg": message})
-        return Reply(status, body, retry_after((until - now) // SECOND + 1))
+        return Reply(status, body, retry_after(-((now - until) // SECOND)))
 
 
 def _depth_weight(query: Mapping[str, str]) -> int:

@@ -191,7 +191,7 @@ async def running(settings: Settings, number: int = 1) -> AsyncIterator[Actor]:
 async def until(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
     """Return what ``condition`` returns, once it is true."""
     with anyio.fail_after(seconds):
-        while not (found := condition()):  # noqa: ASYNC110 - what it looks at sets no event
+        while not (found := condition()):
             await anyio.sleep(0.01)
     return found
 

@@ -29,7 +29,7 @@ up: install
 	@exec $(BIN)/tapeline up
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto $(PYTEST)
+	$(BIN)/pytest -n auto --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

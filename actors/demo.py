@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import IO, Final
 
 import anyio
+import msgspec
 
 from actors.config import ConfigError, Settings, load
+from actors.config.reader import OFFSET
 from actors.model import codec
 from actors.model.events import Status, Trade
 from actors.model.instruments import shard
@@ -33,6 +35,7 @@ from actors.streams.keys import Cursor, Keys, Partition, Stream, partitions
 from actors.streams.partition import Tail, closing, newest
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+RUNNING: Final = Path(".tapeline/running.json")
 METRICS_PORT: Final = 7400  # honcho's -p: 7400 for the first line, 7500 for the second
 _SLOW_S: Final = 8.0  # a venue that gives nothing for so long is said to be down
 _TOGETHER_S: Final = 2.0  # how long the last symbols may take after the first trade
@@ -41,6 +44,14 @@ _REDIS_S: Final = 60.0
 _HOUSEKEEPING: Final = re.compile(
     rb"system *\| ([\w.-]+ started \(pid=|sending SIG|[\w.-]+ stopped \(rc=(0|-15)\)|SIG)"
 )
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What stands in ``RUNNING`` while a guide runs, so that commands need not be told what to look at."""
+
+    pid: int
+    config: str
+    port_offset: str
 
 
 class Life:
@@ -115,17 +126,22 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
     procfile = ROOT / "Procfile"
     if not procfile.exists():
         raise ConfigError(f"{procfile} is missing: tapeline demo and tapeline up run from a checkout")
-    port = METRICS_PORT + int(env.get("TAPELINE_PORT_OFFSET", "0"))
+    offset = env.get(OFFSET, "0")
+    port = METRICS_PORT + int(offset)
     _check_ports(settings, port, procfile)
     log.setup("guide", settings)
     if instances is not None and not re.fullmatch(r"[a-z]+=\d+(,[a-z]+=\d+)*", instances):
         raise ConfigError(f"-c takes role=number, with commas between, not {instances!r}")
     start = partial(_start_honcho, config, procfile, port, instances, env)
+    RUNNING.parent.mkdir(parents=True, exist_ok=True)
+    RUNNING.write_bytes(msgspec.json.encode(Running(os.getpid(), str(config.resolve()), offset)))
     try:
         return anyio.run(_guide, settings, start, backend_options={"use_uvloop": True})
     except RedisUnusable as e:
         sys.stderr.write(f"tapeline: {e}\n")
         return 1
+    finally:
+        RUNNING.unlink(missing_ok=True)
 
 
 def _check_ports(settings: Settings, metrics_port: int, procfile: Path) -> None:

@@ -13,6 +13,8 @@ from redis.exceptions import RedisError
 
 from actors.cli.run import say
 from actors.config import Settings, load
+from actors.config.reader import OFFSET
+from actors.demo import RUNNING, Running
 from actors.streams.client import connect
 from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Keys
@@ -39,7 +41,7 @@ def within(config: Path | None, env: Mapping[str, str], command: str, work: Work
     Raises:
         ConfigError: The configuration cannot be used.
     """
-    settings = load(config, env)
+    settings = load(*running(config, env))
 
     async def session() -> int:
         client = await connect(settings, command, wait_s=0, claim=False)
@@ -57,6 +59,18 @@ def within(config: Path | None, env: Mapping[str, str], command: str, work: Work
         return 0
     except (RedisUnusable, RedisError, OSError) as e:
         return say(e, 1)
+
+
+def running(config: Path | None, env: Mapping[str, str]) -> tuple[Path | None, Mapping[str, str]]:
+    """Return what to look at: what is named, else what ``tapeline demo`` or ``up`` runs from this folder."""
+    if config is not None or "TAPELINE_CONFIG" in env:
+        return config, env
+    try:
+        found = msgspec.json.decode(RUNNING.read_bytes(), type=Running)
+        os.kill(found.pid, 0)
+    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.MsgspecError):
+        return None, env  # nothing runs here, or not as us
+    return Path(found.config), {OFFSET: found.port_offset, **env}
 
 
 def peeled(error: BaseException) -> BaseException:

@@ -24,7 +24,9 @@ from actors.venues import VENUES
 
 LEGS: Final = ("a", "b")
 _STALE_MS: Final = 3000  # DESIGN 4: no tick for 3 s, and what stands in Redis is old
-_RECENT: Final = 64  # entries of events to look through for what the last checkpoint does not know
+_PAGE: Final = 256  # entries of events to read at once
+_PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint does not know
+_STATUS: Final = codec.prefix("status")
 _INPUT: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events"}
 _NEEDED: Final = ("normalizer", "bookbuilder")
 _MEMBERS: Final = ("connector", "normalizer", "bookbuilder", "broadcaster")
@@ -215,16 +217,27 @@ class _Look:
             since = told.now
             known.items = {item: (state, "") for item, state in told.ledger.told.items()}
             known.down = "; ".join(reason for reason in told.ledger.legs.values() if reason)
-        recent = await self._hot.call(
-            "XREVRANGE", self._keys.stream(self._partition, "events"), "+", "-", "COUNT", _RECENT
-        )
-        for found in reversed(recent):
-            for line in entry_of(*found).lines:
-                if codec.kind_of(line) == "status":
-                    event = codec.decode(line)
-                    if isinstance(event, Status):
-                        _note(known, event, since)
+        for event in reversed(await self._statuses(since)):
+            _note(known, event, since)
         return known
+
+    async def _statuses(self, since: int) -> list[Status]:
+        """Return what was said after ``since`` (fold time), newest first, as far back as we care to look."""
+        key = self._keys.stream(self._partition, "events")
+        found: list[Status] = []
+        end = "+"
+        for _ in range(_PAGES):
+            page = await self._hot.call("XREVRANGE", key, end, "-", "COUNT", _PAGE)
+            for entry in (entry_of(*fields) for fields in page):
+                for line in reversed(entry.lines):
+                    if line.startswith(_STATUS):
+                        event = codec.decode(line)
+                        assert isinstance(event, Status)  # noqa: S101 - by its kind
+                        found.append(event)
+            if len(page) < _PAGE or codec.decode(entry_of(*page[-1]).lines[0]).ts_recv < since:
+                break
+            end = f"({page[-1][0].decode()}"
+        return found
 
     async def books(self, place: Place) -> Counter[str]:
         """Return state -> how many books; nothing that stands in Redis is live when time stands still."""

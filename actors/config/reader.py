@@ -18,10 +18,10 @@ from actors.config.settings import BroadcasterSettings, RedisSettings, Settings,
 
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
-_OFFSET: Final = "TAPELINE_PORT_OFFSET"
+OFFSET: Final = "TAPELINE_PORT_OFFSET"
 _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_CONFIG",  # the file, where no --config says so
-    _OFFSET,
+    OFFSET,
     "TAPELINE_LIFELINE",  # supervisor to actor: the pipe whose end means that it is gone
     "TAPELINE_RESTARTS",  # supervisor to actor: how often it was started again
     "TAPELINE_GUIDE",  # demo and up to supervisors: the process that all hangs on
@@ -205,10 +205,10 @@ def _value(text: str, annotation: object) -> object:
 
 
 def _offset_of(env: Mapping[str, str], problems: list[Problem]) -> int:
-    text = env.get(_OFFSET, "0")
+    text = env.get(OFFSET, "0")
     if re.fullmatch(r"\d{1,5}", text):
         return int(text)
-    problems.append(Problem((), f"{_OFFSET} must be a number from 0 to 99999, not {text!r}"))
+    problems.append(Problem((), f"{OFFSET} must be a number from 0 to 99999, not {text!r}"))
     return 0
 
 
@@ -230,7 +230,7 @@ def _shift(tree: dict[str, Any], offset: int, problems: list[Problem]) -> None:
         if name == "simulator":
             simulator = port
         if port <= 65535 < port + offset:
-            problems.append(Problem((name, "port"), f"{port} + {_OFFSET} {offset} is above 65535"))
+            problems.append(Problem((name, "port"), f"{port} + {OFFSET} {offset} is above 65535"))
             section["port"] = port
     for venue in venue_tables(tree).values():
         for key in ("ws_url", "rest_url"):

@@ -1,0 +1,163 @@
+"""The demo as a newcomer has it: data flow, commands show them, Ctrl-C and kill -9 leave nothing behind."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from demo_rig import METRICS, Demo, await_true, demo
+from websockets.sync.client import connect
+
+from actors.config import Settings, VenueSettings
+from actors.demo import Life, hints
+from actors.model.events import Status, Trade
+from actors.streams.keys import Keys
+
+SECOND = 1_000_000_000
+
+
+def trade(symbol: str, at_ms: int) -> Trade:
+    return Trade("binance", symbol, None, at_ms * 1_000_000, None, "1", "1", "1", "buy")
+
+
+def status(state: str, reason: str = "", symbol: str | None = None, at_ms: int = 0) -> Status:
+    channel = None if symbol is None else "trade"
+    return Status("binance", symbol, None, at_ms * 1_000_000, None, channel, state, reason)  # type: ignore[arg-type]
+
+
+def test_a_venue_is_live_once_every_symbol_is():
+    life = Life("binance", ["BTC-USDT", "ETH-USDT"], 0)
+    life.take(status("wanted", symbol="BTC-USDT", at_ms=1000))
+    life.take(trade("BTC-USDT", 1240))
+    assert life.news(1300 * 1_000_000, 1) is None
+    life.take(status("live", symbol="ETH-USDT", at_ms=1300))
+    assert life.news(1300 * 1_000_000, 1) == "binance live: 2 symbols, first trade after 240 ms"
+    assert life.news(1400 * 1_000_000, 1) is None  # said once
+
+
+def test_a_venue_is_live_without_its_quiet_and_refused_symbols():
+    life = Life("binance", ["BTC-USDT", "ETH-USDT", "XXX-USDT"], 0)
+    life.take(status("refused", "no such symbol, nearest XRP-USDT", symbol="XXX-USDT", at_ms=10))
+    life.take(trade("BTC-USDT", 30))
+    assert life.news(5 * SECOND, 5) == (
+        "binance live: 1 of 3 symbols, first trade after 20 ms; "
+        "XXX-USDT refused: no such symbol, nearest XRP-USDT"
+    )
+
+
+def test_a_venue_that_fails_is_down_with_its_reason_and_comes_back():
+    life = Life("binance", ["BTC-USDT"], 0)
+    life.take(status("down", "no route to host", at_ms=10))
+    assert life.news(0, 1) is None  # it may be a hiccup
+    assert life.news(0, 3) == "binance down: no route to host"
+    life.take(trade("BTC-USDT", 9000))
+    assert str(life.news(9 * SECOND, 9)).startswith("binance live: 1 symbols")
+
+
+def test_a_venue_that_says_nothing_is_down():
+    life = Life("binance", ["BTC-USDT"], 0)
+    assert life.news(0, 7) is None
+    assert str(life.news(0, 9)).startswith("binance down: no trade yet")
+
+
+@pytest.mark.parametrize("redis_cli", [True, False])
+def test_hints_name_commands_that_are_there(*, redis_cli: bool):
+    settings = Settings(mode="live", venues={"binance": VenueSettings(symbols=["BTC-USDT"])})
+    said = hints(settings, Keys(), redis_cli)
+    assert ("redis-cli -p 6391 psubscribe 'md.trade.*'" in said) is redis_cli
+    assert ("tapeline tail trade" in said) is not redis_cli
+    assert "ws://127.0.0.1:9001" in said
+
+
+@pytest.fixture
+def running(tmp_path: Path):
+    with demo(tmp_path) as made:
+        yield made.start().live()
+
+
+def last_k(running: Demo, stream: str) -> int:
+    with running.client() as client:
+        found = client.xrevrange(f"tl:{{binance.0}}:{stream}", count=1)
+        return int(found[0][0].partition("-")[2]) if found else 0
+
+
+def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo):
+    assert "binance live: 3 symbols, first trade after " in running.said()
+
+    with connect(f"ws://127.0.0.1:{9001 + running.offset}", proxy=None) as client:
+        assert json.loads(client.recv(5))["type"] == "welcome"
+        kinds: set[str] = set()
+        while not kinds >= {"trade", "order_book_l1", "Snapshot", "Update"}:
+            message = json.loads(client.recv(5))
+            kinds.add(message["kind"])
+            if message["kind"] == "order_book_l2":
+                kinds |= {*message["data"]}
+
+    with running.client() as client:
+        book = json.loads(client.get("tl:{binance.0}:book:BTC-USDT"))
+        assert (book["state"], len(book["bids"]), len(book["asks"])) == ("live", 20, 20)
+        assert json.loads(client.xrevrange("tl:{binance.0}:books", count=1)[0][1]["d"].splitlines()[0])[
+            "kind"
+        ]
+
+    def all_live() -> dict:
+        report = running.status()
+        return report if report["ok"] else {}
+
+    report = await_true("all that is configured is live", all_live)
+    assert {i["role"] for i in report["instances"]} == {
+        "connector",
+        "normalizer",
+        "bookbuilder",
+        "broadcaster",
+    }
+    assert report["venues"]["binance"]["books"] == {"live": 3}
+    assert "all that is configured is live" in running.tapeline("status").stdout
+    assert "bookbuilder" in running.tapeline("readers").stdout
+
+    for role, port in METRICS.items():
+        assert b"tapeline_loop_lag_seconds" in running.get("/metrics", port), role
+        assert (running.folder / f".tapeline/targets/{role}.1.json").exists()
+    assert json.loads(running.get("/healthz"))
+
+    began = time.monotonic()
+    assert running.interrupt() == 0
+    assert time.monotonic() - began < 7.0
+    assert running.said().rstrip().endswith("all stopped")
+    assert running.processes() == {}
+    assert list((running.folder / ".tapeline/targets").iterdir()) == []
+    assert "Traceback" not in running.said()
+
+
+def test_a_killed_actor_comes_back_and_a_killed_honcho_ends_all_and_loses_nothing(running: Demo):
+    for role in ("connector", "normalizer", "bookbuilder", "broadcaster"):
+        before = last_k(running, "books")
+        old = running.pid(f"actors run {role}")
+        os.kill(old, signal.SIGKILL)
+        await_true(f"{role} is back", lambda old=old, role=role: running.pid(f"actors run {role}") != old)
+        await_true("books go on", lambda before=before: last_k(running, "books") > before, 10)
+
+    def books_live() -> bool:
+        with running.client() as client:
+            texts = client.mget([f"tl:{{binance.0}}:book:{s}-USDT" for s in ("BTC", "ETH", "SOL")])
+            return all(text and json.loads(text)["state"] == "live" for text in texts)
+
+    await_true("all books are live again", books_live, 15)
+    events = last_k(running, "events")
+    honcho = next(
+        pid
+        for pid, command in running.processes().items()
+        if "honcho start" in command and f"/{running.process.pid}/" in f"/{parent(pid)}/"
+    )
+    os.kill(honcho, signal.SIGKILL)
+    await_true("nothing is left", lambda: not running.processes(), 8)
+    running.start().live()
+    assert last_k(running, "events") > events
+    assert running.interrupt() == 0
+    assert running.processes() == {}
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -32,10 +32,9 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n auto --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/pyright
-	$(BIN)/lint-imports
+	@failed=; for check in 'ruff check' 'ruff format --check' pyright lint-imports; do \
+		echo "== $$check"; $(BIN)/$$check || failed="$$failed $${check%% *}"; done; \
+		test -z "$$failed" || { echo "not clean:$$failed"; exit 1; }
 
 bench: install
 	@exec $(BIN)/tapeline bench $(ARGS)

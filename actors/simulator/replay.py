@@ -6,8 +6,8 @@ comes later has missed what went before. REST answers do not age: the latest one
 served, or the first. What nobody recorded is what an unknown name is: acknowledged, then silent.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -16,7 +16,9 @@ import msgspec
 
 from actors.model.events import Channel
 from actors.simulator.binance.gateway import Gateway, Stream
+from actors.simulator.binance.generate import Generated
 from actors.simulator.binance.listings import LIMITS, LISTINGS, NAME, SECOND, exchange_info
+from actors.simulator.binance.rest import refused
 from actors.simulator.book import Forgotten, Levels
 from actors.simulator.faults import Faults
 from actors.simulator.market import Fixed, Listing
@@ -105,6 +107,32 @@ def read(path: Path) -> Recording:
     return Recording(frames, answers)
 
 
+def paced(recording: Recording, frames_per_s: float) -> Recording:
+    """Return the recording with its frames evenly spaced, and its answers still between the same two."""
+    times = [frame.at_s for frame in recording.frames]
+    frames = [frame._replace(at_s=n / frames_per_s) for n, frame in enumerate(recording.frames)]
+    answers = {
+        key: [(bisect_left(times, at) / frames_per_s, body) for at, body in rows]
+        for key, rows in recording.answers.items()
+    }
+    return Recording(frames, answers)
+
+
+def written(generated: Generated) -> Iterator[bytes]:
+    """Yield the lines of a recording of generated frames: cheap to serve at any pace."""
+    rest = "https://api.binance.com/api/v3"
+    yield _line("http", f"{rest}/exchangeInfo", generated.exchange_info)
+    natives = {listing.symbol: listing.native for listing in LISTINGS}
+    for symbol, body in generated.snapshots.items():
+        yield _line("http", f"{rest}/depth?symbol={natives[symbol]}&limit=1000", body)
+    for frame in generated.frames:
+        yield _line("in", "wss://stream.binance.com:9443/stream", frame)
+
+
+def _line(direction: Literal["in", "http"], url: str, raw: bytes) -> bytes:
+    return msgspec.json.encode(Record(direction, url, raw.decode())) + b"\n"
+
+
 _DATA: Final = b',"data":'
 
 
@@ -165,6 +193,7 @@ class Replay:
         self.position = 0
         self.total = len(recording.frames)
         self.paused = False
+        self._faults = faults
         self._frames = recording.frames
         self._answers = recording.answers
         self._elapsed = 0.0  # recorded seconds
@@ -174,10 +203,9 @@ class Replay:
         natives = {symbol for _, symbol in recording.answers if symbol}
         natives |= {frame.stream.partition("@")[0].upper() for frame in recording.frames}
         self._rows = {native: _row(native) for native in sorted(natives)}
-        for frame in recording.frames:
-            native, _, kind = frame.stream.partition("@")
-            symbol = self._rows[native.upper()].symbol
-            self._streams[frame.stream] = Stream(frame.stream, _channel(kind), symbol)
+        for name in {frame.stream: None for frame in recording.frames}:
+            native, _, kind = name.partition("@")
+            self._streams[name] = Stream(name, _channel(kind), self._rows[native.upper()].symbol)
         self.gateway = Gateway(self._streams, faults, self.limits)
         self.accept = self.gateway.accept
         self.receive = self.gateway.receive
@@ -205,6 +233,10 @@ class Replay:
 
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
         """Answer as recorded; the instrument list is made up where there is none."""
+        row = self._rows.get(query.get("symbol", ""))
+        refusal = refused(self._faults, path, row.symbol if row else None)
+        if refusal is not None and refusal.status:
+            return refusal
         rows = self._answers.get((path, query.get("symbol", "")))
         if rows is not None:
             index = bisect_right(rows, self._elapsed, key=lambda row: row[0])

@@ -5,7 +5,7 @@ import structlog
 from actors.config import ConfigError
 from actors.runtime.lifecycle import Actor
 from actors.simulator.faults import Faults
-from actors.simulator.replay import RecordingError, Replay, read
+from actors.simulator.replay import RecordingError, Replay, paced, read
 from actors.simulator.server import Simulator, serving
 
 log = structlog.get_logger()
@@ -22,10 +22,13 @@ async def run(actor: Actor) -> None:
     replay = None
     if settings.replay is not None:
         try:
-            replay = Replay(read(settings.replay), faults)
+            recording = read(settings.replay)
         except RecordingError as e:
             raise ConfigError(f"simulator.replay: {e}") from e
+        if settings.events_per_s is not None:
+            recording = paced(recording, settings.events_per_s)
+        replay = Replay(recording, faults)
     simulator = Simulator(settings.seed, settings.events_per_s, replay, faults)
     async with serving(simulator, settings.host, settings.port) as port:
-        log.info("simulator_ready", port=port, venues=list(simulator.venues), seed=settings.seed)
+        log.info("simulator_ready", port=port, venues=" ".join(simulator.venues), seed=settings.seed)
         await actor.stopping.wait()

@@ -65,6 +65,17 @@ def _whole(text: str | None, default: int) -> int:
     return int(text) if text and text.isascii() and text.isdigit() else default
 
 
+def refused(faults: Faults, path: str, symbol: str | None) -> Reply | None:
+    """Return how a fault refuses a request; status 0: it is only to be late."""
+    if fault := faults.find("maintenance", NAME):
+        return Reply(503, b"", retry_after(fault.retry_after_s))
+    fault = faults.find("rest", NAME, symbol, path)
+    if fault is None:
+        return None
+    body = _error(fault.status, -1003, "The simulator was told to refuse.").body
+    return Reply(fault.status, body, retry_after(fault.retry_after_s), fault.delay_s)
+
+
 class Rest:
     """Answers requests about the listings of one market."""
 
@@ -91,16 +102,10 @@ class Rest:
 
     def answer(self, path: str, query: Mapping[str, str], now: int) -> Reply:
         """Answer a request, within the weight limit."""
-        if fault := self._faults.find("maintenance", NAME):
-            return Reply(503, b"", retry_after(fault.retry_after_s))
-        native = query.get("symbol", "")
-        listing = self._listings.get(native)
-        fault = self._faults.find("rest", NAME, listing.symbol if listing else None, path)
-        if fault and fault.status:
-            answer = _error(fault.status, -1003, "Too many requests; the simulator was told to say so.")
-            return msgspec.structs.replace(
-                answer, headers=retry_after(fault.retry_after_s), delay_s=fault.delay_s
-            )
+        listing = self._listings.get(query.get("symbol", ""))
+        refusal = refused(self._faults, path, listing.symbol if listing else None)
+        if refusal is not None and refusal.status:
+            return refusal
         route = self._routes.get(path)
         if route is None:
             return Reply(404, b"")
@@ -108,7 +113,7 @@ class Rest:
         answer = self._weights.spend(weight or _depth_weight(query), now) or handler(query, now)
         headers = {**answer.headers, "X-MBX-USED-WEIGHT": str(self._weights.used)}
         headers["X-MBX-USED-WEIGHT-1M"] = headers["X-MBX-USED-WEIGHT"]
-        return msgspec.structs.replace(answer, headers=headers, delay_s=fault.delay_s if fault else 0.0)
+        return msgspec.structs.replace(answer, headers=headers, delay_s=refusal.delay_s if refusal else 0.0)
 
     def _ping(self, _query: Mapping[str, str], _now: int) -> Reply:
         return Reply(200, b"{}")

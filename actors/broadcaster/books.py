@@ -135,12 +135,13 @@ class Shelf:
         try:
             return book.snapshot()
         except (msgspec.MsgspecError, ArithmeticError):
-            self._lose(symbol)
+            self.lose(symbol)
             return None
 
-    def _lose(self, symbol: str) -> None:
-        self.holes += 1
-        del self._books[symbol]
+    def lose(self, symbol: str) -> None:
+        """Give a book up until its next snapshot: a change of it could not be used."""
+        if self._books.pop(symbol, None) is not None:
+            self.holes += 1
 
     def take(self, k: int, line: bytes) -> Change | None:
         """File the ``book`` event ``k``; return what is to be said of it, None for nothing.
@@ -161,7 +162,7 @@ class Shelf:
         if book is None:
             return None
         if head.prev != book.k:
-            self._lose(symbol)
+            self.lose(symbol)
             return None
         book.k = k
         book.whole = None
@@ -170,6 +171,6 @@ class Shelf:
             try:
                 book.fold(_SLICE)
             except msgspec.MsgspecError:
-                self._lose(symbol)
+                self.lose(symbol)
                 raise
         return Change(symbol, "update", line)

@@ -287,7 +287,11 @@ class Hub(Generic[T]):
         for client in (*self._waiting, *served):
             size = client.unread()
             unread += size
-            if size > client.limit:
+            if client.protocol.state is not OPEN:
+                self._withdraw(client)  # it or the library has said goodbye: the other side has to hear it
+                client.deadline = now + self._deadline_s
+                self._doomed[client] = None
+            elif size > client.limit:
                 self._doom(client)
             elif self._stalled(client, size, now):
                 log.warning("client aborted: it reads nothing", dialect=self.dialect, unread_bytes=size)

@@ -5,8 +5,9 @@ When entries are missing (retention, a rollback) it counts them, reads the books
 whole; while Redis is away it waits, and the clients stay.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -15,7 +16,7 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from actors.broadcaster.books import Change, Shelf, head_of
+from actors.broadcaster.books import Change, Head, Shelf, head_of
 from actors.broadcaster.outlet import Outlet
 from actors.config import Settings
 from actors.model import codec
@@ -32,8 +33,10 @@ log: Any = structlog.get_logger()
 STALE_S: Final = 3.0  # DESIGN: no tick for so long, and what we deliver is not to be trusted
 _FLUSH_BYTES: Final = 64 * 1024  # chosen: a write of a few of these fits the kernel's buffers
 _PAGE: Final = 16  # entries a request when the books are read back
-_BACK_S: Final = 30  # a live book has a snapshot about every 10 s; what has none for so long is not live
 _SECOND_NS: Final = 1_000_000_000
+_BACK_NS: Final = 30 * _SECOND_NS  # a live book has a snapshot about every 10 s; without one it is not live
+_BACK_BYTES: Final = 64 * 1024 * 1024  # chosen: half a minute at full speed
+_BOOK: Final = codec.prefix("book")
 
 
 class Clock:
@@ -142,25 +145,26 @@ class Follower:
         """Fold the books from their last snapshots, and stand at the end of what was read."""
         key = keys.stream(self.partition, "books")
         end = await newest(hot, keys, self.partition, "books")
-        missing, oldest_ns = set(self._symbols), 0
+        missing = set(self._symbols)
         pages: list[Entry] = []
-        before = str(end)
-        while missing:
+        before, size, newest_ns, oldest_ns = str(end), 0, 0, 0
+        while missing and newest_ns - oldest_ns < _BACK_NS and size < _BACK_BYTES:
             answer = await hot.call("XREVRANGE", key, before, "-", "COUNT", _PAGE)
             page = [entry_of(*entry) for entry in answer]
             if not page:
                 break
             pages += page
             before = f"({page[-1].cursor}"
-            oldest_ns = oldest_ns or _moment_of(page[0].lines[-1]).ts_recv - _BACK_S * _SECOND_NS
             for entry in page:
-                missing -= _begun(entry.lines)
-            if _moment_of(page[-1].lines[0]).ts_recv < oldest_ns:
-                break
+                size += sum(map(len, entry.lines))
+                for head in _heads(entry.lines):
+                    newest_ns, oldest_ns = newest_ns or head.ts_recv, head.ts_recv
+                    if head.type == "snapshot" or head.state != "live":
+                        missing.discard(head.symbol)
         self.shelf.clear()
         for entry in reversed(pages):
             for k, line in enumerate(entry.lines, entry.first):
-                if codec.kind_of(line) == "book":
+                if line.startswith(_BOOK):
                     self._file(k, line)
         self._holes = self.shelf.holes
         self.cursors["books"] = end
@@ -264,6 +268,7 @@ class Follower:
             for outlet in self._outlets:
                 outlet.change(self.partition, change)
         except (msgspec.MsgspecError, ValueError, OverflowError) as e:
+            self.shelf.lose(change.symbol)
             self._untold(e)
 
     def _file(self, k: int, line: bytes) -> Change | None:
@@ -278,10 +283,12 @@ class Follower:
         log.error("untranslatable event", partition=str(self.partition), error=str(error))
 
 
-def _begun(lines: Sequence[bytes]) -> set[str]:
-    """Return the symbols whose book these lines settle: a snapshot, or a state that is not live."""
-    heads = (head_of(line) for line in lines if codec.kind_of(line) == "book")
-    return {head.symbol for head in heads if head.type == "snapshot" or head.state != "live"}
+def _heads(lines: Sequence[bytes]) -> Iterator[Head]:
+    """Yield the heads of the book events among ``lines``, newest first; what is none is counted later."""
+    for line in reversed(lines):
+        if line.startswith(_BOOK):
+            with contextlib.suppress(msgspec.MsgspecError):
+                yield head_of(line)
 
 
 class Feed:

@@ -8,6 +8,7 @@ ever read from disk for a request.
 import errno
 import hmac
 import logging
+import resource
 import ssl
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import anyio
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Opcode
 from websockets.http11 import Request, Response
 from websockets.typing import Origin
 
@@ -34,6 +35,7 @@ log: Any = structlog.get_logger()
 
 _NATIVE: Final = "/v1"
 _SPARE_SOCKETS: Final = 64  # chosen: handshakes and page visits beside the clients
+_OTHER_FILES: Final = 128  # chosen: Redis connections, the listening socket, logs
 _OPEN_TIMEOUT_S: Final = 5  # chosen: a handshake is one round trip
 _PING_S: Final = 20  # chosen: under the half minute after which some proxies drop an idle connection
 _CLOSE_TIMEOUT_S: Final = 1.0  # SIGTERM leaves 2.5 s for everything
@@ -75,6 +77,12 @@ class _Connection(ServerConnection):
         super().__init__(*args, **kwargs)
         self.place: str | None = None  # the address that it counts for
         self.filter: barter.Filter = barter.EVERYTHING
+        self.on_ping: Callable[[], object] | None = None
+
+    def process_event(self, event: Any) -> None:
+        super().process_event(event)
+        if self.on_ping is not None and event.opcode is Opcode.PING:
+            self.on_ping()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -219,6 +227,7 @@ class WebSocketServer:
             ConfigError: The port or the address cannot be had.
         """
         settings = self._settings
+        _make_room(self._gate.most_sockets)
         origins = None if settings.origins is None else [*map(Origin, settings.origins), None]
         library = logging.getLogger("tapeline.websockets")
         library.setLevel(logging.CRITICAL)  # what clients do wrong is counted by reason, see metrics
@@ -272,10 +281,10 @@ class WebSocketServer:
         assert isinstance(connection, _Connection)  # noqa: S101
         client = self._hub.join(connection, connection.filter, barter.welcome(time.time_ns()))
         rate = _Rate(self._settings.max_messages_per_s)
+        connection.on_ping = partial(self._within, rate, client)
         try:
             async for message in connection:
-                if client.deadline is None:
-                    self._hear(client, rate, message)
+                self._hear(client, rate, message)
         except ConnectionClosed:
             log.debug("client gone", code=connection.close_code, reason=connection.close_reason)
         finally:
@@ -286,16 +295,33 @@ class WebSocketServer:
                 if label is not None:
                     self._gate.refused(label)
 
-    def _hear(self, client: Client[barter.Topic], rate: _Rate, message: str | bytes) -> None:
-        # The predecessor heard nothing of what clients say; a request is refused, so that nobody waits.
-        if not rate.take():
+    def _within(self, rate: _Rate, client: Client[barter.Topic]) -> bool:
+        """Close a client that says too much, pings included; False when it is closed, now or before."""
+        if client.deadline is None and not rate.take():
             reason = f"more than {self._settings.max_messages_per_s:g} messages a second"
             self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "rate")
-        elif isinstance(message, bytes):
+        return client.deadline is None
+
+    def _hear(self, client: Client[barter.Topic], rate: _Rate, message: str | bytes) -> None:
+        # The predecessor heard nothing of what clients say; a request is refused, so that nobody waits.
+        if not self._within(rate, client):
+            return
+        if isinstance(message, bytes):
             self._hub.close(client, CloseCode.UNSUPPORTED_DATA, "text frames only", "binary")
         elif message.lstrip().startswith("{") and '"op"' in message:
             reason = "no requests here: filters go in the query, ?kind=trade&symbol=BTC-USDT"
             self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "op")
+
+
+def _make_room(sockets: int) -> None:
+    """Raise the soft limit of open files so that the cap on clients is what is met first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = sockets + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            log.warning("few files allowed", allowed=most, wanted=wanted, setting="broadcaster.max_clients")
 
 
 def _tls(settings: BroadcasterSettings) -> ssl.SSLContext | None:

@@ -26,7 +26,7 @@ PERIOD = 10**9
 
 async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     with anyio.fail_after(within_s):
-        while not condition():  # noqa: ASYNC110 - what is awaited has no event
+        while not condition():
             await anyio.sleep(0.005)
 
 

@@ -224,6 +224,18 @@ async def test_an_event_that_cannot_be_said_is_counted_and_the_next_is_sent():
         assert r.count("tapeline_skipped_total", reason="untranslatable") == 2
 
 
+async def test_after_a_change_that_cannot_be_said_a_book_waits_for_its_next_snapshot():
+    async with running() as r, r.client("/?kind=order_book_l2") as client:
+        await heard(client)
+        s = r.script
+        await r.tell(s.entry("books", s.book("snapshot", [("9", "1")], [], seq=1)))
+        await r.tell(s.entry("books", s.book("delta", [("9", "5")], [], seq=2, ts_event=10**22)))
+        await r.tell(s.entry("books", s.book("delta", [("9", "6")], [], seq=3)))
+        await r.tell(s.entry("books", s.book("snapshot", [("9", "6")], [], seq=4, periodic=True)))
+        assert [(await heard(client))["data"]["Snapshot"]["sequence"] for _ in range(2)] == [1, 4]
+        assert r.count("tapeline_skipped_total", reason="untranslatable") == 1
+
+
 async def test_missing_entries_are_counted():
     async with running() as r:
         s = r.script

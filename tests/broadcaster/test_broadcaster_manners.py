@@ -167,6 +167,7 @@ BAD_FRAMES = [
     ("long ping", frame(9, b"a" * 126), 1002, "protocol"),
     ("a request", frame(1, b'{"op":"subscribe","kinds":["trade"]}'), 1008, "op"),
     ("too many", frame(1, b"hello") * 50, 1008, "rate"),
+    ("too many pings", frame(9, b"hello") * 50, 1008, "rate"),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from actors import broadcaster
 from actors.broadcaster.publisher import Audience, Publisher, _Box
 from actors.config import BroadcasterSettings, Settings, VenueSettings
-from actors.model.events import Event, Tick
+from actors.model.events import Event
 from actors.runtime.metrics import Metrics
 from actors.streams.keys import Keys, Stream
 
@@ -41,8 +41,12 @@ class Stage:
         with self.server.client() as client:
             client.xadd(self.keys.stream(PARTITION, stream), fields, id=str(entry.cursor))
 
-    def tick(self) -> None:
-        self.write("events", Tick("binance", None, None, time.time_ns(), None))
+    def write_line(self, stream: Stream, line: bytes) -> None:
+        self.script.k[stream] += 1
+        with self.server.client() as client:
+            client.xadd(
+                self.keys.stream(PARTITION, stream), {"n": 1, "d": line}, id=f"1-{self.script.k[stream]}"
+            )
 
     @contextlib.asynccontextmanager
     async def broadcasting(self) -> AsyncIterator[None]:
@@ -91,6 +95,7 @@ async def test_books_written_before_the_start_are_there_for_the_first_client(sta
     s = stage.script
     stage.write("books", s.book("snapshot", [("1", "1")], [], "ETH-USDT", seq=1, state="empty"))
     stage.write("books", s.book("snapshot", [("9", "1")], [("10", "1")], seq=2))
+    stage.write_line("books", b'{"kind":"book","ven')
     for i in range(60):  # several pages back
         stage.write("books", s.book("delta", [("9", str(i + 1))], [], seq=3 + i))
     stage.write("events", s.trade())

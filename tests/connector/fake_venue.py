@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import anyio
@@ -103,8 +103,9 @@ class FakeVenue:
 
     async def push(self, *frames: str | bytes) -> None:
         for socket in self.open:
-            for frame in frames:
-                await socket.send(frame)
+            with suppress(ConnectionClosed):  # it was open a moment ago
+                for frame in frames:
+                    await socket.send(frame)
 
     def _process(self, _socket: ServerConnection, request: Request) -> Response | None:
         if request.headers.get("Upgrade", "").lower() == "websocket":

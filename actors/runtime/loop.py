@@ -22,7 +22,7 @@ lease ending                stop reading, checkpoint, return
 
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -70,7 +70,6 @@ _TRIM_S: Final = 1.0
 _READERS_S: Final = 30.0  # chosen: a new reader holds trimming back from then on; the floor covers it before
 _UNSEEN_S: Final = 24 * 3600.0  # DESIGN 5
 _MOST_RECORD: Final = 64 * 1024
-_EVENTS: Final = "tapeline_events_total"
 
 Beside = Callable[[Lease, Hot], Coroutine[Any, Any, None]]
 _encode = msgspec.json.encode
@@ -162,6 +161,7 @@ class _Work:
         self._fresh = False  # no cursor is stored: whatever comes first is the beginning
         self._stored_skip: frozenset[int] = frozenset()
         self._skip: frozenset[int] = frozenset()
+        self._doubted = START
         self._tries: Counter[Cursor] = Counter()
         self._buried: list[tuple[Cursor, bytes]] = []  # poison that no commit has passed yet, for ``dead``
         self._waiting: Reply | None = None  # the read that blocks now
@@ -210,14 +210,16 @@ class _Work:
         """Make the fold what it was at the stored cursor."""
         self._out.clear()
         stored = await persist(self._hot, lambda: self._ledger.load(self._hot), self._meter.lost)
-        checkpoint = stored.checkpoint
+        if (stored.cursor or START) < self._committed:
+            self._meter.rolled_back()
+            await self._new_epoch(f"the cursor fell from {self._committed} to {stored.cursor}")
         self._fresh = stored.cursor is None
         self._cursor = self._committed = stored.cursor or START
-        self._checkpointed = START if checkpoint is None else checkpoint.cursor
         self._checkpoint_due = 0.0  # with the first commit: before this version of the code folds on
         self._stored_skip = stored.skip
         self._skip = stored.skip | {at.k for at, _ in self._buried}
         self._fold, usable = self._load(stored)
+        self._checkpointed = stored.checkpoint.cursor if stored.checkpoint and usable else START
         if stored.cursor is None:
             return
         if not usable or not await self._refold(self._checkpointed, stored.cursor):
@@ -291,7 +293,9 @@ class _Work:
         entries = await self._read(None)
         while not self._lease.ending.is_set():
             entries = await self._advance(entries)
-        await self._last_checkpoint()
+            if not entries and time.perf_counter() >= self._checkpoint_due:
+                await self._checkpoint_alone()
+        await self._checkpoint_alone()
 
     def _xread(self) -> Command:
         return xread((self._ledger.input,), (self._cursor,), int(BLOCK_S * 1000), READ_COUNT)
@@ -328,17 +332,22 @@ class _Work:
         for entry in entries:
             part = after(entry, self._cursor)
             self._mind_the_gap(part)
-            for at in range(0, len(part.lines), _SLICE):
-                self._fold_lines(part.epoch, part.first + at, part.lines[at : at + _SLICE])
-                folded = True
-                for i, lines in enumerate(outputs):
-                    if len(lines) > seen[i]:
-                        size += sum(map(len, lines[seen[i] :]))
-                        seen[i] = len(lines)
+            at, step = 0, _SLICE
+            while at < len(part.lines):
+                lines = part.lines[at : at + step]
+                self._fold_lines(part.epoch, part.first + at, lines)
+                at += len(lines)
+                folded, before = True, size
+                for i, said in enumerate(outputs):
+                    if len(said) > seen[i]:
+                        size += sum(map(len, said[seen[i] :]))
+                        seen[i] = len(said)
+                a_line = (size - before) / len(lines)
                 if size >= COMMIT_BYTES:
-                    self._meter.newest(part.lines[min(at + _SLICE, len(part.lines)) - 1])
+                    self._meter.newest(lines[-1])
                     yield False
                     size, seen, folded = 0, [0] * len(outputs), False
+                step = _step_for(COMMIT_BYTES - size, a_line)
         if folded:
             self._meter.newest(entries[-1].lines[-1])
             yield True
@@ -366,6 +375,9 @@ class _Work:
         if part.first == last.k + 1 or fresh:  # fresh: it begins here; what was before is not missing
             return
         if rolled_back(part, last):
+            if self._doubted != part.cursor:
+                self._doubted = part.cursor  # our own cursor may have been taken back with it: look first
+                raise _Again
             log.warning(
                 "input_rolled_back", role=self._stage.role, partition=str(self._partition), at=str(last)
             )
@@ -448,7 +460,9 @@ class _Work:
             try:
                 return await reply, epoch, reading
             except NoScriptError:
-                return await self._hot.call(*COMMIT.taught(command), block_s=BLOCK_S), epoch, reading
+                # On the other connection: on this one it would wait behind the blocking read.
+                teach = partial(self._side.call, *COMMIT.taught(command))
+                return await persist(self._side, teach, self._meter.lost), epoch, reading
         except ResponseError as e:
             if "equal or smaller" not in str(e):
                 raise
@@ -458,10 +472,7 @@ class _Work:
 
     async def _stale(self, stored: Cursor) -> None:
         """The stored cursor is not mine: find out why. Always raises."""
-        if stored < self._committed:
-            self._meter.rolled_back()
-            await self._new_epoch(f"the cursor fell from {self._committed} to {stored}")
-        else:
+        if stored >= self._committed:
             await persist(self._hot, partial(self._lease.refenced, self._lease.epoch), self._meter.lost)
         raise _Again
 
@@ -482,10 +493,14 @@ class _Work:
         self._checkpoint_due = time.perf_counter() + max(_CHECKPOINT_LEAST_S, cost_s / _CHECKPOINT_SHARE)
         self._meter.checkpointed(cost_s)
 
-    async def _last_checkpoint(self) -> None:
-        """Spare the heir the refold. What a jump said and no commit took is left for the heir to find."""
+    async def _checkpoint_alone(self) -> None:
+        """Checkpoint where there is nothing to commit: at the end, and while nothing comes.
+
+        What a jump said and no commit took yet is left for the heir to find.
+        """
         if self._checkpointed == self._committed or any(self._out.lines.values()):
             return
+        began = time.perf_counter()
         command = self._ledger.commit(
             self._lease.epoch,
             self._committed,
@@ -496,8 +511,10 @@ class _Work:
         )
         # Not on the hot connection, which may still block in a read.
         answer = await persist(self._side, lambda: _taught(self._side, command), self._meter.lost)
-        if answer[0] not in {b"OK", b"DUP"}:
-            self._meter.refused(answer[0].decode())
+        if answer[0] in {b"OK", b"DUP"}:
+            self._note_checkpoint(self._committed, time.perf_counter() - began)
+        else:
+            self._meter.refused(answer[0].decode())  # the next commit finds out why
 
     # ----------------------------------------------------------------------------------------- poison
 
@@ -542,6 +559,11 @@ async def _taught(hot: Hot, command: Command) -> Any:
         return await hot.call(*command)
     except NoScriptError:
         return await hot.call(*COMMIT.taught(command))
+
+
+def _step_for(room: int, bytes_a_line: float) -> int:
+    """Return how many lines to fold before looking again: fewer where each says much."""
+    return _SLICE if bytes_a_line * _SLICE <= room else max(1, int(room / bytes_a_line))
 
 
 def _split(lines: list[bytes]) -> Iterator[Sequence[bytes]]:
@@ -658,13 +680,8 @@ class _Meter:
         if self._recv_ns:
             age_s = max(0.0, (time.time_ns() - self._recv_ns) / 1e9)
             self._metrics.observe("tapeline_hop_seconds", age_s, role=self._role)
-        counts = self._counts
         if out.counts:
-            counts.update(out.counts)
-        if not any(metric == _EVENTS for metric, _ in out.counts):
-            for stream, lines in out.lines.items():
-                if stream not in SERVER_IDS:
-                    counts.update(_kinds(lines))
+            self._counts.update(out.counts)
 
     def flush(self) -> None:
         """Tell the metrics what has been added up."""
@@ -688,10 +705,7 @@ class _Meter:
         values = ["all"] * (len(open_labels) - len(values)) + values
         known |= dict(zip(open_labels, values, strict=True))
         labels = {label: known[label] for label in row.labels}
-        if row.kind == "gauge":
-            self._metrics.gauge(metric, n, **labels)
-        else:
-            self._metrics.count(metric, n, **labels)
+        self._metrics.count(metric, n, **labels)
 
     def lag(self, events: int) -> None:
         """Tell how many events wait."""
@@ -729,23 +743,6 @@ class _Meter:
         """Note that Redis could not be had, or not be written."""
         self._metrics.count("tapeline_redis_reconnects_total", role=self._role)
         log.warning("redis_away", role=self._role, partition=self._partition, reason=repr(error))
-
-
-_KINDS: dict[bytes, tuple[str, str]] = {}
-
-
-def _kinds(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (metric, kind) of every line that is an event."""
-    for line in lines:
-        # {"kind":"trade",...}
-        kind = line[9 : line.find(b'"', 9, 40)]
-        known = _KINDS.get(kind)
-        if known is None:
-            name = kind.decode(errors="replace") if line.startswith(b'{"kind":"') else "other"
-            known = (_EVENTS, name)
-            if len(_KINDS) < 64 and name != "other":
-                _KINDS[kind] = known
-        yield known
 
 
 def _received(line: bytes, stream: Stream) -> int | None:

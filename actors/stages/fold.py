@@ -17,7 +17,8 @@ class Output:
     Attributes:
         lines: Output stream (``events``, ``books``, ``flow``, ``control``, ``dead``) -> documents in order.
         keys: Latest-value keys to set: (``book`` or ``top``, symbol) -> JSON. The last one wins.
-        counts: (metric, reason or kind) -> how many; for metrics only, never part of the state.
+        counts: (metric, its labels beyond role, venue and partition, apart by ``/``) -> how many; for
+            metrics only, never part of the state. ``tapeline_events_total`` included.
     """
 
     __slots__ = ("counts", "keys", "lines")

@@ -98,6 +98,7 @@ class Lease:
         """Try to become the owner."""
         async with self._lock:
             self.held, self.epoch = await self._run("take")
+            self.released = False
         return self.held
 
     async def renew(self) -> bool:

@@ -323,32 +323,32 @@ def judge(
 
 def _print(report: Report) -> None:
     from rich.console import Console  # noqa: PLC0415 - --json needs none of it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
+
+    def table(title: str, *names: str) -> Table:
+        return Table(*(Column(name, overflow="fold") for name in names), title=title)
 
     console = Console()
-    table = Table("venue", "state", "channels (live / all)", "books live", "reason", title="Venues")
+    venues = table("Venues", "venue", "state", "channels (live / all)", "books live", "reason")
     for name, venue in report.venues.items():
-        counts = ", ".join(
+        counts = "\n".join(
             f"{channel} {states.get('live', 0)}/{sum(states.values())}"
             for channel, states in venue.channels.items()
         )
         live = f"{venue.books.get('live', 0)}/{sum(venue.books.values())}"
-        table.add_row(name, venue.state, counts, live, venue.reason)
-    console.print(table)
-    table = Table("partition", "lease", "owner", "lag, events", "lag, s", title="Partitions")
+        venues.add_row(name, venue.state, counts, live, venue.reason)
+    places = table("Partitions", "partition", "lease", "owner", "lag, events", "lag, s")
     for place in report.partitions:
         for lease, owner in place.owners.items():
             lag = place.lag.get(lease)
             behind = ("", "") if lag is None else (str(lag.events), f"{lag.seconds:.1f}")
-            table.add_row(place.partition, lease, owner or "nobody", *behind)
-    console.print(table)
-    table = Table("role", "instance", "host", "pid", "metrics", title="Instances")
-    for i in report.instances:
-        table.add_row(
-            i.role, i.instance, i.host, str(i.pid), f"http://{i.metrics}/metrics" if i.metrics else "none"
-        )
-    console.print(table)
+            places.add_row(place.partition, lease, owner or "nobody", *behind)
+    instances = table("Instances", "instance", "metrics")
+    for instance in report.instances:
+        instances.add_row(instance.instance, instance.metrics or "none")
+    for shown in (venues, places, instances):
+        console.print(shown)
     for problem in report.problems:
-        console.print(f"not as it should be: {problem}", style="yellow", highlight=False, markup=False)
+        console.print(f"not as it should be: {problem}", style="yellow", markup=False, soft_wrap=True)
     if report.ok:
         console.print("all that is configured is live", style="green")

@@ -360,13 +360,11 @@ class Sync:
 
     def _join(self, snapshot: BookSnapshot, now: int) -> Outcome:
         seq = _seq(snapshot)
-        buffer = self._buffer
         newer: list[BookDelta] = []
         at = seq
-        for i, delta in enumerate(buffer):
+        for delta in self._buffer:
             step = self._chains(delta, at) if newer else self._touches(delta, at, snapshot)
             if step == _BEYOND:
-                del buffer[:i]  # what is older than this snapshot is older than the next
                 return self._ask_again(now)
             if step == _FOLLOWS:
                 newer.append(delta)

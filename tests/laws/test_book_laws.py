@@ -27,7 +27,8 @@ spelled_prices = st.sampled_from(
     ["1", "1.0", "1.00", "10", "10.0", "0.000001", "0.0000010", "100000000000000000"]
 )
 long_prices = st.integers(0, 5).map(lambda n: f"9.1234567890123456{n}")
-prices = st.one_of(plain_prices, plain_prices, spelled_prices, long_prices)
+longest_prices = st.integers(0, 5).map(lambda n: f"9.{'1' * 30}{n}")  # beyond Decimal's usual 28 digits
+prices = st.one_of(plain_prices, plain_prices, spelled_prices, long_prices, longest_prices)
 sizes = st.sampled_from(["0", "0.00000000", "1", "0.5", "12.50", "0.00000001"])
 changes = st.lists(st.tuples(prices, sizes), max_size=8)
 
@@ -108,6 +109,12 @@ def test_a_side_with_a_horizon_is_always_the_best_levels_of_the_venues(is_ask, l
             side.restore(list(levels), horizon)
         if side.horizon == float("-inf"):
             assert side.best_first() == venue.best_first()
+
+
+def test_a_lock_is_seen_though_only_one_side_has_a_price_of_many_digits():
+    levels = Levels()
+    levels.load([("0.1", "1"), ("0.01234567890123456789", "1")], [("0.1", "1")])
+    assert levels.crossed  # Decimal("0.1") is below the double 0.1
 
 
 # The fold

@@ -36,6 +36,7 @@ FIRST_LEG: Final = "a"
 _REST: Final = frozenset({"snapshot", "backfill"})
 _MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once
+_MOST_COMPLAINT: Final = 2000  # characters kept of an answer that is no answer: 403 brings whole pages
 _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
 
 _decoder = msgspec.json.Decoder(ControlRequest)
@@ -211,26 +212,37 @@ class Requests:
         """Ask the venue and write its answer; None when nobody waits for it any more."""
         if request.conn is None and self._leg != FIRST_LEG and await self._first_leg_lives():
             return None
-        instrument = self._instruments.get(request.symbol or "")
-        question = None if instrument is None else self._question(instrument, request)
-        if question is None:
-            log.error("request_not_served", partition=str(self._partition), op=request.op, id=request.id)
+        try:
+            question = self._question(request)
+        except ValueError as e:  # a range that is no range of ids
+            log.warning("request_not_served", partition=str(self._partition), id=request.id, reason=str(e))
             return None
         reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
         return None if reply is None else self._write(request, question, reply)
 
-    def _question(self, instrument: Instrument, request: ControlRequest) -> Request | None:
-        if request.op == "snapshot":
-            return None if self._venue.snapshot is None else self._venue.snapshot(instrument)
-        if self._venue.backfill is None or request.first is None or request.last is None:
-            return None
-        return self._venue.backfill(instrument, request.first, request.last)
+    def _question(self, request: ControlRequest) -> Request:
+        """Return the REST request for what is asked.
+
+        Raises:
+            ValueError: There is none.
+        """
+        instrument = self._instruments.get(request.symbol or "")
+        if instrument is None:
+            raise ValueError(f"{request.symbol} is not listed")
+        if request.op == "snapshot" and self._venue.snapshot is not None:
+            return self._venue.snapshot(instrument)
+        if request.op == "backfill" and self._venue.backfill is not None:
+            if request.first is None or request.last is None:
+                raise ValueError("a backfill without its range")
+            return self._venue.backfill(instrument, request.first, request.last)
+        raise ValueError(f"{self._venue.name} has no {request.op}")
 
     def _is_wanted(self, request: ControlRequest) -> bool:
         return request.conn is None or self._link(request.conn) is not None
 
     def _write(self, request: ControlRequest, question: Request, reply: Reply) -> int:
-        answer = Answer(question, reply.status, reply.text, request.id, request.conn)
+        body = reply.text if reply.status == 200 else reply.text[:_MOST_COMPLAINT]
+        answer = Answer(question, reply.status, body, request.id, request.conn)
         name = request.conn or f"{self._leg}.*"
         return self._sink.note(line(self._clock.now(), name, "h", _encoder.encode(answer)))
 

@@ -169,6 +169,7 @@ async def test_what_a_predecessor_left_unserved_is_served_by_its_heir(redis_serv
         with server.client() as client:
             ask(
                 client,
+                ControlRequest("n/0/0", "backfill", "BTC-USDT", "trade", first="one", last="two"),
                 ControlRequest("n/1/0", "reconnect"),
                 ControlRequest("n/2/0", "backfill", "BTC-USDT", "trade", first="5", last="7"),
             )

@@ -110,7 +110,7 @@ async def test_a_client_that_never_reads_is_closed_and_costs_the_others_nothing(
         assert r.refused("slow") == 5
         assert most < limit + batch
         await until(lambda: len(r.hub) == 1)
-        assert all(transport.get_write_buffer_size() == 0 for transport in transports)
+        await until(lambda: not any(transport.get_write_buffer_size() for transport in transports))
         for raw in idle:
             await raw.stream.aclose()
 

@@ -99,12 +99,11 @@ class Side:
             What a reader of this side has to do to follow: mostly ``changes`` itself; without what
             lies below the horizon, and with the removal of what was pruned.
         """
-        self._mind_digits(changes)
-        horizon = self.horizon
         skipped = self._set(changes)
         if not skipped and len(self.keys) <= self.limit:
             return changes
         number = self._number
+        horizon = self.horizon
         kept = [level for level in changes if number(level[0]) >= horizon]
         return kept + self._prune()
 
@@ -113,9 +112,13 @@ class Side:
         levels = self.levels
         number = self._number
         horizon = self.horizon
+        room = maxsize if self.exact else _FLOAT_DIGITS
         skipped = False
         for level in changes:
             price, size = level
+            if len(price) > room and _beyond_float(price):
+                self.make_exact()
+                return self._set(changes)  # from the start: sizes are absolute
             key = number(price)
             i = bisect_left(keys, key)
             zero = size[0] == "0" and not size.strip("0.")  # _is_zero, not called in the hottest loop

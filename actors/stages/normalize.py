@@ -280,26 +280,29 @@ class Normalize:
             return
         for said in decoded:
             if not isinstance(said, Event):
-                self._control(name, conn, said)
+                self._control(name, conn, said, line)
                 continue
             channel = _CHANNELS[type(said)]
             item = channel, said.symbol or ""
             sub = conn.subs.get(item)
             if sub is None or sub.state != "live":
                 sub = self._connections.heard(name, conn, item)
-            sub.since = now
+            else:
+                sub.since = now
             sub.seq = said.seq
             if self._by_id and isinstance(said, Trade):
                 self._trade(item[1], said, sub)
             elif channel == "book" or sub.active:
                 self._sink.event(said)
 
-    def _control(self, name: str, conn: Conn, said: Acked | Refused | Closing | Ignored) -> None:
+    def _control(self, name: str, conn: Conn, said: Acked | Refused | Closing | Ignored, line: bytes) -> None:
         match said:
             case Acked():
                 self._connections.acked(name, conn, said)
             case Refused():
-                self._connections.refused(name, conn, said)
+                if not self._connections.refused(name, conn, said):
+                    self._sink.count("tapeline_ignored_total", "refusal")
+                    self._sink.dead(f"a refusal of nobody knows what: {said.reason}", line)
             case Closing():
                 self._connections.closing(name, conn, said.reason)
             case Ignored():
@@ -341,7 +344,7 @@ class Normalize:
         """Tell whether a connection that is behind the hole lives, and has had no time to say so."""
         if self._sink.now - marks.held_since > HOLD_NS:
             return False
-        return any(sub.last_id <= marks.high for sub in self._connections.live(("trade", symbol)))
+        return any(sub.last_id <= marks.high for sub in self._connections.giving(("trade", symbol)))
 
     def _steps(self, symbol: str, marks: Marks, steps: Iterable[Step]) -> None:
         opened = False

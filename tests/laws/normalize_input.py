@@ -43,6 +43,10 @@ class Script:
         self.sent: list[tuple[str, int]] = []
         self.opened = 0
         self.served = 0
+        for known in INSTRUMENTS.values():
+            self.say("a.*", "i", known)
+        for leg in "ab":
+            self.open(leg)
 
     def say(self, conn: str, kind: str, payload: object, recv: int | None = None) -> None:
         text = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
@@ -183,10 +187,6 @@ def past(number: int) -> dict[str, Any]:
 def write(choices: Sequence[Choice]) -> Script:
     """Return what ``choices`` make: the lines, and what the fold said of them."""
     script = Script()
-    for known in INSTRUMENTS.values():
-        script.say("a.rest", "i", known)
-    for leg in "ab":
-        script.open(leg)
     for choice in choices:
         script.do(choice)
     return script

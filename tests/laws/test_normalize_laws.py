@@ -1,6 +1,7 @@
 """Laws of the normalizer's fold, over inputs of two legs that open, close, skip, repeat and fall silent."""
 
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -9,10 +10,11 @@ from pathlib import Path
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from normalize_input import CHOICES, STREAMS, SYMBOLS, Choice, Script, seeded, write
+from normalize_input import CHOICES, STREAMS, SYMBOLS, Choice, Script, seeded, trade, write
 
 from actors.model import codec
 from actors.model.events import Gap, Status, Tick, Trade
+from actors.stages import raw
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
@@ -111,6 +113,45 @@ def test_statuses_are_changes_and_requests_have_ids_of_their_own(choices: list[C
     assert times == sorted(times), "fold time went back"
     asked = [msgspec.json.decode(line, type=ControlRequest) for line in script.out.lines["control"]]
     assert len({request.id for request in asked}) == len(asked)
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=25, deadline=None)
+def test_two_legs_of_which_one_at_a_time_is_killed_leave_no_gap(seed: int) -> None:
+    rng = random.Random(seed)
+    script = Script()
+    head, given_to = 1000, {"a": 1000, "b": 1000}  # the venue's last trade; the last in raw, by leg
+    for leg in "ab":
+        script.frame(newest(script, leg), "btcusdt@trade", trade("BTC-USDT", 1000))
+    dead, back, born = "", 0, 0
+    for step in range(600):
+        script.now += 10
+        head += rng.randrange(3)
+        victim = rng.choice("ab")
+        if not dead and rng.random() < 0.02 and given_to[victim] >= born:  # what it alone heard is in raw
+            dead, back = victim, step + rng.randrange(1, 60)
+            if rng.random() < 0.5:  # else it dies without a word
+                script.say(newest(script, dead), "x", raw.Closed(1006, "gone"))
+        elif dead and step >= back:
+            script.say(f"{dead}.*", "x", raw.Closed(None, "new owner"))
+            script.open(dead)
+            born, given_to[dead], dead = head, head, ""  # it hears what comes from now on
+        for leg in rng.sample("ab", 2):
+            behind = head - given_to[leg]
+            if leg != dead and behind and (behind > 20 or rng.random() < 0.4):  # each lags as it likes
+                for _ in range(rng.randrange(1, behind + 1)):
+                    given_to[leg] += 1
+                    numbers = trade("BTC-USDT", given_to[leg])
+                    script.frame(newest(script, leg), "btcusdt@trade", numbers)
+        if step % 100 == 99:
+            script.say("-", "k", raw.LegsAlive([leg for leg in "ab" if leg != dead]))
+    ids, holes = trades_and_gaps(script, "BTC-USDT")
+    assert not +holes, "a gap though one leg was always there"
+    assert ids == list(range(ids[0], ids[-1] + 1)), "out of order"
+
+
+def newest(script: Script, leg: str) -> str:
+    return [conn for conn in script.conns if conn[0] == leg][-1]
 
 
 def test_what_the_fold_says_does_not_depend_on_the_hash_seed() -> None:

@@ -106,6 +106,10 @@ class Scenario:
         for leg in legs:
             await_true(f"leg {leg} speaks", lambda leg=leg: self._frames_of(leg, 0), 30)
         for i in range(plan.kills):
+            await_true("the legs are on instances of their own", lambda: self._apart(legs), 60, 0.05)
+            for leg in legs:
+                head = self._watch.head("raw").k
+                await_true(f"leg {leg} speaks", lambda leg=leg, k=head: self._frames_of(leg, k), 30)
             self._kill(legs[i % len(legs)])
         self._calm()
         self._compare(plan)
@@ -124,6 +128,11 @@ class Scenario:
             entry.k > after_k and any(mark in line[:24] and b" f {\"stream" in line[:60] for line in entry.lines)
             for entry in self._watch.newest_entries("raw", 400)
         )
+
+    def _apart(self, legs: list[str]) -> bool:
+        """Whether no process holds two legs: else its kill would be that of both."""
+        owners = [self._watch.leg_owner(leg) for leg in legs]
+        return None not in owners and len(set(owners)) == len(owners)
 
     def _kill(self, leg: str) -> None:
         owner = await_true(f"leg {leg} has an owner", lambda: self._watch.leg_owner(leg), 30)

@@ -1,6 +1,6 @@
 """A connection that never was: lines of ``raw`` as a connector would write them, from generated frames."""
 
-from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -11,9 +11,10 @@ from actors.stages import raw
 from actors.venues import binance
 from actors.venues.base import Answer, Subscription
 
-LEG = "a"
-CONN = "a.rec0rded"
-CHANNELS: tuple[Channel, ...] = ("trade", "l1", "book")
+LEG: Final = "a"
+CONN: Final = "a.rec0rded"
+CHANNELS: Final[tuple[Channel, ...]] = ("trade", "l1", "book")
+_CONN: Final = CONN.encode()
 _json = msgspec.json.encode
 
 
@@ -31,12 +32,17 @@ def opening(generated: Generated, recv: int) -> list[bytes]:
         raw.line(recv, CONN, "s", _json(asked)),
         raw.line(recv, CONN, "f", b'{"result":null,"id":1}'),
     ]
-    assert venue.snapshot is not None  # noqa: S101 - Binance has one
     for symbol, body in generated.snapshots.items():
         lines.append(frame_line(recv, _included(rows[symbol], body)))
-        answer = Answer(venue.snapshot(rows[symbol]), 200, body.decode(), conn=CONN)
-        lines.append(raw.line(recv, CONN, "h", _json(answer)))
+        lines.append(snapshot_line(recv, rows[symbol], body))
     return lines
+
+
+def snapshot_line(recv: int, row: Instrument, body: bytes) -> bytes:
+    """Return the line of a snapshot that was asked for; whoever did not ask has no use for it."""
+    assert binance.VENUE.snapshot is not None  # noqa: S101 - Binance has one
+    answer = Answer(binance.VENUE.snapshot(row), 200, body.decode(), conn=CONN)
+    return raw.line(recv, CONN, "h", _json(answer))
 
 
 def _included(row: Instrument, snapshot: bytes) -> bytes:
@@ -57,10 +63,23 @@ def frame_line(recv: int, frame: bytes) -> bytes:
     return b"%d %b f %b" % (recv, _CONN, frame)
 
 
-_CONN = CONN.encode()
+class Recording:
+    """Generated frames in order, with later snapshots where they belong."""
 
+    def __init__(self, generated: Generated) -> None:
+        self._generated = generated
+        self._rows = {row.symbol: row for row in binance.VENUE.rows(generated.exchange_info)}
+        self._later = iter([*generated.later, (len(generated.frames) + 1, "", b"")])
+        self._next = next(self._later)
+        self.sent = 0
 
-def batches(frames: list[bytes], size: int) -> Iterator[list[bytes]]:
-    """Yield ``frames`` in lists of at most ``size``."""
-    for start in range(0, len(frames), size):
-        yield frames[start : start + size]
+    def take(self, stamps: list[int]) -> list[bytes]:
+        """Return the lines of the next frames, one a stamp, fewer at the end; [] after it."""
+        frames = self._generated.frames[self.sent : self.sent + len(stamps)]
+        self.sent += len(frames)
+        lines = [frame_line(at, frame) for at, frame in zip(stamps, frames, strict=False)]
+        while self._next[0] <= self.sent:
+            _, symbol, body = self._next
+            lines.append(snapshot_line(stamps[len(frames) - 1], self._rows[symbol], body))
+            self._next = next(self._later)
+        return lines

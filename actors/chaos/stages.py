@@ -15,7 +15,7 @@ import anyio
 import structlog
 from redis import Redis
 
-from actors.chaos.recording import LEG, batches, frame_line, opening
+from actors.chaos.recording import LEG, Recording, opening
 from actors.chaos.report import Report
 from actors.config import Settings, load
 from actors.formation import Child, Formation, await_true
@@ -79,8 +79,8 @@ class Feed:
 
     def __init__(self, appender: Appender, generated: Generated) -> None:
         self._appender = appender
-        self._batches = batches(generated.frames, _BATCH)
         self._generated = generated
+        self._recording = Recording(generated)
 
     async def begin(self) -> None:
         """Append what comes before the first frame."""
@@ -89,11 +89,10 @@ class Feed:
     async def push(self, frames: int) -> bool:
         """Append about so many frames; False when there are none left."""
         for _ in range(max(1, frames // _BATCH)):
-            batch = next(self._batches, None)
-            if batch is None:
+            lines = self._recording.take([time.time_ns()] * _BATCH)
+            if not lines:
                 return False
-            now = time.time_ns()
-            await self._appender.append([frame_line(now, frame) for frame in batch])
+            await self._appender.append(lines)
         return True
 
 

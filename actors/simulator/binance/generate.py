@@ -16,17 +16,20 @@ class Generated(NamedTuple):
 
     ``snapshots`` (by canonical symbol) are from before the first frame, so that the first depth frame
     of each symbol joins it; ``books`` are the true ones after the last depth frame of each symbol:
-    sequence, then (price, size) texts, best first.
+    sequence, then (price, size) texts, best first. ``later``: more snapshots, each as of a depth frame:
+    (how many frames are before it, symbol, body), for a book whose market has moved off the first.
     """
 
     frames: list[bytes]
     exchange_info: bytes
     snapshots: dict[str, bytes]
     books: dict[str, tuple[int, list[tuple[str, str]], list[tuple[str, str]]]]
+    later: list[tuple[int, str, bytes]]
 
 
 _GENERATED: Final = ("trade", "bookTicker", "depth@100ms")
 FRAMES_PER_DEPTH: Final = 10  # as in a capture of BTCUSDT in 2024: 332 depth to 3,346 others
+FRAMES_PER_SNAPSHOT: Final = 20_000  # chosen: the market moves off a snapshot's levels in some 100,000
 _START: Final = 1_767_225_600 * SECOND  # 2026-01-01: generated frames never depend on the clock
 DEMO_SYMBOLS: Final = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
 
@@ -53,6 +56,8 @@ def generate(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS, start: in
     snapshots = {symbol: venue.snapshot(symbol) for symbol in symbols}
     sequences = {live.listing.symbol: live.book.sequence for live in market.of(NAME)}
     others = dict.fromkeys(symbols, 0)
+    later: list[tuple[int, str, bytes]] = []
+    due = dict.fromkeys(symbols, FRAMES_PER_SNAPSHOT)
     publish = market.sinks[NAME]
 
     def act(live: Live, sign: int, fills: list[Fill], top: bool, now: int) -> None:
@@ -65,13 +70,16 @@ def generate(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS, start: in
             venue.send_depth(symbol, now)
             if len(session.out) <= n:
                 sequences[symbol] = live.book.sequence
+            if due[symbol] <= len(session.out) <= n:
+                due[symbol] += FRAMES_PER_SNAPSHOT
+                later.append((len(session.out), symbol, venue.snapshot(symbol)))
 
     market.sinks[NAME] = act
     while len(session.out) < n:
         market.step(start + int(market.due * SECOND))
     books = {symbol: _texts(*venue.book(symbol, sequences[symbol], None)) for symbol in symbols}
     info = exchange_info(chosen, LIMITS["weight_per_minute"], start)
-    return Generated(session.out[:n], info, snapshots, books)
+    return Generated(session.out[:n], info, snapshots, books, later)
 
 
 def _texts(

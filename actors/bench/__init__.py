@@ -1,0 +1,117 @@
+"""``tapeline bench``: what the pipeline does on this machine, in relation to a bare loop in the same run.
+
+Each row runs several times; plain names hold the best run, ``median`` and ``ratio_to_bare`` stand beside.
+Frames come from the simulator's generator, so it runs anywhere and needs no network.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from actors.bench import rows
+from actors.bench.tape import record
+
+ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "sockets")
+_MOST_EVENTS_PER_S: Final = 90_000  # chosen: what a run's tape is long enough for
+
+
+def main(
+    *,
+    as_json: bool = False,
+    seconds: float = 15.0,
+    runs: int = 5,
+    only: Sequence[str] = (),
+    seed: int = 1,
+) -> int:
+    """Run the rows and print their figures. Exit code 0, or 1 when an event was lost.
+
+    Args:
+        as_json: One JSON document on stdout; else lines for people.
+        seconds: How long each run measures.
+        runs: How often each row runs; a bare loop alternates with it.
+        only: Rows to run, of ``ROWS``; empty for all.
+        seed: Of the generated market.
+    """
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)  # noqa: T201 - this is its output
+
+    chosen = [row for row in ROWS if not only or row in only]
+    with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
+        frames = int(_MOST_EVENTS_PER_S * (seconds + 3)) if set(chosen) - {"book", "fanout"} else 1000
+        say(f"generating {frames:,} frames …")
+        bench = rows.Bench(record(Path(folder), seed, frames), seconds, runs, say)
+        figures: dict[str, object] = {"runs": runs, "seconds": seconds, "spin_ms": round(rows.spin_ms(), 1)}
+        for row in chosen:
+            figures |= _MEASURES[row](bench)
+            say(f"{row}: done")
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        for name, value in figures.items():
+            say(f"{name:24} {value}")
+    return 1 if figures.get("lost") else 0
+
+
+def _paired(
+    bench: rows.Bench, name: str, run: Callable[[rows.Bench], tuple[float, int]], *, sockets: bool
+) -> dict[str, object]:
+    """Alternate a row with its bare loop: best, median, and the median of the pairs' ratios."""
+    found: list[float] = []
+    ratios: list[float] = []
+    lost = 0
+    for i in range(bench.runs):
+        rate, missing = run(bench)
+        bare = rows.bare_once(bench, sockets=sockets)
+        lost += missing
+        found.append(rate)
+        ratios.append(rate / bare)
+        bench.say(f"  {name} {i + 1}/{bench.runs}: {rate:,.0f}/s, bare {bare:,.0f}/s, lost {missing}")
+    best = f"{name}_per_s"
+    return {
+        best: round(max(found)),
+        f"{name}_median": round(rows.median(found)),
+        f"{name}_ratio_to_bare": round(rows.median(ratios), 3),
+        "lost": lost,
+    }
+
+
+def _several(bench: rows.Bench, name: str, run: Callable[[rows.Bench], float], *, low: bool) -> dict[str, object]:
+    found = [run(bench) for _ in range(bench.runs)]
+    bench.say(f"  {name}: {', '.join(f'{value:,.2f}' for value in found)}")
+    best = min(found) if low else max(found)
+    return {name: round(best, 2), f"{name}_median": round(rows.median(found), 2)}
+
+
+def _latency(bench: rows.Bench) -> dict[str, object]:
+    figures: dict[str, object] = {}
+    lost = 0
+    for rate, p50_name, p99_name in ((10_000.0, "p50_ms", "p99_ms"), (20_000.0, "p50_20k_ms", "p99_20k_ms")):
+        found: list[tuple[float, float]] = []
+        for _ in range(bench.runs):
+            p50, p99, missing = rows.latency_once(bench, rate)
+            lost += missing
+            found.append((p50, p99))
+            bench.say(f"  latency at {rate:,.0f}/s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, lost {missing}")
+        best = min(found, key=lambda pair: pair[1])
+        figures |= {p50_name: round(best[0], 2), p99_name: round(best[1], 2)}
+        figures[f"{p50_name}_median"] = round(rows.median([p50 for p50, _ in found]), 2)
+        figures[f"{p99_name}_median"] = round(rows.median([p99 for _, p99 in found]), 2)
+    return {**figures, "lost_in_latency": lost}
+
+
+_MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
+    "book": lambda bench: _several(bench, "book_us", rows.book_once, low=True),
+    "events": lambda bench: _paired(bench, "events", rows.events_once, sockets=False),
+    "delivered": lambda bench: _paired(bench, "delivered", rows.delivered_once, sockets=True),
+    "latency": _latency,
+    "cores": lambda bench: _several(
+        bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True
+    ),
+    "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once, low=False),
+    "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once, low=False),
+}

@@ -1,0 +1,26 @@
+"""Counters that the processes of one benchmark share: a small memory-mapped file, no server involved."""
+
+import mmap
+import struct
+from pathlib import Path
+
+_SLOTS = ("sent", "received", "stop", "ready")
+
+
+class Progress:
+    """Four numbers: events sent, events received, stop asked (0 or 1), receivers that are ready.
+
+    One process writes each slot, so plain eight-byte stores are enough.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(8 * len(_SLOTS)))
+        with path.open("r+b") as f:
+            self._map = mmap.mmap(f.fileno(), 8 * len(_SLOTS))
+
+    def __getitem__(self, slot: str) -> int:
+        return struct.unpack_from("<q", self._map, 8 * _SLOTS.index(slot))[0]
+
+    def __setitem__(self, slot: str, value: int) -> None:
+        struct.pack_into("<q", self._map, 8 * _SLOTS.index(slot), value)

@@ -1,0 +1,303 @@
+"""The rows of the benchmark: each starts what it measures as processes, and ends it again."""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import redis
+
+from actors.bench import bare, ends, fanout
+from actors.bench.progress import Progress
+from actors.bench.tape import Tape
+from actors.formation import Formation, await_true, free_port
+
+_processes: Final = multiprocessing.get_context("spawn")
+_ROLES: Final = ("normalizer", "bookbuilder")
+
+
+@dataclass
+class Bench:
+    """What all rows share: the tape and how long each run lasts."""
+
+    tape: Tape
+    seconds: float
+    runs: int
+    say: Callable[[str], None]
+    notes: dict[str, object] = field(default_factory=lambda: {})
+
+
+def _config(port: int, simulator: int = 9700) -> str:
+    return f"""mode = "demo"
+[broadcaster]
+port = {port}
+slow_client_bytes = 67108864
+[simulator]
+port = {simulator}
+[venues.binance]
+symbols = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
+channels = ["trade", "book", "l1"]
+ws_url = "ws://127.0.0.1:{simulator}/binance"
+rest_url = "http://127.0.0.1:{simulator}/binance"
+"""
+
+
+class Stage:
+    """A server, actors and helper processes of one run, in a folder that goes with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.listen = free_port()
+        self.simulator = free_port()
+        self.made = Formation(folder, _config(self.listen, self.simulator))
+        self.progress_path = folder / "progress"
+        self.progress = Progress(self.progress_path)
+        self.helpers: list[BaseProcess] = []
+        self.made.start_redis()
+
+    def help(self, target: Callable[..., None], *arguments: object) -> BaseProcess:
+        """Start a helper process."""
+        process = _processes.Process(target=target, args=arguments, daemon=True)
+        process.start()
+        self.helpers.append(process)
+        return process
+
+    @property
+    def websocket(self) -> str:
+        """Where the broadcaster listens."""
+        return f"ws://127.0.0.1:{self.listen}"
+
+    def close(self) -> None:
+        """End the helpers, then the actors and the server."""
+        self.progress["stop"] = 1
+        for helper in self.helpers:
+            helper.join(5)
+            if helper.is_alive():
+                helper.kill()
+                helper.join()
+        self.made.close()
+
+    def drained(self, within_s: float = 20.0) -> int:
+        """Stop the feeder; return how many events never arrived."""
+        sent = self.progress["sent"]
+
+        def settled() -> bool:
+            return self.progress["received"] >= self.progress["sent"]
+
+        end = time.monotonic() + within_s
+        while not settled() and time.monotonic() < end:
+            time.sleep(0.05)
+        sent = self.progress["sent"]
+        return sent - self.progress["received"]
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Yield a fresh stage; end everything at the end."""
+    with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
+        made = Stage(Path(folder))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def _rate(progress: Progress, seconds: float) -> float:
+    """Return events received a second over ``seconds``, after one second of warm-up."""
+    await_true("the first event arrives", lambda: progress["received"] > 0, 30)
+    time.sleep(1.0)
+    begun, first = time.perf_counter(), progress["received"]
+    end = begun + seconds
+    while (now := time.perf_counter()) < end and not progress["stop"]:
+        time.sleep(0.05)
+    return (progress["received"] - first) / (now - begun)
+
+
+def _halt_feed(made: Stage, feeder: BaseProcess) -> int:
+    """Stop only the feeder and wait for the rest; return what never arrived."""
+    feeder.terminate()
+    feeder.join()
+    return made.drained()
+
+
+# -- sustained rates ----------------------------------------------------------------------------------
+
+
+def events_once(bench: Bench) -> tuple[float, int]:
+    """Frames in memory to a plain Redis reader: (events a second, lost)."""
+    with stage() as made:
+        made.help(ends.read, made.made.path, made.made.url, made.progress_path)
+        for role in _ROLES:
+            made.made.run(role)
+        feeder = made.help(ends.feed, made.made.path, made.made.url, bench.tape, made.progress_path, None)
+        rate = _rate(made.progress, bench.seconds)
+        return rate, _halt_feed(made, feeder)
+
+
+def delivered_once(bench: Bench) -> tuple[float, int]:
+    """Frames in memory to one Barter client, one frame an event: (events a second, lost)."""
+    with stage() as made:
+        for role in (*_ROLES, "broadcaster"):
+            made.made.run(role)
+        _await_listening(made)
+        made.help(ends.listen, made.websocket, made.progress_path, None)
+        feeder = made.help(ends.feed, made.made.path, made.made.url, bench.tape, made.progress_path, None)
+        rate = _rate(made.progress, bench.seconds)
+        return rate, _halt_feed(made, feeder)
+
+
+def bare_once(bench: Bench, *, sockets: bool) -> float:
+    """The bare loop of the same length, ending in the same reader or client: events a second."""
+    with stage() as made:
+        port, path = made.made.port, made.progress_path
+        made.help(bare.relay, port, "s0", "s1", path)
+        made.help(bare.relay, port, "s1", "s2", path)
+        if sockets:
+            made.help(bare.deliver, made.made.path, made.made.url, "s2", made.listen, path)
+            _await_listening(made)
+            made.help(ends.listen, made.websocket, path, None)
+        else:
+            made.help(bare.read, port, "s2", path)
+        made.help(bare.feed, port, bench.tape.frames, path)
+        return _rate(made.progress, bench.seconds)
+
+
+def _await_listening(made: Stage) -> None:
+    import socket  # noqa: PLC0415 - only here
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", made.listen)) == 0
+
+    await_true("the broadcaster listens", answers, 20, 0.05)
+
+
+# -- latency and cost at a given rate --------------------------------------------------------------------
+
+
+def latency_once(bench: Bench, rate: float) -> tuple[float, float, int]:
+    """Receive to Barter client at ``rate``: (p50 ms, p99 ms, lost)."""
+    with stage() as made:
+        for role in (*_ROLES, "broadcaster"):
+            made.made.run(role)
+        _await_listening(made)
+        ages = Path(made.made.folder) / "ages"
+        client = made.help(ends.listen, made.websocket, made.progress_path, ages)
+        feeder = made.help(ends.feed, made.made.path, made.made.url, bench.tape, made.progress_path, rate)
+        _rate(made.progress, bench.seconds)
+        lost = _halt_feed(made, feeder)
+        made.progress["stop"] = 1
+        client.join(10)
+        found = msgspec.msgpack.decode(ages.read_bytes(), type=list[int])
+        warm = sorted(found[int(rate) :])  # the first second starts processes and joins books
+        return warm[len(warm) // 2] / 1e6, warm[int(len(warm) * 0.99)] / 1e6, lost
+
+
+def cores_once(bench: Bench, rate: float) -> float:
+    """CPU of all actors and Redis at ``rate``, the client not counted: cores."""
+    with stage() as made:
+        children = [made.made.run(role) for role in (*_ROLES, "broadcaster")]
+        _await_listening(made)
+        made.help(ends.listen, made.websocket, made.progress_path, None)
+        feeder = made.help(ends.feed, made.made.path, made.made.url, bench.tape, made.progress_path, rate)
+        await_true("the first event arrives", lambda: made.progress["received"] > 0, 30)
+        time.sleep(2.0)
+        pids = [child.pid for child in children] + [made.made.redis.pid, feeder.pid or 0]
+
+        def used() -> float:
+            from actors.formation import cpu_s  # noqa: PLC0415 - only here
+
+            return sum(cpu_s(pid) for pid in pids)
+
+        before, begun = used(), time.perf_counter()
+        time.sleep(bench.seconds)
+        return (used() - before) / (time.perf_counter() - begun)
+
+
+# -- real sockets at both ends ------------------------------------------------------------------------------
+
+
+def sockets_once(bench: Bench) -> float:
+    """Simulator, connector, stages, broadcaster and a client on the same cores: deliveries a second."""
+    with stage() as made:
+        made.made.run("simulator", {"TAPELINE_SIMULATOR__EVENTS_PER_S": "60000"})
+        for role in ("connector", *_ROLES, "broadcaster"):
+            made.made.run(role)
+        _await_listening(made)
+        made.help(ends.listen, made.websocket, made.progress_path, None)
+        await_true("the first event arrives", lambda: made.progress["received"] > 100, 30)
+        return _rate(made.progress, bench.seconds)
+
+
+def fanout_once(bench: Bench, clients: int = 100) -> float:
+    """One broadcaster to ``clients`` clients, about 300 B, one frame an event: deliveries a second."""
+    with stage() as made:
+        broadcaster = made.made.run("broadcaster")
+        _await_listening(made)
+        made.help(fanout.listen, made.listen, clients, made.progress_path)
+        made.help(fanout.feed, made.made.port, made.progress_path)
+        rate = _rate(made.progress, bench.seconds) * clients
+        if not broadcaster.running:
+            raise RuntimeError(f"the broadcaster ended: {broadcaster.tail()}")
+        return rate
+
+
+# -- the book -----------------------------------------------------------------------------------------------
+
+
+def book_once(_bench: Bench) -> float:
+    """Five level updates and a top 20 on a book of 1,000 levels a side: microseconds."""
+    from actors.stages.book import Levels  # noqa: PLC0415 - only here
+
+    import random  # noqa: PLC0415
+
+    dice = random.Random(1)
+    book = Levels()
+    book.load(
+        [(f"{50_000 - i * 0.5:.2f}", "1.00000000") for i in range(1, 1001)],
+        [(f"{50_000 + i * 0.5:.2f}", "1.00000000") for i in range(1, 1001)],
+    )
+    changes: list[tuple[list[tuple[str, str]], list[tuple[str, str]]]] = []
+    for _ in range(2000):
+        levels: list[tuple[str, str]] = []
+        for _ in range(5):
+            away = 1 + min(int(dice.expovariate(0.05)), 900)
+            levels.append((f"{50_000 - away * 0.5:.2f}", dice.choice(("0.00000000", "0.5", "1.25", "2.0"))))
+        mirrored = [(f"{100_000 - float(price):.2f}", size) for price, size in levels[2:]]
+        changes.append((levels[:2], mirrored))
+    begun = time.process_time()
+    for bids, asks in changes:
+        book.update(bids, asks)
+        book.best_first(20)
+    return (time.process_time() - begun) / len(changes) * 1e6
+
+
+def spin_ms() -> float:
+    """Time of a fixed loop: the machine's mood at this moment."""
+    begun = time.perf_counter()
+    total = 0
+    for i in range(1_000_000):
+        total += i & 7
+    return (time.perf_counter() - begun) * 1e3
+
+
+def median(values: list[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def server_version(url: str) -> str:
+    """Return what answers at ``url``."""
+    info = redis.Redis.from_url(url).info("server")
+    return str(info.get("valkey_version") or info["redis_version"])
+
+
+_ = bisect_left

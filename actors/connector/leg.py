@@ -117,17 +117,14 @@ class Leg:
 
     async def _connect(self, tg: TaskGroup) -> None:
         """Open what the listing makes possible, and again what a later one adds."""
-        told: Closed | None = None
+        while self._listing.rows is None:
+            await self._listing.next()
+            if self._listing.failure is not None:  # later ones disturb no connection: log and metrics say so
+                self._fail(self._listing.failure)
         while True:
-            if self._listing.rows is None:
-                await self._listing.next()
-            if (failure := self._listing.failure) is not None and failure is not told:
-                told = failure
-                self._fail(failure)
-            if self._listing.rows is not None:
-                self._open(tg, self._learn())
-                self._listed.set()
-                await self._listing.next()
+            self._open(tg, self._learn())
+            self._listed.set()
+            await self._listing.next()
 
     def _fail(self, failure: Closed) -> None:
         name = f"{self._leg}.{random.getrandbits(32):08x}"

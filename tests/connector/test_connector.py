@@ -5,7 +5,9 @@ import json
 import anyio
 import pytest
 from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, kinds, lines, of, running, trade, until
+from fake_venue import listing as rows
 
+from actors.connector import listing
 from actors.stages.control import ControlRequest
 
 pytestmark = pytest.mark.redis
@@ -48,6 +50,27 @@ async def test_an_unknown_symbol_is_named_with_its_nearest_and_the_others_go_on(
     assert instruments[1].json == {"symbol": "ETH-USTD", "nearest": ["ETH-USDT"]}
     assert venue.received[0][1]["params"] == ["btcusdt@trade"]
     assert [row["symbol"] for row in listed] == ["BTC-USDT", "ETH-USDT", "SOL-BTC"]
+
+
+async def test_a_symbol_that_is_listed_later_is_connected_then(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(listing, "REFRESH_S", 0.2)
+    server = redis_server()
+    async with FakeVenue("BTC-USDT") as venue:
+        with server.client() as client:
+            settings = settings_for(server, venue.venue(symbols=["BTC-USDT", "ETH-USDT"]))
+            async with running(settings) as actor:
+                await until(lambda: venue.received)
+                first = venue.open[0]
+                venue.answer("/api/v3/exchangeInfo", "down for a moment", 503)
+                venue.listing = rows("BTC-USDT", "ETH-USDT")
+                await until(lambda: len(venue.received) == 2)
+                assert actor.metric("tapeline_rest_failures_total", venue="binance", reason="5xx") == 1
+                assert first.close_code is None
+            told = [line.json["symbol"] for line in of(client, "i")]
+            closed = of(client, "x")
+    assert told == ["BTC-USDT", "ETH-USDT", "ETH-USDT"]
+    assert venue.received[1][1]["params"] == ["ethusdt@trade"]
+    assert len(closed) == 3  # the new owner's, and two at the stop
 
 
 async def test_a_closed_connection_is_recorded_and_opened_again(redis_server, settings_for):

@@ -9,8 +9,8 @@
 --
 -- Floor: an entry stays until it is older than the floor and every reader's cursor and checkpoint have
 -- passed it. Cap: above it the oldest go all the same; a reader then sees the numbers jump.
--- A note is 'ms,bytes,id': what had been appended by then. Trims before it writes notes, so that it works
--- where memory is used up (XTRIM is allowed then, and after a first write the rest of the script is).
+-- A note is 'ms,bytes,id': what had been appended by then. XTRIM comes before the notes, and always: where
+-- memory is used up it is allowed, and what follows a first write of a script is too.
 local stream, floor, cap = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -49,11 +49,9 @@ if last then
   if by_cap and (to == '' or less(to, by_cap)) then
     why, to = 'cap', by_cap
   end
-  if to ~= '' then
-    trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '~', to)
-  end
+  trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '~', to == '' and '0-0' or to)
   local newest = notes[#notes]
-  if not newest or now - newest[1] >= floor / 64 or bytes - newest[2] >= cap / 64 then
+  if not newest or (newest[3] ~= last and (now - newest[1] >= floor / 64 or bytes - newest[2] >= cap / 64)) then
     notes[#notes + 1] = {now, bytes, last}
   end
   local thin = #notes > 256

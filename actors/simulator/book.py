@@ -9,9 +9,7 @@ from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
-
-KEEP_CHANGES: Final = 1 << 18  # chosen: 4 MiB a book; half a minute at the bench's full rate
+from typing import NamedTuple
 
 
 class Fill(NamedTuple):
@@ -44,7 +42,8 @@ class _Level:
 class Book:
     """One instrument's orders.
 
-    ``sequence`` numbers the changes of levels: each change of one level's size is one more.
+    ``sequence`` numbers the changes of levels: each change of one level's size is one more. The last
+    ``keep`` of them, and up to as many more, are on record.
     """
 
     __slots__ = (
@@ -52,7 +51,7 @@ class Book:
         "sequence",
     )  # fmt: skip
 
-    def __init__(self, sequence: int = 0, keep: int = KEEP_CHANGES) -> None:
+    def __init__(self, sequence: int = 0, keep: int = 1 << 16) -> None:
         self.sequence = sequence
         self.next_id = 1
         self._bids: list[int] = []  # keys, worst first: the best is popped from the end

@@ -19,7 +19,9 @@ from actors.simulator.book import Book, Fill, Forgotten
 
 DAY_S: Final = 86_400
 MINUTE_NS: Final = 60_000_000_000
-KEEP_TRADES: Final = 1 << 18  # chosen: 7 MiB a listing; hours at the market's own pace
+KEEP_CHANGES: Final = 1 << 19  # chosen: of all books together, 16 MiB; BTC-USDT: 20 minutes at its own pace
+KEEP_TRADES: Final = 1 << 19  # chosen: of all tapes together, 24 MiB; BTC-USDT: hours at its own pace
+_KEEP_LEAST: Final = 4096
 _REPRICE_S: Final = 0.1  # chosen: fair prices move ten times a second of market time
 
 
@@ -78,7 +80,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class Fixed:
     """Whole steps to decimal text with a fixed number of decimals; texts are kept."""
 
-    _MOST = 1 << 16  # chosen: some 10 MiB at worst
+    _MOST = 1 << 12  # chosen: half a MiB at worst, and there are two for each listing
 
     def __init__(self, step: str, shown: int | None = None) -> None:
         """Take the step as decimal text; ``shown`` decimals, by default the step's own."""
@@ -123,7 +125,7 @@ class Print(NamedTuple):
 class Tape:
     """Every trade of one listing, the last ``keep`` or more of them. Ids have no holes."""
 
-    def __init__(self, next_id: int, keep: int = KEEP_TRADES) -> None:
+    def __init__(self, next_id: int, keep: int) -> None:
         self.first = next_id  # the oldest one kept
         self.next = next_id
         self._keep = keep
@@ -184,6 +186,7 @@ class Day:
 
     def __init__(self) -> None:
         self._minutes: deque[_Minute] = deque()
+        self._high = self._low = self._volume = self._quote = self._trades = 0
         self._last_size = self._before = 0
 
     def add(self, ts: int, price: int, size: int, trade_id: int) -> None:
@@ -191,9 +194,7 @@ class Day:
         minute = ts // MINUTE_NS
         minutes = self._minutes
         if not minutes or minutes[-1].minute != minute:
-            minutes.append(_Minute(minute, price, trade_id))
-            while minutes[0].minute <= minute - DAY_S // 60:
-                self._before = minutes.popleft().close
+            self._roll(minute, price, trade_id)
         now = minutes[-1]
         now.high = max(now.high, price)
         now.low = min(now.low, price)
@@ -201,25 +202,42 @@ class Day:
         now.quote += price * size
         now.trades += 1
         now.close = price
+        self._high = max(self._high, price)
+        self._low = min(self._low, price)
+        self._volume += size
+        self._quote += price * size
+        self._trades += 1
         self._last_size = size
+
+    def _roll(self, minute: int, price: int, trade_id: int) -> None:
+        minutes = self._minutes
+        minutes.append(_Minute(minute, price, trade_id))
+        while minutes[0].minute <= minute - DAY_S // 60:
+            gone = minutes.popleft()
+            self._before = gone.close
+            self._volume -= gone.volume
+            self._quote -= gone.quote
+            self._trades -= gone.trades
+        self._high = max(m.high for m in minutes)
+        self._low = min(m.low for m in minutes)
 
     def summary(self) -> Summary | None:
         """Return the window as it is now; None before the first trade."""
-        minutes = self._minutes
-        if not minutes:
+        if not self._minutes:
             return None
+        first = self._minutes[0]
         return Summary(
-            opened_at=minutes[0].minute * MINUTE_NS,
-            open=minutes[0].open,
-            high=max(m.high for m in minutes),
-            low=min(m.low for m in minutes),
-            close=minutes[-1].close,
+            opened_at=first.minute * MINUTE_NS,
+            open=first.open,
+            high=self._high,
+            low=self._low,
+            close=self._minutes[-1].close,
             last_size=self._last_size,
-            before=self._before or minutes[0].open,
-            volume=sum(m.volume for m in minutes),
-            quote=sum(m.quote for m in minutes),
-            first_id=minutes[0].first_id,
-            trades=sum(m.trades for m in minutes),
+            before=self._before or first.open,
+            volume=self._volume,
+            quote=self._quote,
+            first_id=first.first_id,
+            trades=self._trades,
         )
 
 
@@ -264,10 +282,11 @@ class Live:
     _BASIS = 0.00008  # chosen: how far a venue strays from the others, a fraction of the price
     _BASIS_S = 60.0
 
-    def __init__(self, listing: Listing, seed: int, first_id: int) -> None:
+    def __init__(self, listing: Listing, seed: int, first_id: int, share: float) -> None:
+        """``share``: of what all listings keep together."""
         self.listing = listing
-        self.book = Book(first_id)
-        self.tape = Tape(first_id)
+        self.book = Book(first_id, max(_KEEP_LEAST, int(KEEP_CHANGES * share)))
+        self.tape = Tape(first_id, max(_KEEP_LEAST, int(KEEP_TRADES * share)))
         self.day = Day()
         self.fair = 0.0  # in price steps
         self._random = random.Random(f"{seed} {listing.venue} {listing.symbol}")
@@ -389,9 +408,10 @@ class Market:
         self.sinks: dict[str, Sink] = {}
         self._prices = Prices(seed)
         self._repriced = 0.0
+        acts_per_s = sum(listing.orders_per_s for listing in listings if listing.trading)
         for listing in listings:
             if listing.trading:
-                live = Live(listing, seed, first_id)
+                live = Live(listing, seed, first_id, listing.orders_per_s / acts_per_s)
                 live.reprice(self._prices.usd, 0.0)
                 live.open()
                 self.live[listing.venue, listing.symbol] = live

@@ -1,14 +1,15 @@
 -- Take, renew, force or release a lease, by the server's clock.
 --
 -- KEYS[1]  lease:<role>[:<leg>]  hash, never expires: owner, until (server ms), epoch. Owner: whoever holds it.
--- ARGV     1 verb: take | renew | force | release   2 owner   3 ttl in ms
+-- ARGV     1 verb: take | renew | force | release   2 owner   3 ttl in ms   4 epoch I have had, or 0
 -- Returns  {1 held or 0 not, epoch, until, owner, now}
 --
 -- take     also what another held and let run out; raises the epoch unless it is mine and alive
 -- renew    only what is mine; raises the epoch when it had run out (nobody had it meanwhile)
 -- force    only what is mine; always raises the epoch (after a rollback)
 -- release  only what is mine; runs out at once
--- The epoch is max(old + 1, server ms), so it stays ahead even of one that a failover has rolled back.
+-- The epoch is above the old one and mine, and at least the server's ms: it stays ahead even of one that a
+-- failover has rolled back.
 local verb, owner, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,7 +25,7 @@ if verb == 'release' then
   return {0, epoch, 0, owner, now}
 end
 if not mine or till <= now or verb == 'force' then
-  epoch = math.max(epoch + 1, now)
+  epoch = math.max(epoch + 1, tonumber(ARGV[4]) + 1, now)
 end
 till = now + ttl
 redis.call('HSET', KEYS[1], 'owner', owner, 'until', string.format('%.0f', till), 'epoch', string.format('%.0f', epoch))

@@ -91,7 +91,7 @@ class Lease:
         return f"lease {self.role}{leg} of {self.partition}"
 
     async def _run(self, verb: str) -> tuple[bool, int]:
-        answer = await ACQUIRE.by(self._client, [self.key], (verb, self.owner, self._ttl_ms))
+        answer = await ACQUIRE.by(self._client, [self.key], (verb, self.owner, self._ttl_ms, self.epoch))
         return bool(answer[0]), int(answer[1])
 
     async def take(self) -> bool:

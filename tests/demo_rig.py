@@ -103,10 +103,13 @@ class Demo:
         found: dict[int, str] = {}
         for folder in Path("/proc").iterdir():
             try:
-                if folder.name.isdecimal() and self.mark.encode() in (folder / "environ").read_bytes():
-                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                    if command:  # a zombie has none
-                        found[int(folder.name)] = command
+                if not folder.name.isdecimal():
+                    continue
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                # The server writes its title over its environment; its port is as good a mark.
+                ours = command.endswith(f"-server 127.0.0.1:{6391 + self.offset}")
+                if command and (ours or self.mark.encode() in (folder / "environ").read_bytes()):
+                    found[int(folder.name)] = command  # a zombie has no command
             except (OSError, UnicodeDecodeError):
                 continue
         return found

@@ -1,0 +1,395 @@
+"""A demo under fire: readers that check every cursor and every trade while processes are killed."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import msgspec
+import redis
+from demo_rig import METRICS, Demo, await_true
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from actors.chaos.connectors import Control
+from actors.chaos.stages import agrees
+from actors.model import codec
+from actors.model.events import Book, Gap, Status, Trade
+from actors.runtime.supervisor import parent_of
+from actors.stages.book import BrokenChain, View
+from actors.streams.keys import Cursor, Keys, Partition
+from actors.streams.partition import entry_of
+
+PARTITION = Partition("binance", 0)
+SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+ROLES = ("connector", "normalizer", "bookbuilder", "broadcaster")
+TTL_S = 1.0  # of a lease; a supervisor's first back-off is below 0.4 s
+BACK_S = TTL_S + 2.0 + 10.0  # the contract, and what a small machine under load may take beyond it
+STOPPED_S = 8.0  # everything has ended
+
+
+class Fire(Demo):
+    """One ``tapeline demo`` with short leases; nothing is trimmed before it is compared."""
+
+    def __init__(self, folder: Path, ttl_s: float = TTL_S) -> None:
+        super().__init__(folder)
+        self.keys = Keys()
+        self.ttl_s = ttl_s
+        self.control = Control(9700 + self.offset)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **super().env,
+            "TAPELINE_STREAMS__LEASE_TTL_S": str(self.ttl_s),
+            "TAPELINE_STREAMS__RETENTION_S": "3600",
+            "TAPELINE_LOG__PRETTY": "false",
+        }
+
+    def actor(self, role: str) -> int:
+        return self.pid(f"-m actors run {role}")
+
+    def actors(self) -> dict[str, int]:
+        return {role: self.actor(role) for role in ROLES}
+
+    def supervisor(self, role: str) -> int:
+        return self.pid(f"tapeline supervise {role}")
+
+    def honcho(self) -> int:
+        """Return honcho itself; its helpers have the same command line."""
+        assert self.process is not None
+        guide = self.process.pid
+        return next(pid for pid, c in self.processes().items() if "honcho" in c and parent_of(pid) == guide)
+
+    def server(self) -> int:
+        return await_true(
+            "a Redis server",
+            lambda: next((pid for pid, command in self.processes().items() if "-server 127" in command), 0),
+        )
+
+    def kill(self, pid: int) -> int:
+        """Kill -9; return the time, ns."""
+        now = time.time_ns()
+        os.kill(pid, signal.SIGKILL)
+        return now
+
+    def gone(self) -> None:
+        """Wait until none of its processes is left."""
+        assert self.process is not None
+        try:
+            await_true("nothing is left", lambda: not self.processes(), STOPPED_S)
+        except AssertionError as e:
+            raise AssertionError(f"{e}: {self.processes()}\n{self.said()}") from e
+        self.process.wait()
+
+    def counters(self, role: str) -> dict[str, float]:
+        """Return the metrics of a role by name and labels, as they are written."""
+        rows = (line.rpartition(" ") for line in self.get("/metrics", METRICS[role]).decode().splitlines())
+        return {name: float(value) for name, _, value in rows if not name.startswith("#")}
+
+    def dead(self) -> list[dict[str, str]]:
+        """Return every document of ``dead``."""
+        with self.client() as client:
+            rows = client.xrange(self.keys.stream(PARTITION, "dead"))
+        return [msgspec.json.decode(line) for _, fields in rows for line in fields["d"].splitlines()]
+
+    def latest(self, symbol: str) -> dict[str, Any]:
+        """Return the latest-book key of a symbol."""
+        with self.client() as client:
+            return msgspec.json.decode(client.get(self.keys.latest(PARTITION, "book", symbol)) or b"{}")
+
+    def clear_faults(self) -> None:
+        """End every fault of the simulator."""
+        url = f"http://127.0.0.1:{9700 + self.offset}/control/faults"
+        with urlopen(Request(url, method="DELETE"), timeout=5) as answer:
+            assert answer.status == 200
+
+    def seqs(self) -> dict[str, int]:
+        """Return where the simulator's books are."""
+        symbols = self.control.get("status")["venues"]["binance"]["symbols"]
+        return {symbol: symbols[symbol]["seq"] for symbol in SYMBOLS}
+
+
+@contextmanager
+def fire(folder: Path, ttl_s: float = TTL_S) -> Iterator[Fire]:
+    """Yield a demo under fire, started and live; nothing of it is left afterwards."""
+    made = Fire(folder, ttl_s)
+    try:
+        made.start().live()
+        yield made
+    finally:
+        made.close()
+
+
+class Follower(threading.Thread):
+    """A thread that is asked to end and joined; what went wrong in it is told by ``close``."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.wrong: list[str] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.follow()
+        except Exception as e:  # noqa: BLE001 - told to the test
+            self.error = e
+
+    def follow(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.over.set()
+        self.join(10)
+        if self.error is not None:
+            raise self.error
+        assert not self.is_alive()
+
+
+class Reader(Follower):
+    """Anybody's Redis reader: one XREAD, a cursor a stream. It notes each ``k`` that is not the next."""
+
+    def __init__(self, made: Fire) -> None:
+        super().__init__()
+        self._made = made
+        self.lock = threading.Lock()
+        self.cursors = {s: Cursor(0, 0) for s in ("events", "books")}
+        self.lost_connections = 0
+        self.trades: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
+        self.gaps: list[tuple[str, Gap]] = []
+        self.statuses: list[Status] = []
+        self.views = {symbol: View() for symbol in SYMBOLS}
+        self.states: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
+        self.traded_ns = dict.fromkeys(SYMBOLS, 0)
+        self.booked_ns = dict.fromkeys(SYMBOLS, 0)
+        self.epochs: dict[str, set[int]] = {"events": set(), "books": set()}
+        self.start()
+
+    def follow(self) -> None:
+        names = {self._made.keys.stream(PARTITION, stream).encode(): stream for stream in ("events", "books")}
+        client = redis.Redis(
+            port=6391 + self._made.offset, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        )
+        while not self.over.is_set():
+            asked = {name: str(self.cursors[stream]) for name, stream in names.items()}
+            try:
+                found = client.execute_command(
+                    "XREAD", "COUNT", 64, "BLOCK", 200, "STREAMS", *asked, *asked.values(), NEVER_DECODE=[]
+                )
+            except (redis.ConnectionError, redis.TimeoutError):
+                self.lost_connections += 1
+                client.close()
+                time.sleep(0.05)
+                continue
+            rows = found.items() if isinstance(found, dict) else found or ()
+            for name, entries in rows:
+                with self.lock:
+                    for identity, fields in entries:
+                        flat = (
+                            [x for pair in fields.items() for x in pair]
+                            if isinstance(fields, dict)
+                            else fields
+                        )
+                        self._take(names[name], entry_of(identity, flat))
+        client.close()
+
+    def _take(self, stream: str, entry: Any) -> None:
+        cursor = self.cursors[stream]
+        if entry.first != cursor.k + 1 or entry.epoch < cursor.epoch:
+            self.wrong.append(f"{stream}: {entry.first}..{entry.cursor} after {cursor}")
+        self.cursors[stream] = entry.cursor
+        self.epochs[stream].add(entry.epoch)
+        for k, line in enumerate(entry.lines, entry.first):
+            kind = codec.kind_of(line)
+            if kind in ("trade", "gap", "status") or (kind == "book" and stream == "books"):
+                self._event(stream, k, codec.decode(line))
+
+    def _event(self, stream: str, k: int, event: object) -> None:
+        match event:
+            case Trade(symbol=str(symbol)):
+                self.trades[symbol].append(int(event.id))
+                self.traded_ns[symbol] = event.ts_recv
+            case Gap():
+                self.gaps.append((stream, event))
+            case Status():
+                self.statuses.append(event)
+            case Book(symbol=str(symbol)):
+                try:
+                    self.views[symbol].apply(event, k)
+                except BrokenChain as e:
+                    self.wrong.append(f"books: {e}")
+                self.booked_ns[symbol] = event.ts_recv
+                states = self.states[symbol]
+                if not states or states[-1] != event.state:
+                    states.append(event.state)
+
+    def flowing(self, since_ns: int) -> bool:
+        """Whether every symbol has traded and has a live book, received after ``since_ns``."""
+        return all(
+            self.traded_ns[symbol] > since_ns
+            and self.booked_ns[symbol] > since_ns
+            and self.views[symbol].state == "live"
+            for symbol in SYMBOLS
+        )
+
+    def holes(self) -> dict[str, list[tuple[int, int]]]:
+        """Return the ranges of trade ids whose gap is open."""
+        found: dict[str, list[tuple[int, int]]] = {symbol: [] for symbol in SYMBOLS}
+        for _, gap in list(self.gaps):
+            if gap.channel == "trade" and gap.symbol and gap.first and gap.last:
+                span = (int(gap.first), int(gap.last))
+                found[gap.symbol].remove(span) if gap.filled else found[gap.symbol].append(span)
+        return found
+
+    def gaps_of(self, channel: str, symbol: str, since: int = 0) -> list[Gap]:
+        """Return the gaps of an item, of those after the first ``since`` of all."""
+        return [gap for _, gap in self.gaps[since:] if gap.channel == channel and gap.symbol == symbol]
+
+
+class Barter(Follower):
+    """A Barter client that keeps what it was sent: trades in order, books folded."""
+
+    def __init__(self, made: Fire) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        opening = connect(f"ws://127.0.0.1:{9001 + made.offset}", max_size=None, open_timeout=10)
+        self._socket = self._stack.enter_context(opening)
+        self.trades: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
+        self.books: dict[str, dict[str, dict[Decimal, Decimal]]] = {}
+        self.sequences: dict[str, int] = {}
+        self.closed = False
+        self.start()
+
+    def follow(self) -> None:
+        while not self.over.is_set():
+            try:
+                text = self._socket.recv(timeout=0.2)
+            except TimeoutError:
+                continue
+            except ConnectionClosed:
+                self.closed = True
+                return
+            said = msgspec.json.decode(text)
+            if (kind := said.get("kind")) in ("trade", "order_book_l2"):
+                symbol = f"{said['instrument']['base']}-{said['instrument']['quote']}".upper()
+                if kind == "trade":
+                    self.trades[symbol].append(int(said["data"]["id"]))
+                else:
+                    self._book(symbol, said["data"])
+        self._stack.close()
+
+    def _book(self, symbol: str, data: dict[str, Any]) -> None:
+        if "Snapshot" in data:
+            self.books[symbol] = {"bids": {}, "asks": {}}
+        elif symbol not in self.books:
+            self.wrong.append(f"{symbol}: an update before its snapshot")
+            return
+        said = data.get("Snapshot") or data["Update"]
+        for side, levels in self.books[symbol].items():
+            for level in said[side]["levels"]:
+                price, amount = Decimal(level["price"]), Decimal(level["amount"])
+                if amount:
+                    levels[price] = amount
+                else:
+                    levels.pop(price, None)
+        self.sequences[symbol] = said["sequence"]
+
+    def shows(self, symbol: str, truth: tuple[Any, Any]) -> bool:
+        """Whether its book begins as the true one, 20 levels deep."""
+        bids, asks = (self.books[symbol][side] for side in ("bids", "asks"))
+        mine = sorted(bids.items(), reverse=True)[:20], sorted(asks.items())[:20]
+        theirs = tuple([(Decimal(p), Decimal(s)) for p, s in side[:20]] for side in truth)
+        return mine == theirs
+
+
+def settle(made: Fire, reader: Reader) -> None:
+    """Stop the market and wait until all that it said has come through: trades, and every book at its end."""
+    made.control.post("pause")
+    last, seqs = made.control.last_trades(), made.seqs()
+
+    def arrived() -> bool:
+        holes = reader.holes()
+        with reader.lock:
+            return all(
+                (last[s] in reader.trades[s] or any(a <= last[s] <= b for a, b in holes[s]))
+                and reader.views[s].state == "live"
+                and reader.views[s].event is not None
+                and reader.views[s].event.seq == seqs[s]
+                for s in SYMBOLS
+            )
+
+    told(made, reader, "all that the market said is published", arrived, 30)
+    told(made, reader, "the gaps are filled", lambda: not any(reader.holes().values()), 20)
+
+
+def told(made: Fire, reader: Reader, what: str, probe: Callable[[], object], within_s: float) -> None:
+    """Await, and say what is known when it does not come."""
+    try:
+        await_true(what, probe, within_s)
+    except AssertionError as e:
+        views = {s: (v.state, v.event and v.event.seq) for s, v in reader.views.items()}
+        raise AssertionError(
+            f"{e}\ncursors {reader.cursors} books {views} wrong {reader.wrong} error {reader.error!r}\n"
+            f"holes {reader.holes()} last statuses {reader.statuses[-12:]}\n{made.said()[-6000:]}"
+        ) from e
+
+
+def check_truth(made: Fire, reader: Reader) -> None:
+    """Every book is the simulator's at the same sequence: in ``books`` and in its latest-book key."""
+    for symbol in SYMBOLS:
+        with reader.lock:
+            view = reader.views[symbol]
+            assert view.event is not None
+            assert view.event.seq is not None
+            truth = made.control.book(symbol, view.event.seq)
+            assert agrees(view, truth), f"{symbol} at {view.event.seq}"
+
+        def key_is_there(symbol: str = symbol, seq: int = view.event.seq) -> bool:
+            latest = made.latest(symbol)
+            return latest["state"] == "live" and latest["seq"] == seq
+
+        await_true(f"the latest book of {symbol}", key_is_there, 5)
+        latest = made.latest(symbol)
+        for mine, theirs in zip((latest["bids"], latest["asks"]), truth, strict=True):
+            assert [tuple(level) for level in mine] == theirs[: len(mine)]
+            assert len(mine) == 20
+
+
+def check_reader(made: Fire, reader: Reader) -> None:
+    """It saw every cursor once; every trade of the tape is in ``events`` once or inside a gap."""
+    assert reader.error is None, reader.error
+    assert reader.wrong == []
+    last, holes = made.control.last_trades(), reader.holes()
+    for symbol, ids in reader.trades.items():
+        assert [i for i, n in Counter(ids).items() if n > 1] == [], f"{symbol}: repeated"
+        tape = made.control.get(f"tape?symbol={symbol}&first={min(ids)}&last={last[symbol]}")
+        on_tape = {int(trade["id"]) for trade in tape["trades"]}
+        assert {*ids} <= on_tape, f"{symbol}: trades that never were"
+        missing = [i for i in on_tape - {*ids} if not any(a <= i <= b for a, b in holes[symbol])]
+        assert missing == [], f"{symbol}: neither in events nor inside a gap"
+
+
+def check_barter(made: Fire, reader: Reader, client: Barter) -> None:
+    """From its first trade to the last, it was sent exactly the trades of ``events``, in their order."""
+    assert client.error is None, client.error
+    assert client.wrong == []
+    assert not client.closed
+
+    def all_sent() -> bool:
+        return all(client.trades[s][-1:] == reader.trades[s][-1:] for s in SYMBOLS)
+
+    await_true("the last trades are delivered", all_sent, 10)
+    for symbol in SYMBOLS:
+        got, want = client.trades[symbol], reader.trades[symbol]
+        assert got == want[want.index(got[0]) :], symbol
+        assert client.shows(symbol, made.control.book(symbol, client.sequences[symbol])), symbol

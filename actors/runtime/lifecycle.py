@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from actors.config import ConfigError, Settings
 from actors.runtime import log as logs
@@ -126,7 +126,7 @@ def _explain(role: str, error: Exception) -> int:
                 plain[str(leaf)] = USAGE
             case RedisUnusable() | Refused() | Corrupt():
                 plain[str(leaf)] = FAILURE
-            case RedisError():
+            case RedisError() | RedisClusterException():
                 plain[f"Redis refuses: {str(leaf).partition(chr(10))[0]}"] = FAILURE
             case _:
                 log.critical("actor_failed", role=role, exc_info=error)

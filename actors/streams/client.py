@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 
 from actors.config import Settings
 from actors.model.events import SCHEMA_VERSION
-from actors.streams.errors import RedisUnusable, is_passing
+from actors.streams.errors import FAULTS, RedisUnusable, is_passing
 from actors.streams.keys import Keys
 from actors.streams.wire import Hot, Wire
 
@@ -186,7 +186,7 @@ async def connect(settings: Settings, role: str, *, wait_s: float = _WAIT_S, cla
         except RedisUnusable:
             await client.aclose()
             raise
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             await client.aclose()
             if not is_passing(e) or anyio.current_time() >= deadline:
                 raise _unusable(e, target, settings) from e
@@ -213,7 +213,13 @@ def _unusable(error: Exception, target: Target, settings: Settings) -> RedisUnus
                 f"Redis at {shown} denies its user a command or key ({_first_line(error)}): grant it "
                 "(ACL SETUSER; the list stands in actors/streams/client.py)"
             )
-        case exceptions.ConnectionError() | exceptions.TimeoutError() | OSError() | TimeoutError():
+        case (
+            exceptions.ConnectionError()
+            | exceptions.TimeoutError()
+            | exceptions.RedisClusterException()
+            | OSError()
+            | TimeoutError()
+        ):
             remedy = (
                 "start it, or correct REDIS_URL"
                 if settings.redis.url is not None
@@ -327,6 +333,8 @@ async def cold(settings: Settings, partition_key: str) -> Hot:
             raise exceptions.TimeoutError(f"no connection to Redis at {target.shown} in time") from e
         except OSError as e:
             raise exceptions.ConnectionError(f"no Redis answers at {target.shown}: {e.strerror}") from e
+        except exceptions.RedisClusterException as e:
+            raise exceptions.ConnectionError(f"the cluster at {target.shown} does not answer") from e
 
     return Hot(dial, TIMEOUT_S)
 

@@ -27,10 +27,13 @@ class Corrupt(Exception):
     """A stream holds what no writer of ours wrote."""
 
 
+# Everything that talking to Redis can raise: redis-py's cluster errors are no RedisError.
+FAULTS: Final = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 PASSING: Final = (
     exceptions.ConnectionError,  # BusyLoadingError is one
     exceptions.TimeoutError,
     exceptions.ClusterError,
+    exceptions.RedisClusterException,
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
     exceptions.AskError,

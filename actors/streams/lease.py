@@ -14,12 +14,11 @@ import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
-from redis import exceptions
 from redis.asyncio import Redis
 
 from actors.config import Settings
 from actors.streams.client import connect
-from actors.streams.errors import Fenced, is_passing
+from actors.streams.errors import FAULTS, Fenced, is_passing
 from actors.streams.keys import Keys, Partition
 from actors.streams.observer import Observer
 from actors.streams.scripts import ACQUIRE
@@ -234,7 +233,7 @@ class _Keeper:
                 for held in list(self._held.values()):
                     if not await held.lease.renew() and not held.lease.released:
                         self._lose(held)
-            except (exceptions.RedisError, OSError, TimeoutError) as e:
+            except FAULTS as e:
                 if not is_passing(e):
                     raise
                 log.warning("lease_not_renewed", role=self._actor.role, reason=type(e).__name__)
@@ -283,7 +282,7 @@ class _Keeper:
             try:
                 await self._seek(tg)
                 self._shed()
-            except (exceptions.RedisError, OSError, TimeoutError) as e:
+            except FAULTS as e:
                 if not is_passing(e):
                     raise
             await anyio.sleep(min(_SEEK_S, self._ttl_s / 3))
@@ -378,7 +377,7 @@ class _Keeper:
         try:
             await held.lease.release()
             self._count(held.lease, "released")
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             log.warning("lease_not_released", role=self._role, partition=str(held.lease.partition))
@@ -392,7 +391,9 @@ class _Keeper:
         self._shed_at = now + _SHED_S
         staying = [item for item, held in self._held.items() if not held.lease.ending.is_set()]
         item = next((item for item in reversed(staying) if self._holds_sibling(item)), staying[-1])
-        self._held[item].lease.ending.set()
+        held = self._held[item]
+        held.lease.ending.set()
+        held.scope.deadline = now + _DRAIN_S
 
     # ------------------------------------------------------------------------------------ the end
 
@@ -408,7 +409,7 @@ class _Keeper:
             await cast("Any", self._client).hdel(
                 self._actor.keys.members(self._actor.role), self._actor.instance
             )
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
 

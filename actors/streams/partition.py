@@ -1,6 +1,7 @@
 """Entries of one partition's streams: append, follow, commit, checkpoint, trim."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
@@ -8,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 import anyio
 from redis import exceptions
 
-from actors.streams.errors import Corrupt, Fenced, is_passing
+from actors.streams.errors import FAULTS, Corrupt, Fenced, is_passing
 from actors.streams.keys import SERVER_IDS, START, Cursor, Keys, Partition, Stream
 from actors.streams.lease import Lease
 from actors.streams.scripts import APPEND, COMMIT, TRIM, Argument
@@ -83,10 +84,8 @@ def rolled_back(entry: Entry, cursor: Cursor) -> bool:
 # -------------------------------------------------------------------------------------------- outages
 
 
-def delays() -> Iterable[float]:
-    """Return the delays of the reconnect loop: short at first, capped, jittered."""
-    import random  # noqa: PLC0415 - only an outage needs it
-
+def delays() -> Iterator[float]:
+    """Yield the delays of the reconnect loop: short at first, capped, jittered. Never ends."""
     delay = _FIRST_DELAY_S
     while True:
         yield delay * random.uniform(0.5, 1.0)
@@ -98,19 +97,20 @@ async def persist(hot: Hot, attempt: Callable[[], Awaitable[T]], lost: Callable[
 
     ``attempt`` must be safe to repeat after an unclear outcome. ``lost`` is told of each failure.
     """
-    for delay in delays():
+    waits: Iterator[float] | None = None
+    while True:
         try:
             if hot.lost:
                 await hot.reconnect()
             return await attempt()
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             lost(e)
             if isinstance(e, exceptions.MovedError | exceptions.AskError | exceptions.ReadOnlyError):
                 await hot.aclose()  # the wrong node: resolve again
-            await anyio.sleep(delay)
-    raise AssertionError("delays never end")
+        waits = waits or delays()
+        await anyio.sleep(next(waits))
 
 
 def _unheard(_error: Exception) -> None:

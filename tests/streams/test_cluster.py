@@ -97,6 +97,7 @@ async def test_partitions_on_three_masters_are_folded_exactly(tmp_path: Path, se
         here = next(iter(places))
         there = next(p for p in places if places[p] != places[here])
         await the_wrong_node_is_left(settings, client, here, there)
+        await a_master_comes_back(settings, next(s for s in servers if s.port == places[here]), here)
         plain.close()
         await client.aclose()
 
@@ -128,3 +129,25 @@ async def the_wrong_node_is_left(
     assert (await newest(connection, KEYS, here, "raw")).k == 101
     await connection.aclose()
     await lost.aclose()
+
+
+async def a_master_comes_back(settings: Settings, master: Server, p: Partition) -> None:
+    """A master killed -9 and started again is waited for; what was under way is in once."""
+    client = await connect(settings, "test")
+    connection = await hot(settings, KEYS.stream(p, "raw"))
+    appender = await appending(connection, client, p)
+    actor = make_actor("toy", settings, Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(run_stage, actor, toy.STAGE)
+        await appender.append([b"0 - f before"])
+        master.kill9()
+        tg.start_soon(anyio.to_thread.run_sync, master.start)
+        cursor = await appender.append([b"0 - f after"])
+        with anyio.fail_after(20):
+            while (await newest(connection, KEYS, p, "events")).k < cursor.k:
+                await anyio.sleep(0.02)
+        actor.stopping.set()
+    assert cursor.k == 103
+    assert appender.outages > 0
+    await connection.aclose()
+    await client.aclose()

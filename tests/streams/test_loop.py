@@ -15,6 +15,7 @@ from types import ModuleType
 import anyio
 import pytest
 
+from actors.runtime import loop
 from actors.runtime.lifecycle import Actor, Refused, make_actor
 from actors.runtime.loop import Stage, run_stage
 from actors.runtime.metrics import Metrics
@@ -422,3 +423,31 @@ async def test_readers_hold_trimming_back_and_the_floor_lets_go(redis_server, se
             assert len(said(client)) == 10  # somebody has not read them
             client.delete(KEYS.cursor(P, "outsider"))
             await eventually(lambda: client.xlen(EVENTS) <= 1, within_s=20)
+
+
+async def test_a_reader_that_is_never_seen_is_forgotten_but_not_its_writings(
+    redis_server, settings_for, monkeypatch
+):
+    server = redis_server()
+    monkeypatch.setattr(loop, "_UNSEEN_S", 0.8)
+    with server.client() as client:
+        async with feeding(settings_for(server)) as feed, running(settings_for(server, retention_s=1.0)):
+            client.hset(KEYS.cursor(P, "gone"), mapping={"c:events": "0-0", "i:flow": "1-5"})
+            await feed.push(words(10))
+            await eventually(lambda: not client.hexists(KEYS.cursor(P, "gone"), "c:events"))
+            assert client.hget(KEYS.cursor(P, "gone"), "i:flow") == "1-5"
+            assert client.hexists(KEYS.cursor(P, "toy"), "c:raw")
+
+
+async def test_everything_deleted_under_it_begins_again(redis_server, settings_for):
+    server = redis_server()
+    settings = settings_for(server, lease_ttl_s=0.5)
+    with server.client() as client:
+        async with feeding(settings) as feed, running(settings):
+            await feed.push(words(30))
+            await eventually(lambda: len(said(client)) == len(told(feed.words)))
+            client.flushall()
+        async with feeding(settings) as feed, running(settings):
+            await feed.push(words(20))
+            await eventually(lambda: len(said(client)) == len(told(feed.words)))
+            assert said(client) == told(feed.words)

@@ -270,7 +270,7 @@ def test_the_laws_hold_on_a_fake_server():
 @pytest.mark.redis
 def test_the_laws_hold_on_a_real_server(redis_server):
     with redis_server("valkey", "--appendonly", "no").client() as client:
-        check(client, TRUE, 60)
+        check(client, TRUE, 40)
 
 
 MUTANTS = {

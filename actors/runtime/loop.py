@@ -63,6 +63,7 @@ log = structlog.get_logger()
 READ_COUNT: Final = 16  # DESIGN 5: entries a read
 COMMIT_BYTES: Final = 256 * 1024  # DESIGN 5: outputs a commit
 _SLICE: Final = 16  # lines folded between two looks at how much there is to commit
+_FOLD_S: Final = 0.025  # chosen: nothing else of the process (lease renewals) waits longer for a fold
 _TRIES: Final = 3  # DESIGN 5: then the event is poison
 _CHECKPOINT_SHARE: Final = 0.01  # DESIGN 5: of time
 _CHECKPOINT_LEAST_S: Final = 1.0  # chosen: refolding a second takes well under one
@@ -329,6 +330,7 @@ class _Work:
         """Fold on; yield wherever there is enough to commit, True where it is the last time."""
         outputs = list(self._out.lines.values())
         size, seen, folded = 0, [0] * len(outputs), False
+        until = time.perf_counter() + _FOLD_S
         for entry in entries:
             part = after(entry, self._cursor)
             self._mind_the_gap(part)
@@ -343,10 +345,11 @@ class _Work:
                         size += sum(map(len, said[seen[i] :]))
                         seen[i] = len(said)
                 a_line = (size - before) / len(lines)
-                if size >= COMMIT_BYTES:
+                if size >= COMMIT_BYTES or time.perf_counter() >= until:
                     self._meter.newest(lines[-1])
                     yield False
                     size, seen, folded = 0, [0] * len(outputs), False
+                    until = time.perf_counter() + _FOLD_S
                 step = _step_for(COMMIT_BYTES - size, a_line)
         if folded:
             self._meter.newest(entries[-1].lines[-1])

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,17 @@ class Fire(Demo):
         os.kill(pid, signal.SIGKILL)
         return now
 
-    def gone(self) -> None:
-        """Wait until none of its processes is left."""
+    def gone(self) -> float:
+        """Wait until none of its processes is left; return after how many seconds."""
         assert self.process is not None
+        began = time.monotonic()
         try:
             await_true("nothing is left", lambda: not self.processes(), STOPPED_S)
         except AssertionError as e:
             raise AssertionError(f"{e}: {self.processes()}\n{self.said()}") from e
+        took_s = time.monotonic() - began
         self.process.wait()
+        return took_s
 
     def counters(self, role: str) -> dict[str, float]:
         """Return the metrics of a role by name and labels, as they are written."""
@@ -314,22 +318,30 @@ class Barter(Follower):
 
 def settle(made: Fire, reader: Reader) -> None:
     """Stop the market and wait until all that it said has come through: trades, and every book at its end."""
-    made.control.post("pause")
-    last, seqs = made.control.last_trades(), made.seqs()
+    pause(made, reader)
+    last = made.control.last_trades()
 
     def arrived() -> bool:
         holes = reader.holes()
-        with reader.lock:
-            return all(
-                (last[s] in reader.trades[s] or any(a <= last[s] <= b for a, b in holes[s]))
-                and reader.views[s].state == "live"
-                and reader.views[s].event is not None
-                and reader.views[s].event.seq == seqs[s]
-                for s in SYMBOLS
-            )
+        return all(
+            last[s] in reader.trades[s] or any(a <= last[s] <= b for a, b in holes[s]) for s in SYMBOLS
+        )
 
-    told(made, reader, "all that the market said is published", arrived, 30)
+    told(made, reader, "the last trades are there", arrived, 30)
     told(made, reader, "the gaps are filled", lambda: not any(reader.holes().values()), 20)
+
+
+def pause(made: Fire, reader: Reader) -> None:
+    """Stop the market and wait until every book is live and at its end."""
+    made.control.post("pause")
+    seqs = made.seqs()
+
+    def at_end() -> bool:
+        with reader.lock:
+            views = reader.views.items()
+            return all(v.state == "live" and v.event and v.event.seq == seqs[s] for s, v in views)
+
+    told(made, reader, "every book is live and at its end", at_end, 30)
 
 
 def told(made: Fire, reader: Reader, what: str, probe: Callable[[], object], within_s: float) -> None:
@@ -365,14 +377,19 @@ def check_truth(made: Fire, reader: Reader) -> None:
             assert len(mine) == 20
 
 
-def check_reader(made: Fire, reader: Reader) -> None:
-    """It saw every cursor once; every trade of the tape is in ``events`` once or inside a gap."""
+def check_reader(made: Fire, reader: Reader, *, anew: bool = False) -> None:
+    """It saw every cursor once; every trade of the tape is in ``events`` once or inside a gap.
+
+    ``anew``: the simulator was started again and has no tape of what it said before.
+    """
     assert reader.error is None, reader.error
     assert reader.wrong == []
-    last, holes = made.control.last_trades(), reader.holes()
-    for symbol, ids in reader.trades.items():
-        assert [i for i, n in Counter(ids).items() if n > 1] == [], f"{symbol}: repeated"
-        tape = made.control.get(f"tape?symbol={symbol}&first={min(ids)}&last={last[symbol]}")
+    symbols, holes = made.control.get("status")["venues"]["binance"]["symbols"], reader.holes()
+    for symbol, every in reader.trades.items():
+        assert [i for i, n in Counter(every).items() if n > 1] == [], f"{symbol}: repeated"
+        began = symbols[symbol]["first_trade"] if anew else min(every)
+        ids = [i for i in every if i >= began]
+        tape = made.control.get(f"tape?symbol={symbol}&first={min(ids)}&last={symbols[symbol]['last_trade']}")
         on_tape = {int(trade["id"]) for trade in tape["trades"]}
         assert {*ids} <= on_tape, f"{symbol}: trades that never were"
         missing = [i for i in on_tape - {*ids} if not any(a <= i <= b for a, b in holes[symbol])]
@@ -393,3 +410,97 @@ def check_barter(made: Fire, reader: Reader, client: Barter) -> None:
         got, want = client.trades[symbol], reader.trades[symbol]
         assert got == want[want.index(got[0]) :], symbol
         assert client.shows(symbol, made.control.book(symbol, client.sequences[symbol])), symbol
+
+
+@dataclass
+class Ground:
+    """Where it all falls: a demo, with a Redis reader and a Barter client that were there from the start."""
+
+    made: Fire
+    reader: Reader
+    client: Barter
+
+    def inject(self, kind: str, **more: object) -> None:
+        """Ask the simulator for a fault."""
+        self.made.control.post("fault", {"kind": kind, **more})
+
+    def until(self, what: str, probe: Callable[[], object], within_s: float = 15.0) -> None:
+        """Await, and say what is known when it does not come."""
+        told(self.made, self.reader, what, probe, within_s)
+
+    def flows(self, since_ns: int, what: str = "all flows again") -> None:
+        """Wait until every symbol trades and has a live book, received after ``since_ns``."""
+        self.until(what, lambda: self.reader.flowing(since_ns), BACK_S)
+
+    def all_live(self) -> bool:
+        """Whether every item was last said to be live."""
+        last = {(s.symbol, s.channel): s.state for s in list(self.reader.statuses) if s.channel is not None}
+        return len(last) == 4 * len(SYMBOLS) and {*last.values()} == {"live"}
+
+    def drop(self) -> None:
+        """Put the connector on a new connection, whose books have never been lost."""
+        now = time.time_ns()
+        self.inject("drop")
+        self.flows(now, "all flows on a new connection")
+        self.until("every item is live", self.all_live)
+
+    @contextmanager
+    def only(self, symbol: str) -> Iterator[int]:
+        """Of other symbols nothing is said but data; then all is live. Yields how many gaps there are."""
+        self.until("every item is live", self.all_live)
+        reader = self.reader
+        gaps, statuses = len(reader.gaps), len(reader.statuses)
+        changes = {each: len(reader.states[each]) for each in SYMBOLS}
+        yield gaps
+        self.flows(time.time_ns())
+        for each in SYMBOLS:
+            assert each == symbol or len(reader.states[each]) == changes[each], f"the book of {each} suffered"
+        assert [g for _, g in reader.gaps[gaps:] if g.symbol != symbol] == []
+        assert [s for s in reader.statuses[statuses:] if s.symbol != symbol] == []
+
+    def gap(self, channel: str, symbol: str, cause: str, since: int) -> Gap:
+        """Wait for such a gap, not one of the first ``since``; return it."""
+
+        def found() -> Gap | None:
+            gaps = self.reader.gaps_of(channel, symbol, since)
+            return next((gap for gap in gaps if gap.cause == cause and not gap.filled), None)
+
+        self.until(f"a {channel} gap of {symbol}, cause {cause}", found)
+        gap = found()
+        assert gap is not None
+        return gap
+
+    def filled(self) -> None:
+        """Wait until no gap of trades is open."""
+        self.until("the gaps are filled", lambda: not any(self.reader.holes().values()))
+
+    def count(self, role: str, name: str, **labels: str) -> float:
+        """Return the sum of a counter over all of its labels but the given ones."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        rows = self.made.counters(role).items()
+        return sum(n for row, n in rows if row.startswith(name + "{") and all(each in row for each in wanted))
+
+    def settle(self) -> None:
+        """See ``settle``."""
+        settle(self.made, self.reader)
+
+    def check(self) -> None:
+        """Compare everything with the simulator."""
+        check_reader(self.made, self.reader)
+        check_truth(self.made, self.reader)
+        check_barter(self.made, self.reader, self.client)
+
+
+@contextmanager
+def ground_of(made: Fire) -> Iterator[Ground]:
+    """Yield the readers of a demo, once all flows."""
+    reader, client = Reader(made), Barter(made)
+    ground = Ground(made, reader, client)
+    try:
+        ground.until("a client hears all symbols", lambda: all(client.trades.values()), 20)
+        ground.until("all flows", lambda: reader.flowing(0) and ground.all_live(), 20)
+        yield ground
+    finally:
+        reader.over.set()
+        client.close()
+        reader.close()

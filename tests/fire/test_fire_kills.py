@@ -1,8 +1,8 @@
 """kill -9 of everything that runs, while readers look: each cursor once, each trade once, true books."""
 
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,73 +10,78 @@ from demo_rig import await_true
 from fire_rig import (
     BACK_S,
     ROLES,
+    SYMBOLS,
     Barter,
     Fire,
+    Ground,
     Reader,
     check_barter,
     check_reader,
     check_truth,
     fire,
-    settle,
+    pause,
     told,
 )
 
-pytestmark = [pytest.mark.redis, pytest.mark.timeout(600)]
+log = logging.getLogger("fire")  # figures: --log-cli-level=info
+pytestmark = [pytest.mark.fire, pytest.mark.redis, pytest.mark.timeout(1200)]
 ROUNDS = int(os.environ.get("TAPELINE_FIRE_ROUNDS", "1"))  # the longer form: TAPELINE_FIRE_ROUNDS=20
 
-Note = Callable[[str, object], None]
 
-
-def recover(made: Fire, reader: Reader, role: str) -> float:
+def recover(ground: Ground, role: str) -> float:
     """Kill the actor of a role; return after how many seconds all symbols trade and have live books."""
+    made = ground.made
     others = {each: pid for each, pid in made.actors().items() if each != role}
     old = made.actor(role)
     at = time.monotonic()
     killed_ns = made.kill(old)
     await_true(f"{role} is started again", lambda: made.actor(role) != old, BACK_S)
-    told(made, reader, f"all flows after {role} was killed", lambda: reader.flowing(killed_ns), BACK_S)
+    ground.flows(killed_ns, f"all flows after {role} was killed")
+    took_s = time.monotonic() - at
     assert {each: made.actor(each) for each in others} == others, "the others went on"
-    return time.monotonic() - at
+    return took_s
 
 
-def test_no_kill_of_an_actor_or_of_redis_costs_a_reader_anything(tmp_path: Path, record_property: Note):
-    with fire(tmp_path) as made:
-        reader = Reader(made)
-        client = Barter(made)
-        told(made, reader, "a client hears all symbols", lambda: all(client.trades.values()), 20)
-        for n in range(ROUNDS):
-            for role in ("connector", "normalizer", "bookbuilder"):
-                record_property(f"{role} back after s", round(recover(made, reader, role), 2))
-            check_truth_now(made, reader)
-
-            pids = made.actors()
-            lost = reader.lost_connections
-            killed_ns = made.kill(made.server() if n % 2 == 0 else made.actor("redis"))
-            told(
-                made, reader, "all flows after Redis was killed", lambda ns=killed_ns: reader.flowing(ns), 30
-            )
-            assert reader.lost_connections > lost
-            assert made.actors() == pids, "all actors waited for Redis"
-
-        settle(made, reader)
-        check_reader(made, reader)
-        check_truth(made, reader)
-        check_barter(made, reader, client)  # it stayed connected all the while
-        client.close()
-
+def test_no_kill_of_an_actor_or_of_redis_costs_a_reader_anything(ground: Ground):
+    made, reader = ground.made, ground.reader
+    for n in range(ROUNDS):
+        for role in ("connector", "normalizer", "bookbuilder"):
+            log.info("%s back after %.2f s", role, recover(ground, role))
+        actors, lost = made.actors(), reader.lost_connections
+        at = time.monotonic()
+        killed_ns = made.kill(made.server() if n % 2 == 0 else made.actor("redis"))
+        ground.flows(killed_ns, "all flows after Redis was killed")
+        log.info("redis back after %.2f s", time.monotonic() - at)
+        assert reader.lost_connections > lost
+        assert made.actors() == actors, "all actors waited for Redis"
+        ground.settle()
+        ground.check()  # its Barter client has been connected all the while
         made.control.post("resume")
-        client = Barter(made)
-        record_property("broadcaster back after s", round(recover(made, reader, "broadcaster"), 2))
-        await_true("its clients are told", lambda: client.closed, 5)
-        client = await_true("clients can come again", lambda: joined(made), BACK_S)
-        await_true("and hear all symbols", lambda: all(client.trades.values()), 10)
-        settle(made, reader)
-        check_reader(made, reader)
-        check_barter(made, reader, client)
-        client.close()
-        reader.close()
-        assert made.interrupt() == 0
-        assert made.processes() == {}
+
+
+def test_a_killed_broadcaster_is_back_and_serves_whoever_comes(ground: Ground):
+    for _ in range(ROUNDS):
+        log.info("broadcaster back after %.2f s", recover(ground, "broadcaster"))
+        await_true("its clients know", lambda: ground.client.closed, 5)
+        ground.client.close()
+        ground.client = await_true("clients can come again", lambda: joined(ground.made), BACK_S)
+        await_true("and hear all symbols", lambda: all(map(ground.client.trades.get, SYMBOLS)), 10)
+        ground.settle()
+        ground.check()
+        ground.made.control.post("resume")
+
+
+def test_a_killed_venue_is_told_and_joined_when_it_is_back(ground: Ground):
+    made, reader = ground.made, ground.reader
+    statuses, actors = len(reader.statuses), made.actors()
+    ground.flows(made.kill(made.actor("simulator")))
+    assert made.actors() == actors
+    down = [s for s in reader.statuses[statuses:] if s.state == "down"]
+    assert {s.symbol for s in down} == {None, *SYMBOLS}
+    pause(made, reader)
+    check_reader(made, reader, anew=True)
+    check_truth(made, reader)
+    check_barter(made, reader, ground.client)
 
 
 def joined(made: Fire) -> Barter | None:
@@ -86,42 +91,24 @@ def joined(made: Fire) -> Barter | None:
         return None
 
 
-def check_truth_now(made: Fire, reader: Reader) -> None:
-    settle(made, reader)
-    check_truth(made, reader)
-    made.control.post("resume")
-
-
-@pytest.mark.parametrize("what", ["supervisor", "honcho"])
-def test_a_killed_supervisor_or_honcho_ends_all_and_the_next_start_loses_nothing(tmp_path: Path, what: str):
+def test_a_killed_supervisor_or_honcho_ends_all_and_the_next_start_loses_nothing(tmp_path: Path):
     with fire(tmp_path) as made:
         reader = Reader(made)
+        starts = 1
         for n in range(ROUNDS):
-            told(made, reader, "all flows", lambda: reader.flowing(0), 20)
-            before = reader.cursors["books"].k
-            role = ROLES[n % len(ROLES)]
-            made.kill(made.supervisor(role) if what == "supervisor" else made.honcho())
-            made.gone()
-            stopped_ns = time.time_ns()
-            made.start().live()
-            told(made, reader, "all flows again", lambda ns=stopped_ns: reader.flowing(ns), 20)
-            assert reader.cursors["books"].k > before
-            assert len(reader.epochs["books"]) > n + 1  # the same streams, further on
-        settle_after_restart(made, reader)
+            for what in ("supervisor", "honcho"):
+                told(made, reader, "all flows", lambda: reader.flowing(0), 20)
+                before = reader.cursors["books"].k
+                made.kill(made.honcho() if what == "honcho" else made.supervisor(ROLES[n % len(ROLES)]))
+                log.info("%s: all ended after %.2f s", what, made.gone())
+                stopped_ns = time.time_ns()
+                made.start().live()
+                log.info("live after %.2f s", (time.time_ns() - stopped_ns) / 1e9)
+                starts += 1
+                told(made, reader, "all flows again", lambda ns=stopped_ns: reader.flowing(ns), 20)
+                assert reader.cursors["books"].k > before
+                assert len(reader.epochs["books"]) == starts  # the same stream, by another owner each time
+        pause(made, reader)
+        check_reader(made, reader, anew=True)
+        check_truth(made, reader)
         reader.close()
-
-
-def settle_after_restart(made: Fire, reader: Reader) -> None:
-    """The simulator began anew, too: its former trades are on no tape, but every cursor came once."""
-    made.control.post("pause")
-    seqs = made.seqs()
-
-    def at_end() -> bool:
-        with reader.lock:
-            return all((v := reader.views[s]).event and v.event.seq == seqs[s] for s in seqs)
-
-    told(made, reader, "every book is at its end", at_end, 20)
-    check_truth(made, reader)
-    assert reader.wrong == []
-    for ids in reader.trades.values():
-        assert len(ids) == len({*ids})

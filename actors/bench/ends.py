@@ -27,7 +27,6 @@ from actors.streams.partition import Appender, Tail
 PARTITION: Final = Partition("binance", 0)
 _LONG_LEASE_S: Final = 3600.0
 _SLEEP_S: Final = 0.0005
-_LINGER_S: Final = 0.001
 
 
 def feed(config: Path, url: str, tape: Tape, progress_path: Path, rate: float | None) -> None:
@@ -49,19 +48,18 @@ async def _feed(config: Path, url: str, tape: Tape, progress: Progress, rate: fl
     while not progress["ready"]:
         await anyio.sleep(0.01)
     begun, sent = time.time_ns(), 0
-    while not progress["stop"] and sent < total:
+    while not (progress["halt"] or progress["stop"]) and sent < total:
         room = min(BATCH, IN_FLIGHT - (sent - progress["received"]), total - sent)
         if rate is not None:
             room = min(room, int((time.time_ns() - begun) / 1e9 * rate) - sent)
         if room <= 0:
-            await anyio.sleep(_SLEEP_S if rate is None else _LINGER_S)
+            await anyio.sleep(_SLEEP_S if rate is None else settings.streams.linger_ms / 1000)
             continue
         # A frame is received when it is due; what waited for this append has waited since then.
         now = time.time_ns()
         due = [now] * room if rate is None else [begun + int(i / rate * 1e9) for i in range(sent, sent + room)]
-        lines = recording.take(due)
+        await appender.append(recording.take(due))
         sent = progress["sent"] = recording.sent
-        await appender.append(lines)
     await wire.aclose()
     await client.aclose()
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import redis
 from websockets.client import ClientProtocol
@@ -53,9 +53,8 @@ class _Client(asyncio.Protocol):
         self.frame = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
         self._protocol.send_request(self._protocol.connect())
-        transport.write(b"".join(self._protocol.data_to_send()))
+        cast("asyncio.WriteTransport", transport).write(b"".join(self._protocol.data_to_send()))
 
     def data_received(self, data: bytes) -> None:
         if self._open:

@@ -3,12 +3,13 @@
 import mmap
 import struct
 from pathlib import Path
+from typing import Final
 
-_SLOTS = ("sent", "received", "stop", "ready")
+_SLOTS: Final = ("sent", "received", "stop", "ready", "halt")
 
 
 class Progress:
-    """Four numbers: events sent, events received, stop asked (0 or 1), receivers that are ready.
+    """Events sent and received; stop asked of all, halt of the feeder (0 or 1); receivers that are ready.
 
     One process writes each slot, so plain eight-byte stores are enough.
     """

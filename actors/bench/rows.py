@@ -17,7 +17,7 @@ import redis
 
 from actors.bench import bare, ends, fanout
 from actors.bench.progress import Progress
-from actors.bench.tape import Tape
+from actors.bench.tape import SYMBOLS, Tape
 from actors.formation import Formation, await_true, free_port
 
 _processes: Final = multiprocessing.get_context("spawn")
@@ -43,7 +43,7 @@ slow_client_bytes = 67108864
 [simulator]
 port = {simulator}
 [venues.binance]
-symbols = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
+symbols = {list(SYMBOLS)!r}
 channels = ["trade", "book", "l1"]
 ws_url = "ws://127.0.0.1:{simulator}/binance"
 rest_url = "http://127.0.0.1:{simulator}/binance"
@@ -122,7 +122,7 @@ def _rate(progress: Progress, seconds: float) -> float:
 
 def _halt_feed(made: Stage, feeder: BaseProcess) -> int:
     """Stop only the feeder and wait for the rest; return what never arrived."""
-    feeder.terminate()
+    made.progress["halt"] = 1
     feeder.join()
     return made.drained()
 

@@ -1,11 +1,16 @@
 """The benchmark's input: generated frames in one file, so that each process reads them for itself."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from actors.simulator.binance.generate import Generated, generate
+
+
+# Books of less than 1,000 levels: a tape runs hours of market in seconds, and a larger one would be at the
+# end of what its snapshot knows before a tick, of this clock, lets it ask for another.
+SYMBOLS: Final = ("ETH-USDT", "SOL-USDT", "XRP-USDT")
 
 
 class Tape(NamedTuple):
@@ -33,7 +38,7 @@ def record(folder: Path, seed: int, n: int) -> Tape:
     The mix: for each symbol ten frames of trades and L1, about two in five of them trades, then one of
     depth with what changed meanwhile (see ``simulator.binance.generate``).
     """
-    made = generate(seed, n)
+    made = generate(seed, n, SYMBOLS)
     tape = Tape(folder / "frames", folder / "beside")
     tape.frames.write_bytes(b"\n".join(made.frames))
     tape.beside.write_bytes(msgspec.msgpack.encode(_Beside(made.exchange_info, made.snapshots, made.later)))

@@ -29,7 +29,7 @@ class Generated(NamedTuple):
 
 _GENERATED: Final = ("trade", "bookTicker", "depth@100ms")
 FRAMES_PER_DEPTH: Final = 10  # as in a capture of BTCUSDT in 2024: 332 depth to 3,346 others
-FRAMES_PER_SNAPSHOT: Final = 20_000  # chosen: the market moves off a snapshot's levels in some 100,000
+FRAMES_PER_SNAPSHOT: Final = 5_000  # chosen: the market moves off a snapshot of 1,000 levels in some 100,000
 _START: Final = 1_767_225_600 * SECOND  # 2026-01-01: generated frames never depend on the clock
 DEMO_SYMBOLS: Final = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
 

@@ -9,7 +9,8 @@ from actors.config import ConfigError
 from actors.config.judge import nearest
 from actors.streams.client import hot
 from actors.streams.keys import Partition, partitions
-from actors.streams.partition import Reader, closing, forget, readers
+from actors.streams.partition import closing
+from actors.streams.readers import Reader, forget, readers
 
 
 def show(config: Path | None, env: Mapping[str, str], *, action: str | None, role: str | None) -> int:

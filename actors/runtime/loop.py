@@ -33,28 +33,15 @@ import msgspec
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
+from actors.runtime.housekeeping import Housekeeping
 from actors.runtime.lifecycle import Actor, Refused
-from actors.runtime.metrics import TABLE, Metrics
+from actors.runtime.meter import Meter
 from actors.stages.fold import Fold, Output
 from actors.streams.client import BLOCK_S, cold
-from actors.streams.keys import SERVER_IDS, START, Cursor, Keys, Partition, Stream, partitions
+from actors.streams.keys import START, Cursor, Partition, Stream, partitions
 from actors.streams.lease import Lease, keep
-from actors.streams.partition import (
-    Entry,
-    Ledger,
-    Reader,
-    Stored,
-    after,
-    closing,
-    entries_of,
-    forget,
-    newest,
-    persist,
-    readers,
-    rolled_back,
-    trim,
-    xread,
-)
+from actors.streams.ledger import Ledger, Stored
+from actors.streams.partition import Entry, after, closing, entries_of, persist, rolled_back, xread
 from actors.streams.scripts import COMMIT
 from actors.streams.wire import Command, Hot, Reply
 
@@ -67,9 +54,6 @@ _FOLD_S: Final = 0.025  # chosen: nothing else of the process (lease renewals) w
 _TRIES: Final = 3  # DESIGN 5: then the event is poison
 _CHECKPOINT_SHARE: Final = 0.01  # DESIGN 5: of time
 _CHECKPOINT_LEAST_S: Final = 1.0  # chosen: refolding a second takes well under one
-_TRIM_S: Final = 1.0
-_READERS_S: Final = 30.0  # chosen: a new reader holds trimming back from then on; the floor covers it before
-_UNSEEN_S: Final = 24 * 3600.0  # DESIGN 5
 _MOST_RECORD: Final = 64 * 1024
 
 Beside = Callable[[Lease, Hot], Coroutine[Any, Any, None]]
@@ -144,7 +128,7 @@ class _Work:
         self._stage = stage
         self._lease = lease
         self._partition = lease.partition
-        self._meter = _Meter(actor.metrics, stage, lease.partition)
+        self._meter = Meter(actor.metrics, lease.partition, role=stage.role, reads=stage.reads)
         self._ledger = Ledger(
             actor.keys,
             lease.partition,
@@ -179,7 +163,14 @@ class _Work:
             anyio.create_task_group() as tg,
         ):
             tg.start_soon(self._watch_ending)
-            housekeeping = _Housekeeping(self._actor, self._stage, self._partition, self._meter)
+            housekeeping = Housekeeping(
+                self._actor,
+                self._partition,
+                self._meter,
+                role=self._stage.role,
+                reads=self._stage.reads,
+                writes=self._stage.writes,
+            )
             tg.start_soon(housekeeping.run, self._side, lambda: self._committed)
             if self._stage.beside is not None:
                 await persist(third, _nothing, self._meter.lost)
@@ -239,7 +230,14 @@ class _Work:
                     "which wrote it"
                 )
             if checkpoint.format >= getattr(fold, "OLDEST", fold.FORMAT):
-                return self._stage.fold(self._partition, checkpoint.blob), True
+                try:
+                    return self._stage.fold(self._partition, checkpoint.blob), True
+                except (
+                    Exception
+                ):  # a state that its own fold cannot read: to go on without beats to stand still
+                    log.exception(
+                        "checkpoint_unreadable", role=self._stage.role, partition=str(self._partition)
+                    )
         if isinstance(fold, _Counting):
             fold.resume(stored.counts)
         return fold, False
@@ -584,175 +582,3 @@ def _split(lines: list[bytes]) -> Iterator[Sequence[bytes]]:
         run.append(line)
         size += len(line)
     yield run
-
-
-# --------------------------------------------------------------------------------- beside the fold
-
-
-class _Housekeeping:
-    """Once a second: trim what this role writes, forget dead readers, measure."""
-
-    def __init__(self, actor: Actor, stage: Stage, partition: Partition, meter: "_Meter") -> None:
-        self._actor = actor
-        self._keys: Keys = actor.keys
-        self._settings = actor.settings.streams
-        self._stage = stage
-        self._partition = partition
-        self._meter = meter
-        self._trims: list[Stream] = [s for s in stage.writes if s not in SERVER_IDS]
-        if stage.reads == "raw":
-            self._trims.append("raw")  # several connectors write it: its reader trims
-        self._roles: list[str] = []
-        self._roles_due = 0.0
-        self._unseen: dict[str, tuple[int, float]] = {}  # role -> when it was seen, since when we know
-
-    async def run(self, hot: Hot, where: Callable[[], Cursor]) -> None:
-        """Run until cancelled."""
-        while True:
-            began = time.monotonic()
-            try:
-                await persist(hot, partial(self._once, hot, where), self._meter.lost)
-            finally:
-                self._meter.flush()
-            await anyio.sleep(max(0.0, began + _TRIM_S - time.monotonic()))
-
-    async def _once(self, hot: Hot, where: Callable[[], Cursor]) -> None:
-        if time.monotonic() >= self._roles_due:
-            await self._look_for_readers(hot)
-        for stream in self._trims:
-            trimmed = await trim(
-                hot,
-                self._keys,
-                self._partition,
-                role=self._stage.role,
-                stream=stream,
-                roles=self._roles,
-                floor_s=self._settings.retention_s,
-                cap_bytes=self._settings.retention_bytes,
-            )
-            if trimmed.entries and trimmed.why == "cap":
-                log.debug("trimmed_by_cap", partition=str(self._partition), stream=stream)
-        head = await newest(hot, self._keys, self._partition, self._stage.reads)
-        self._meter.lag(head.k - where().k)
-        memory = await hot.call("INFO", "memory")
-        self._meter.memory(int(memory.partition(b"used_memory:")[2].split(b"\r\n", 1)[0]))
-
-    async def _look_for_readers(self, hot: Hot) -> None:
-        """Learn who reads here. Who has not been seen for a day in which we looked is forgotten."""
-        now = time.monotonic()
-        self._roles_due = now + min(_READERS_S, self._settings.retention_s / 2)
-        found = await readers(hot, self._keys, self._partition)
-        self._unseen = {r.role: self._since(r, now) for r in found}
-        self._roles = []
-        for reader in found:
-            if reader.role != self._stage.role and now - self._unseen[reader.role][1] > _UNSEEN_S:
-                log.warning("reader_forgotten", partition=str(self._partition), reader=reader.role)
-                await forget(hot, self._keys, self._partition, reader.role)
-            else:
-                self._roles.append(reader.role)
-
-    def _since(self, reader: Reader, now: float) -> tuple[int, float]:
-        # By our own watching, not by the stored time: after a weekend in which all was off nobody is dead.
-        known = self._unseen.get(reader.role)
-        return known if known is not None and known[0] == reader.seen_ms else (reader.seen_ms, now)
-
-
-class _Meter:
-    """The loop's metrics; what is counted often is added up and told once a second."""
-
-    def __init__(self, metrics: Metrics, stage: Stage, partition: Partition) -> None:
-        self._metrics = metrics
-        self._role = stage.role
-        self._partition = str(partition)
-        self._venue = partition.venue
-        self._stage = stage
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._commits = 0
-        self._recv_ns = 0
-
-    def newest(self, line: bytes) -> None:
-        """Note when the newest folded event was received."""
-        self._recv_ns = _received(line, self._stage.reads) or self._recv_ns
-
-    def committed(self, took_s: float, out: Output, *, dup: bool) -> None:
-        """Count one commit and what it carried."""
-        self._commits += 1
-        if dup:
-            self.refused("DUP")
-        self._metrics.observe("tapeline_commit_seconds", took_s, role=self._role)
-        if self._recv_ns:
-            age_s = max(0.0, (time.time_ns() - self._recv_ns) / 1e9)
-            self._metrics.observe("tapeline_hop_seconds", age_s, role=self._role)
-        if out.counts:
-            self._counts.update(out.counts)
-
-    def flush(self) -> None:
-        """Tell the metrics what has been added up."""
-        metrics, role, partition = self._metrics, self._role, self._partition
-        if self._commits:
-            metrics.count("tapeline_commits_total", self._commits, role=role, partition=partition)
-            self._commits = 0
-        counts, self._counts = self._counts, Counter()
-        for (metric, what), n in counts.items():
-            self._tell(metric, what, n)
-        if self._recv_ns:
-            age_s = max(0.0, (time.time_ns() - self._recv_ns) / 1e9)
-            metrics.gauge("tapeline_lag_seconds", age_s, role=role, partition=partition)
-
-    def _tell(self, metric: str, what: str, n: float) -> None:
-        """Fill the labels that the table asks for; ``what`` is the last ones, apart by ``/``."""
-        row = TABLE[metric]
-        known = {"role": self._role, "partition": self._partition, "venue": self._venue}
-        open_labels = [label for label in row.labels if label not in known]
-        values = what.split("/")[-len(open_labels) :] if open_labels else []
-        values = ["all"] * (len(open_labels) - len(values)) + values
-        known |= dict(zip(open_labels, values, strict=True))
-        labels = {label: known[label] for label in row.labels}
-        self._metrics.count(metric, n, **labels)
-
-    def lag(self, events: int) -> None:
-        """Tell how many events wait."""
-        self._metrics.gauge("tapeline_lag_events", max(0, events), role=self._role, partition=self._partition)
-
-    def memory(self, used: int) -> None:
-        """Tell how much memory Redis uses."""
-        self._metrics.gauge("tapeline_redis_memory_bytes", used)
-
-    def refused(self, verdict: str) -> None:
-        """Count a commit that was not accepted as new."""
-        self._metrics.count(
-            "tapeline_commit_refusals_total", role=self._role, partition=self._partition, reason=verdict
-        )
-
-    def rolled_back(self) -> None:
-        """Count a rollback."""
-        self._metrics.count("tapeline_rollbacks_total", role=self._role, partition=self._partition)
-
-    def trimmed(self, events: int) -> None:
-        """Count events that were gone before they were read."""
-        self._metrics.count(
-            "tapeline_trimmed_unread_total", events, role=self._role, partition=self._partition
-        )
-
-    def poisoned(self) -> None:
-        """Count an event laid aside."""
-        self._metrics.count("tapeline_poison_total", role=self._role, partition=self._partition)
-
-    def checkpointed(self, cost_s: float) -> None:
-        """Note what one checkpoint has cost."""
-        self._metrics.observe("tapeline_checkpoint_seconds", cost_s, role=self._role)
-
-    def lost(self, error: Exception) -> None:
-        """Note that Redis could not be had, or not be written."""
-        self._metrics.count("tapeline_redis_reconnects_total", role=self._role)
-        log.warning("redis_away", role=self._role, partition=self._partition, reason=repr(error))
-
-
-def _received(line: bytes, stream: Stream) -> int | None:
-    """Return when the event of ``line`` was received, ns; None where it does not say."""
-    if stream == "raw":
-        digits = line[: line.find(b" ")]
-    else:
-        at = line.find(b'"ts_recv":')
-        digits = line[at + 10 : at + 29] if at >= 0 else b""
-    return int(digits) if digits.isdigit() else None

@@ -10,17 +10,15 @@ The least an ACL user needs (prefix ``tl`` and ``md``)::
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable
 from ssl import SSLContext
-from typing import Any, Final, Literal, NamedTuple, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final, cast
 
 import anyio
 from redis import exceptions
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -28,96 +26,20 @@ from actors.config import Settings
 from actors.model.events import SCHEMA_VERSION
 from actors.streams.errors import FAULTS, RedisUnusable, is_passing
 from actors.streams.keys import Keys
+from actors.streams.url import Target, parse, redis_url
 from actors.streams.wire import Hot, Wire
 
 BLOCK_S: Final = 1.0  # chosen: a dead socket is noticed within block + 2 s (see FAULTS R4)
 TIMEOUT_S: Final = 2.0
+_TIMEOUT_S: Final = BLOCK_S + TIMEOUT_S
 _LEAST: Final = (6, 2)  # XTRIM MINID
 _WAIT_S: Final = 10.0  # chosen: the embedded server starts together with the actors
 
-_Kind = Literal["node", "sentinel", "cluster"]
 
-
-class Target(NamedTuple):
-    """A ``REDIS_URL`` taken apart. ``options`` are redis-py's (password, db, TLS): never show them."""
-
-    kind: _Kind
-    hosts: list[tuple[str, int]]  # empty for a unix socket
-    master: str | None
-    options: dict[str, Any]
-    tls: bool
-    shown: str  # the URL without its secret
-
-
-def redis_url(settings: Settings) -> str:
-    """Return the URL to connect to: the configured one, else the embedded server's."""
-    if settings.redis.url is not None:
-        return settings.redis.url.get_secret_value()
-    return f"redis://127.0.0.1:{settings.redis.port}/0"
-
-
-def parse(url: str) -> Target:
-    """Take a URL apart.
-
-    Raises:
-        RedisUnusable: It is none of ``redis:// rediss:// unix:// redis+sentinel:// redis+cluster://``
-            (``rediss+…`` for TLS).
-    """
-    shown = re.sub(r"(?<=://)[^/]*@", "", url).partition("?")[0]
-    scheme, _, rest = url.partition("://")
-    transport, _, kind = scheme.partition("+")
-    try:
-        if not kind:
-            options = cast("dict[str, Any]", dict(parse_url(url)))
-            tls = options.pop("connection_class", None) is SSLConnection
-            unix = "path" in options
-            host, port = options.pop("host", "localhost"), options.pop("port", 6379)
-            return Target("node", [] if unix else [(host, port)], None, options, tls, shown)
-        if transport in {"redis", "rediss"} and kind in {"sentinel", "cluster"}:
-            return _several(transport == "rediss", cast("_Kind", kind), rest, shown)
-    except ValueError as e:
-        # The text of a ValueError may quote the URL; its type and the URL without its secret say enough.
-        raise RedisUnusable(f"the Redis URL {shown} cannot be read: check its hosts, ports and path") from e
-    raise RedisUnusable(
-        f"the Redis URL {shown} must begin with redis://, rediss://, unix://, redis+sentinel:// or "
-        "redis+cluster://: correct REDIS_URL"
-    )
-
-
-def _several(tls: bool, kind: _Kind, rest: str, shown: str) -> Target:
-    credentials, _, place = rest.rpartition("@")
-    where = urlsplit("//" + place.replace(",", "%2C"))
-    hosts: list[tuple[str, int]] = []
-    for host in unquote(where.netloc).split(","):
-        split = urlsplit("//" + host)
-        if not split.hostname:
-            raise ValueError("a host is missing")
-        hosts.append((split.hostname, split.port or (26379 if kind == "sentinel" else 6379)))
-    user, _, password = credentials.partition(":")
-    # parse_url turns the query's words into redis-py's options, with their types.
-    options = cast("dict[str, Any]", dict(parse_url(f"redis://h?{where.query}")))
-    for name in ("host", "port", "connection_class"):
-        options.pop(name, None)
-    options |= {k: v for k, v in parse_qsl(where.query) if k.startswith("sentinel_")}
-    if user:
-        options["username"] = unquote(user)
-    if password:
-        options["password"] = unquote(password)
-    path = [part for part in where.path.split("/") if part]
-    master = None
-    if kind == "sentinel":
-        if not path:
-            raise ValueError("the name of the master is missing")
-        master = path.pop(0)
-    if path:
-        options["db"] = int(path[0])
-    return Target(kind, hosts, master, options, tls, shown)
-
-
-def _settings_of_client(name: str | None = None) -> dict[str, Any]:
+def _settings_of_client(name: str | None, timeout_s: float) -> dict[str, Any]:
     # A retrying client behind a write duplicates it; what to do after an outage is decided by the caller.
     return {
-        "socket_timeout": BLOCK_S + TIMEOUT_S,
+        "socket_timeout": timeout_s,
         "socket_connect_timeout": TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
@@ -128,10 +50,10 @@ def _settings_of_client(name: str | None = None) -> dict[str, Any]:
     }
 
 
-def _sentinel(target: Target, name: str | None = None) -> Sentinel:
+def _sentinel(target: Target, name: str | None = None, timeout_s: float = _TIMEOUT_S) -> Sentinel:
     options = dict(target.options)
     own = {k.removeprefix("sentinel_"): options.pop(k) for k in list(options) if k.startswith("sentinel_")}
-    common = _settings_of_client(name)
+    common = _settings_of_client(name, timeout_s)
     return Sentinel(
         target.hosts, sentinel_kwargs={**common, **own}, **common, **options, **_tls_options(target)
     )
@@ -141,9 +63,9 @@ def _tls_options(target: Target) -> dict[str, Any]:
     return {"ssl": True} if target.tls else {}
 
 
-def make_client(target: Target, name: str | None = None) -> Redis:
+def make_client(target: Target, name: str | None = None, timeout_s: float = _TIMEOUT_S) -> Redis:
     """Return a client that has not connected yet. A cluster's has the same commands and is cast."""
-    common = _settings_of_client(name)
+    common = _settings_of_client(name, timeout_s)
     match target.kind:
         case "cluster":
             nodes = [ClusterNode(host, port) for host, port in target.hosts]
@@ -152,7 +74,7 @@ def make_client(target: Target, name: str | None = None) -> Redis:
             return cast("Redis", cluster)
         case "sentinel":
             assert target.master is not None  # noqa: S101 - parse saw to it
-            master = cast("Any", _sentinel(target, name)).master_for(target.master)
+            master = cast("Any", _sentinel(target, name, timeout_s)).master_for(target.master)
             return cast("Redis", master)
         case "node":
             options = target.options | _tls_options(target)
@@ -162,7 +84,14 @@ def make_client(target: Target, name: str | None = None) -> Redis:
             return Redis(host=host, port=port, **common, **options)
 
 
-async def connect(settings: Settings, role: str, *, wait_s: float = _WAIT_S, claim: bool = True) -> Redis:
+async def connect(
+    settings: Settings,
+    role: str,
+    *,
+    wait_s: float = _WAIT_S,
+    claim: bool = True,
+    timeout_s: float = _TIMEOUT_S,
+) -> Redis:
     """Return a client of a Redis that will do.
 
     Args:
@@ -170,6 +99,7 @@ async def connect(settings: Settings, role: str, *, wait_s: float = _WAIT_S, cla
         role: Names the connection (CLIENT LIST).
         wait_s: How long to wait for a server that is not there or still loads.
         claim: Write ``tl:meta`` where nobody has; else only compare.
+        timeout_s: How long an answer may take.
 
     Raises:
         RedisUnusable: Absent, refused, too old, it may evict, it keeps nothing, or it belongs to another
@@ -179,7 +109,7 @@ async def connect(settings: Settings, role: str, *, wait_s: float = _WAIT_S, cla
     keys = Keys(settings.redis.prefix, settings.redis.pubsub_prefix)
     deadline = anyio.current_time() + wait_s
     while True:
-        client = make_client(target, f"tapeline-{role}")
+        client = make_client(target, f"tapeline-{role}", timeout_s)
         try:
             await _check_server(client, target)
             await _check_meta(client, settings, keys, claim)

@@ -177,7 +177,9 @@ async def keep(actor: Holder, wanted: Sequence[Wanted], work: Work, *, lease_rol
     Raises:
         RedisUnusable: At the start.
     """
-    client = await connect(actor.settings, actor.role)
+    # A renewal that gets no answer is tried again while the lease still lasts; busy loops need a second.
+    timeout_s = max(1.0, actor.settings.streams.lease_ttl_s / 2)
+    client = await connect(actor.settings, actor.role, timeout_s=timeout_s)
     try:
         await _Keeper(actor, client, wanted, work, lease_role).run()
     finally:

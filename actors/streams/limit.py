@@ -25,9 +25,7 @@ _LIMIT: Final = Script((files("actors.streams") / "limit.lua").read_text(encodin
 class Limit:
     """The budgets of one venue and egress."""
 
-    def __init__(
-        self, client: Redis, keys: Keys, venue: str, egress: str, window_s: int = _WINDOW_S
-    ) -> None:
+    def __init__(self, client: Redis, keys: Keys, venue: str, egress: str, window_s: int = _WINDOW_S) -> None:
         self._client = client
         self._window_s = window_s
         self._key = keys.limit(venue, egress)

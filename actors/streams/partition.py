@@ -1,10 +1,9 @@
-"""Entries of one partition's streams: append, follow, commit, checkpoint, trim."""
+"""Entries of one partition's streams: what they are, how they are appended and followed."""
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 from redis import exceptions
@@ -12,12 +11,11 @@ from redis import exceptions
 from actors.streams.errors import FAULTS, Corrupt, Fenced, is_passing
 from actors.streams.keys import SERVER_IDS, START, Cursor, Keys, Partition, Stream
 from actors.streams.lease import Lease
-from actors.streams.scripts import APPEND, COMMIT, TRIM, Argument
+from actors.streams.scripts import APPEND
 from actors.streams.wire import Command, Hot
 
 T = TypeVar("T")
 
-_DENSE: Final[tuple[Stream, ...]] = ("raw", "events", "books", "flow")
 _FIRST_DELAY_S: Final = 0.02  # chosen: a restart of the server on loopback takes 0.1 s
 _MOST_DELAY_S: Final = 1.0  # chosen: back within 2 s of the server
 
@@ -254,207 +252,6 @@ async def remembered(hot: Hot, keys: Keys, partition: Partition, role: str, stre
 async def _server_ms(hot: Hot) -> int:
     seconds, micros = await hot.call("TIME")
     return int(seconds) * 1000 + int(micros) // 1000
-
-
-# ------------------------------------------------------------------------------------------- commits
-
-
-class Checkpoint(NamedTuple):
-    """A stage's state as it was at ``cursor``."""
-
-    cursor: Cursor
-    format: int
-    blob: bytes
-
-
-class Stored(NamedTuple):
-    """What Redis holds of a stage."""
-
-    cursor: Cursor | None  # None: it never committed
-    counts: dict[str, int]  # output -> number of its last event
-    skip: frozenset[int]
-    checkpoint: Checkpoint | None
-
-
-Verdict = Literal["OK", "DUP", "STALE", "FENCED"]
-
-
-class Ledger:
-    """How one stage reads and writes one partition: key names laid out once, commands built fast."""
-
-    def __init__(
-        self,
-        keys: Keys,
-        partition: Partition,
-        *,
-        role: str,
-        lease_key: str,
-        reads: Stream,
-        writes: Sequence[Stream],
-    ) -> None:
-        self.reads = reads
-        self.input = keys.stream(partition, reads)
-        self._ck = keys.cursor(partition, role)
-        self._state = keys.state(partition, role)
-        self._writes = [s for s in writes if s not in SERVER_IDS]
-        self._latest = partial(keys.latest, partition)
-        outputs: tuple[Stream, ...] = (*dict.fromkeys((*writes, "dead")),)
-        self._keys = [lease_key, self._ck, self._state, *(keys.stream(partition, s) for s in outputs)]
-        self._number = {stream: 4 + i for i, stream in enumerate(outputs)}
-
-    async def load(self, hot: Hot) -> Stored:
-        """Return what is stored."""
-        fields = [f"c:{self.reads}", "skip", *(f"i:{s}" for s in self._writes)]
-        ck, state = await hot.pipeline(
-            [("HMGET", self._ck, *fields), ("HMGET", self._state, f"c:{self.reads}", "format", "blob")]
-        )
-        cursor, skip, *ids = ck
-        at, form, blob = state
-        return Stored(
-            cursor=None if cursor is None else Cursor.parse(cursor),
-            counts={
-                str(s): 0 if last is None else Cursor.parse(last).k
-                for s, last in zip(self._writes, ids, strict=True)
-            },
-            skip=frozenset(int(k) for k in (skip or b"").split()),
-            checkpoint=None if at is None else Checkpoint(Cursor.parse(at), int(form), blob),
-        )
-
-    def commit(
-        self,
-        epoch: int,
-        cursor: Cursor,
-        then: Cursor,
-        *,
-        entries: Sequence[tuple[Stream, Sequence[bytes]]],
-        latest: Mapping[tuple[Literal["book", "top"], str], bytes],
-        skip: Iterable[int] | None = None,
-        checkpoint: tuple[int, bytes] | None = None,
-    ) -> Command:
-        """Return the command that moves ``cursor`` to ``then`` with all that goes with it.
-
-        Args:
-            epoch: Of the lease.
-            cursor: Where the stage stands.
-            then: Where it will stand; the same only where there are no ``entries``.
-            entries: Output and its lines, one stream entry each.
-            latest: Latest values to set.
-            skip: The whole new skip list, or None to leave it.
-            checkpoint: Format and blob of the state at ``then``, or None.
-        """
-        args: list[Argument] = [
-            epoch,
-            self.reads,
-            str(cursor),
-            str(then),
-            "" if skip is None else " ".join(map(str, sorted(skip))) or " ",
-            *(("", "") if checkpoint is None else checkpoint),
-            len(entries),
-        ]
-        for stream, lines in entries:
-            n = f"*{len(lines)}" if stream in SERVER_IDS else len(lines)
-            args += (self._number[stream], stream, n, b"\n".join(lines))
-        if not latest:
-            return COMMIT.command(self._keys, args)
-        keys = self._keys.copy()
-        for (kind, symbol), value in latest.items():
-            keys.append(self._latest(kind, symbol))
-            args += (len(keys), value)
-        return COMMIT.command(keys, args)
-
-
-# ---------------------------------------------------------------------------------- readers and trim
-
-
-class Reader(NamedTuple):
-    """A registered reader of a partition: its cursors by stream, and when it was last seen."""
-
-    role: str
-    cursors: dict[str, Cursor]
-    checkpoints: dict[str, Cursor]
-    seen_ms: int
-
-
-async def readers(hot: Hot, keys: Keys, partition: Partition) -> list[Reader]:
-    """Return every role that has written its ``ck`` in this partition and reads something."""
-    stem = keys.cursor(partition, "")
-    found: list[Reader] = []
-    for name in sorted(await _scan(hot, _literal(stem) + "*")):
-        role = name.removeprefix(stem)
-        fields, state = await hot.pipeline(
-            [("HGETALL", name), ("HMGET", keys.state(partition, role), *(f"c:{s}" for s in _DENSE))]
-        )
-        held = {k.decode(): v.decode() for k, v in zip(fields[::2], fields[1::2], strict=True)}
-        cursors = {f[2:]: Cursor.parse(v) for f, v in held.items() if f.startswith("c:")}
-        marks = {s: Cursor.parse(v) for s, v in zip(_DENSE, state, strict=True) if v is not None}
-        if cursors or marks:
-            found.append(Reader(role, cursors, marks, int(held.get("seen", 0))))
-    return found
-
-
-async def _scan(hot: Hot, pattern: str) -> set[str]:
-    names: set[str] = set()
-    at: bytes = b"0"
-    while True:
-        at, page = cast(
-            "tuple[bytes, list[bytes]]", await hot.call("SCAN", at, "MATCH", pattern, "COUNT", 1000)
-        )
-        names.update(name.decode() for name in page)
-        if at == b"0":
-            return names
-
-
-def _literal(text: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
-
-
-async def forget(hot: Hot, keys: Keys, partition: Partition, role: str) -> bool:
-    """Forget how far a reader has come, and its checkpoint; what it has written stays. False: unknown.
-
-    A stage that comes back begins at the oldest entry.
-    """
-    held: list[bytes] = await hot.call("HGETALL", keys.cursor(partition, role))
-    fields = [name for name in held[::2] if name.startswith(b"c:")]
-    if not fields:
-        return False
-    await hot.call("HDEL", keys.cursor(partition, role), *fields)
-    await hot.call("DEL", keys.state(partition, role))
-    return True
-
-
-class Trimmed(NamedTuple):
-    """What one trim did: entries gone, what decided (``floor``, ``cap``, or nothing), up to where."""
-
-    entries: int
-    why: Literal["floor", "cap", ""]
-    to: Cursor | None
-
-
-async def trim(
-    hot: Hot,
-    keys: Keys,
-    partition: Partition,
-    *,
-    role: str,
-    stream: Stream,
-    roles: Iterable[str],
-    floor_s: float,
-    cap_bytes: int,
-) -> Trimmed:
-    """Trim ``stream``, which ``role`` is the one to trim, to what ``roles`` still need.
-
-    Also marks ``role`` as seen.
-    """
-    own = keys.cursor(partition, role)
-    if stream == "raw":
-        written, last, size = keys.writer(partition), "id", "bytes"
-    else:
-        written, last, size = own, f"i:{stream}", f"b:{stream}"
-    names = [keys.stream(partition, stream), own, written]
-    for reader in roles:
-        names += (keys.cursor(partition, reader), keys.state(partition, reader))
-    entries, why, to, _ = await TRIM.on(hot, names, (stream, last, size, int(floor_s * 1000), cap_bytes))
-    return Trimmed(entries, why.decode(), Cursor.parse(to) if to else None)
 
 
 @asynccontextmanager

@@ -14,12 +14,15 @@ from conftest import free_port, server_binary
 
 from actors.config import RedisSettings, Settings, VenueSettings
 from actors.streams import client as module
-from actors.streams.client import connect, hot, parse
+from actors.streams.client import connect, hot
 from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Keys, Partition
 from actors.streams.lease import Lease
-from actors.streams.partition import Appender, Ledger, forget, newest, readers, remember, trim
+from actors.streams.ledger import Ledger
+from actors.streams.partition import Appender, newest, remember
+from actors.streams.readers import forget, readers, trim
 from actors.streams.scripts import COMMIT
+from actors.streams.url import parse
 
 CANARY = "s3cr3t-canary"
 KEYS = Keys()

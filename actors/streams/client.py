@@ -195,6 +195,8 @@ async def _check_server(client: Redis, target: Target) -> None:
                 "among them: set maxmemory-policy noeviction"
             )
     for info in await _info(client, "persistence"):
+        if int(info["loading"]):  # it answers INFO all the while, and says aof_enabled:0 until it is done
+            raise exceptions.BusyLoadingError(f"Redis at {shown} still loads its data")
         if not int(info["aof_enabled"]):
             raise RedisUnusable(
                 f"Redis at {shown} keeps nothing over a restart (appendonly no): set appendonly yes, "

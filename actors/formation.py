@@ -10,11 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import redis
 
@@ -22,6 +21,22 @@ from actors.runtime.embedded import server_command
 from actors.runtime.supervisor import die_with_parent
 
 T = TypeVar("T")
+
+
+Rows = Sequence[tuple[str, dict[str, str]]]
+
+
+class Client(Protocol):
+    """What is asked of the server, in types that the client's own hints leave open."""
+
+    def ping(self) -> bool: ...  # noqa: D102
+    def time(self) -> tuple[int, int]: ...  # noqa: D102
+    def info(self, section: str) -> dict[str, object]: ...  # noqa: D102
+    def hget(self, name: str, key: str) -> str | None: ...  # noqa: D102
+    def hmget(self, name: str, keys: Sequence[str]) -> list[str | None]: ...  # noqa: D102
+    def xrange(self, name: str, min: str, count: int) -> Rows: ...  # noqa: A002, D102
+    def xrevrange(self, name: str, *, count: int) -> Rows: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
 
 
 class Unfinished(Exception):
@@ -102,15 +117,18 @@ class Child:
 
 @dataclass
 class Formation:
-    """Redis and actors as children. ``config`` is TOML text without ``[redis]``; ``server`` a binary or None."""
+    """Redis and actors as children.
+
+    ``config`` is TOML text without ``[redis]``; ``server`` is a binary, None for the embedded one.
+    """
 
     folder: Path
     config: str
     server: str | None = None
     port: int = field(default_factory=free_port)
-    children: list[Child] = field(default_factory=lambda: [])
+    children: list[Child] = field(default_factory=list[Child])
     _server: Child | None = None
-    _count: dict[str, int] = field(default_factory=lambda: {})
+    _count: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +147,9 @@ class Formation:
             raise RuntimeError("start_redis() first")
         return self._server
 
-    def client(self) -> "redis.Redis":
+    def client(self) -> Client:
         """Return a client of the server."""
-        return redis.Redis(port=self.port, socket_timeout=10, decode_responses=True)
+        return cast("Client", redis.Redis(port=self.port, socket_timeout=10, decode_responses=True))
 
     def start_redis(self) -> None:
         """Start the server on its data, AOF everysec, and wait until it answers."""
@@ -201,16 +219,3 @@ class Formation:
         self.close_actors()
         if self._server is not None:
             self._server.stop()
-
-
-@contextmanager
-def formation(
-    folder: Path, config: str, server: str | None = None
-) -> Iterator[Formation]:
-    """Yield a formation with a running server; end everything at the end."""
-    made = Formation(folder, config, server)
-    try:
-        made.start_redis()
-        yield made
-    finally:
-        made.close()

@@ -38,7 +38,7 @@ def main(
     """
 
     def say(text: str) -> None:
-        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)  # noqa: T201 - this is its output
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     chosen = [row for row in ROWS if not only or row in only]
     with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
@@ -80,7 +80,9 @@ def _paired(
     }
 
 
-def _several(bench: rows.Bench, name: str, run: Callable[[rows.Bench], float], *, low: bool) -> dict[str, object]:
+def _several(
+    bench: rows.Bench, name: str, run: Callable[[rows.Bench], float], *, low: bool
+) -> dict[str, object]:
     found = [run(bench) for _ in range(bench.runs)]
     bench.say(f"  {name}: {', '.join(f'{value:,.2f}' for value in found)}")
     best = min(found) if low else max(found)
@@ -109,9 +111,7 @@ _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "events": lambda bench: _paired(bench, "events", rows.events_once, sockets=False),
     "delivered": lambda bench: _paired(bench, "delivered", rows.delivered_once, sockets=True),
     "latency": _latency,
-    "cores": lambda bench: _several(
-        bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True
-    ),
+    "cores": lambda bench: _several(bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True),
     "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once, low=False),
     "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once, low=False),
 }

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import hiredis
@@ -24,6 +24,8 @@ from actors.streams.client import hot
 IN_FLIGHT: Final = 8000  # DESIGN 16: sustained means at most this many events between sender and receiver
 BATCH: Final = 256  # as the connector packs
 
+_Command = tuple[str | bytes | int, ...]
+_pack = cast("Callable[[_Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 Fields = list[bytes]
 Rows = list[tuple[bytes, Fields]]
 
@@ -36,8 +38,8 @@ class _Wire:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
 
-    def send(self, *commands: tuple[str | bytes | int, ...]) -> None:
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+    def send(self, *commands: _Command) -> None:
+        self._socket.sendall(b"".join(map(_pack, commands)))
 
     def reply(self) -> object:
         while (answer := self._reader.gets()) is False:
@@ -51,7 +53,7 @@ def _rows(answer: object) -> Rows:
     return answer[0][1] if isinstance(answer, list) and answer else []  # pyright: ignore[reportUnknownVariableType]
 
 
-def _xread(stream: str, cursor: bytes) -> tuple[str | bytes | int, ...]:
+def _xread(stream: str, cursor: bytes) -> _Command:
     return ("XREAD", "COUNT", 16, "BLOCK", 200, "STREAMS", stream, cursor)
 
 
@@ -81,7 +83,7 @@ def relay(port: int, source: str, target: str, progress_path: Path) -> None:
     wire.send(_xread(source, cursor))
     while not progress["stop"]:
         rows = _rows(wire.reply())
-        commands: list[tuple[str | bytes | int, ...]] = []
+        commands: list[_Command] = []
         for entry, fields in rows:
             cursor = entry
             commands.append(("XADD", target, "MAXLEN", "~", 1000, "*", *fields))

@@ -45,7 +45,7 @@ async def _feed(config: Path, url: str, tape: Tape, progress: Progress, rate: fl
     generated = tape.load()
     recording, total = Recording(generated), len(generated.frames)
     await appender.append(opening(generated, time.time_ns()))
-    while not progress["ready"]:
+    while not progress["ready"]:  # noqa: ASYNC110 - another process sets it
         await anyio.sleep(0.01)
     begun, sent = time.time_ns(), 0
     while not (progress["halt"] or progress["stop"]) and sent < total:
@@ -57,7 +57,9 @@ async def _feed(config: Path, url: str, tape: Tape, progress: Progress, rate: fl
             continue
         # A frame is received when it is due; what waited for this append has waited since then.
         now = time.time_ns()
-        due = [now] * room if rate is None else [begun + int(i / rate * 1e9) for i in range(sent, sent + room)]
+        due = (
+            [now] * room if rate is None else [begun + int(i / rate * 1e9) for i in range(sent, sent + room)]
+        )
         await appender.append(recording.take(due))
         sent = progress["sent"] = recording.sent
     await wire.aclose()
@@ -140,7 +142,7 @@ async def _listen(url: str, progress: Progress, latencies: Path | None) -> None:
             progress["stop"] = 2
             print(f"the broadcaster closed the benchmark's client: {e}")  # noqa: T201 - goes to the child's log
     if latencies is not None:
-        latencies.write_bytes(msgspec.msgpack.encode(ages))
+        latencies.write_bytes(msgspec.msgpack.encode(ages))  # noqa: ASYNC240 - nothing else runs any more
 
 
 _L2: Final = b'"kind":"order_book_l2"'

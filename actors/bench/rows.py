@@ -1,24 +1,25 @@
 """The rows of the benchmark: each starts what it measures as processes, and ends it again."""
 
 import multiprocessing
+import random
+import socket
 import statistics
 import tempfile
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import redis
 
 from actors.bench import bare, ends, fanout
 from actors.bench.progress import Progress
 from actors.bench.tape import SYMBOLS, Tape
-from actors.formation import Formation, await_true, free_port
+from actors.formation import Formation, await_true, cpu_s, free_port
+from actors.stages.book import Levels
 
 _processes: Final = multiprocessing.get_context("spawn")
 _ROLES: Final = ("normalizer", "bookbuilder")
@@ -32,7 +33,6 @@ class Bench:
     seconds: float
     runs: int
     say: Callable[[str], None]
-    notes: dict[str, object] = field(default_factory=lambda: {})
 
 
 def _config(port: int, simulator: int = 9700) -> str:
@@ -99,7 +99,7 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
+def stage() -> Generator[Stage]:
     """Yield a fresh stage; end everything at the end."""
     with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
         made = Stage(Path(folder))
@@ -170,8 +170,6 @@ def bare_once(bench: Bench, *, sockets: bool) -> float:
 
 
 def _await_listening(made: Stage) -> None:
-    import socket  # noqa: PLC0415 - only here
-
     def answers() -> bool:
         with socket.socket() as probe:
             probe.settimeout(1)
@@ -213,8 +211,6 @@ def cores_once(bench: Bench, rate: float) -> float:
         pids = [child.pid for child in children] + [made.made.redis.pid, feeder.pid or 0]
 
         def used() -> float:
-            from actors.formation import cpu_s  # noqa: PLC0415 - only here
-
             return sum(cpu_s(pid) for pid in pids)
 
         before, begun = used(), time.perf_counter()
@@ -255,10 +251,6 @@ def fanout_once(bench: Bench, clients: int = 100) -> float:
 
 def book_once(_bench: Bench) -> float:
     """Five level updates and a top 20 on a book of 1,000 levels a side: microseconds."""
-    from actors.stages.book import Levels  # noqa: PLC0415 - only here
-
-    import random  # noqa: PLC0415
-
     dice = random.Random(1)
     book = Levels()
     book.load(
@@ -292,12 +284,3 @@ def spin_ms() -> float:
 def median(values: list[float]) -> float:
     """Return the median."""
     return statistics.median(values)
-
-
-def server_version(url: str) -> str:
-    """Return what answers at ``url``."""
-    info = redis.Redis.from_url(url).info("server")
-    return str(info.get("valkey_version") or info["redis_version"])
-
-
-_ = bisect_left

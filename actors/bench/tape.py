@@ -7,7 +7,6 @@ import msgspec
 
 from actors.simulator.binance.generate import Generated, generate
 
-
 # Books of less than 1,000 levels: a tape runs hours of market in seconds, and a larger one would be at the
 # end of what its snapshot knows before a tick, of this clock, lets it ask for another.
 SYMBOLS: Final = ("ETH-USDT", "SOL-USDT", "XRP-USDT")

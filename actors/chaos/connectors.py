@@ -118,14 +118,17 @@ class Scenario:
         return len(self._symbols_seen()) == len(SYMBOLS)
 
     def _symbols_seen(self) -> set[str]:
-        events = (codec.decode(line) for _, line in numbered(self._watch.entries("events")) if _is_trade(line))
+        events = (
+            codec.decode(line) for _, line in numbered(self._watch.entries("events")) if _is_trade(line)
+        )
         return {event.symbol for event in events if event.symbol}
 
     def _frames_of(self, leg: str, after_k: int) -> bool:
         """Whether leg has written a frame after number ``after_k`` of raw."""
         mark = f" {leg}.".encode()
         return any(
-            entry.k > after_k and any(mark in line[:24] and b" f {\"stream" in line[:60] for line in entry.lines)
+            entry.k > after_k
+            and any(mark in line[:24] and b' f {"stream' in line[:60] for line in entry.lines)
             for entry in self._watch.newest_entries("raw", 400)
         )
 
@@ -158,7 +161,8 @@ class Scenario:
         def arrived() -> bool:
             seen, holes = self._trades()
             return all(
-                any(first <= wanted <= final for first, final in holes.get(symbol, ())) or wanted in seen[symbol]
+                any(first <= wanted <= final for first, final in holes.get(symbol, ()))
+                or wanted in seen[symbol]
                 for symbol, wanted in last.items()
             )
 
@@ -239,4 +243,3 @@ def run(folder: Path, report: Report, plan: Plan, server: str | None = None) -> 
         Scenario(made, Control(port), report, random.Random(report.seed)).run(plan)
     finally:
         made.close()
-

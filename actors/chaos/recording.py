@@ -9,7 +9,7 @@ from actors.model.instruments import Instrument
 from actors.simulator.binance.generate import Generated
 from actors.stages import raw
 from actors.venues import binance
-from actors.venues.base import Answer, Subscription
+from actors.venues.base import Answer, Item, Subscription
 
 LEG: Final = "a"
 CONN: Final = "a.rec0rded"
@@ -19,11 +19,14 @@ _json = msgspec.json.encode
 
 
 def opening(generated: Generated, recv: int) -> list[bytes]:
-    """Return what comes before the first frame: former connections closed, instruments, open,
-    subscription and its answer, and the snapshots, which the first depth frames join."""
+    """Return what comes before the first frame.
+
+    Former connections closed, instruments, open, subscription and its answer, and the snapshots, which
+    the first depth frames join.
+    """
     venue = binance.VENUE
     rows = {row.symbol: row for row in venue.rows(generated.exchange_info)}
-    items = [(channel, symbol) for symbol in generated.snapshots for channel in CHANNELS]
+    items: list[Item] = [(channel, symbol) for symbol in generated.snapshots for channel in CHANNELS]
     asked = Subscription("subscribe", items, "generated", id=1)
     lines = [
         raw.line(recv, f"{LEG}.*", "x", _json(raw.Closed(None, "new owner"))),

@@ -31,7 +31,7 @@ class Report:
     unexplained: int = 0
     zombie_commits_accepted: int = 0
     gaps: int = 0
-    recoveries_s: list[float] = field(default_factory=lambda: [])
+    recoveries_s: list[float] = field(default_factory=list[float])
 
     @property
     def holds(self) -> bool:
@@ -55,6 +55,12 @@ class Report:
         """Return the report as it is printed."""
         fields = asdict(self)
         times = sorted(fields.pop("recoveries_s"))
-        cuts = quantiles(times, n=100, method="inclusive") if len(times) > 1 else [times[0]] * 99 if times else None
+        cuts = (
+            quantiles(times, n=100, method="inclusive")
+            if len(times) > 1
+            else [times[0]] * 99
+            if times
+            else None
+        )
         p50, p99 = (round(cuts[49], 3), round(cuts[98], 3)) if cuts else (None, None)
         return {**fields, "recovery_s": {"p50": p50, "p99": p99}}

@@ -1,19 +1,19 @@
-"""Scenario 1: two instances of each stage on one ``raw`` stream; lease holders are killed, stopped past
-their lease, and the server is killed under them.
+"""Scenario 1: two instances of each stage on one ``raw`` stream, struck while they work.
 
-Every output is compared, number and text, with an undisturbed fold of the very same ``raw``.
+Lease holders are killed, or stopped past their lease; the server is killed under them. Every output is
+compared, number and text, with an undisturbed fold of the very same ``raw``.
 """
 
 import random
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import anyio
 import structlog
-from redis import Redis
 
 from actors.chaos.recording import LEG, Recording, opening
 from actors.chaos.report import Report
@@ -102,7 +102,7 @@ class Watch:
     def __init__(self, made: Formation, keys: Keys) -> None:
         self._made = made
         self._keys = keys
-        self.client: Redis = made.client()
+        self.client = made.client()
 
     def owner(self, role: str) -> str | None:
         """Return who holds the role's lease now."""
@@ -292,7 +292,7 @@ class Scenario:
             )
             self._zombies.depose(self._watch, role)
             await feed.push(burst // 4)
-            victim.process.send_signal(18)  # SIGCONT: the zombie wakes and tries to commit what it had
+            victim.process.send_signal(signal.SIGCONT)  # the zombie wakes and tries to commit what it had
         if not unread and blow.how != "redis":
             return False
         await self._until(f"{role} goes on", lambda: self._watch.cursor(role) > cursor, 30)
@@ -311,7 +311,7 @@ class Scenario:
         if victim is None:
             return None
         if blow.how == "stop":
-            victim.process.send_signal(19)  # SIGSTOP
+            victim.process.send_signal(signal.SIGSTOP)
         else:
             victim.kill()
             self._made.run(blow.role)
@@ -320,8 +320,8 @@ class Scenario:
     def _lag(self, role: str) -> int:
         return self._watch.head(READS[role]).k - self._watch.cursor(role).k
 
-    async def _until(self, what: str, probe: "object", within_s: float = 20.0) -> None:
-        await anyio.to_thread.run_sync(lambda: await_true(what, probe, within_s, 0.005))  # type: ignore[arg-type]
+    async def _until(self, what: str, probe: Callable[[], bool], within_s: float = 20.0) -> None:
+        await anyio.to_thread.run_sync(lambda: await_true(what, probe, within_s, 0.005))
 
     def _compare(self, generated: Generated) -> None:
         entries: dict[Stream, list[Entry]] = {s: self._watch.entries(s) for s in ("raw", "events", "books")}

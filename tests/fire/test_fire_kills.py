@@ -23,9 +23,12 @@ from fire_rig import (
     told,
 )
 
+from actors.runtime.supervisor import SETTLED_S
+
 log = logging.getLogger("fire")  # figures: --log-cli-level=info
 pytestmark = [pytest.mark.fire, pytest.mark.redis, pytest.mark.timeout(1200)]
 ROUNDS = int(os.environ.get("TAPELINE_FIRE_ROUNDS", "1"))  # the longer form: TAPELINE_FIRE_ROUNDS=20
+SUPERVISED = ("redis", *ROLES, "simulator")
 
 
 def recover(ground: Ground, role: str) -> float:
@@ -33,6 +36,8 @@ def recover(ground: Ground, role: str) -> float:
     made = ground.made
     others = {each: pid for each, pid in made.actors().items() if each != role}
     old = made.actor(role)
+    if ROUNDS > 1:  # what dies again and again, younger than that, is started again more and more slowly
+        await_true(f"{role} has settled", lambda: age_s(old) > SETTLED_S, 2 * SETTLED_S)
     at = time.monotonic()
     killed_ns = made.kill(old)
     await_true(f"{role} is started again", lambda: made.actor(role) != old, BACK_S)
@@ -42,11 +47,20 @@ def recover(ground: Ground, role: str) -> float:
     return took_s
 
 
+def age_s(pid: int) -> float:
+    """Return how long ago a process was started."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def test_no_kill_of_an_actor_or_of_redis_costs_a_reader_anything(ground: Ground):
     made, reader = ground.made, ground.reader
     for n in range(ROUNDS):
         for role in ("connector", "normalizer", "bookbuilder"):
             log.info("%s back after %.2f s", role, recover(ground, role))
+        for pid in [made.actor(role) for role in ("connector", "normalizer", "bookbuilder")]:
+            killed_ns = made.kill(pid)
+        ground.flows(killed_ns, "all flows after all three were killed at once")
         actors, lost = made.actors(), reader.lost_connections
         at = time.monotonic()
         killed_ns = made.kill(made.server() if n % 2 == 0 else made.actor("redis"))
@@ -99,7 +113,9 @@ def test_a_killed_supervisor_or_honcho_ends_all_and_the_next_start_loses_nothing
             for what in ("supervisor", "honcho"):
                 told(made, reader, "all flows", lambda: reader.flowing(0), 20)
                 before = reader.cursors["books"].k
-                made.kill(made.honcho() if what == "honcho" else made.supervisor(ROLES[n % len(ROLES)]))
+                made.kill(
+                    made.honcho() if what == "honcho" else made.supervisor(SUPERVISED[n % len(SUPERVISED)])
+                )
                 log.info("%s: all ended after %.2f s", what, made.gone())
                 stopped_ns = time.time_ns()
                 made.start().live()

@@ -24,7 +24,7 @@ from actors.model.instruments import canonical
 from actors.simulator.book import Forgotten
 from actors.simulator.connection import Connection
 from actors.simulator.faults import Fault
-from actors.simulator.server import SECOND, Simulator
+from actors.simulator.simulation import SECOND, Simulator
 from actors.simulator.venue import Venue
 
 _Body = TypeVar("_Body")

@@ -6,7 +6,8 @@ from actors.config import ConfigError
 from actors.runtime.lifecycle import Actor
 from actors.simulator.faults import Faults
 from actors.simulator.replay import RecordingError, Replay, paced, read
-from actors.simulator.server import Simulator, serving
+from actors.simulator.server import serving
+from actors.simulator.simulation import Simulator
 
 log = structlog.get_logger()
 

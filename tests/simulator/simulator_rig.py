@@ -11,7 +11,8 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from actors.simulator.binance import LISTINGS
-from actors.simulator.server import Simulator, serving
+from actors.simulator.server import serving
+from actors.simulator.simulation import Simulator
 
 DEADLINE_S = 10
 

@@ -10,7 +10,7 @@ from simulator_rig import command, frame, rig, silent
 from actors.simulator.binance import generate
 from actors.simulator.faults import Faults
 from actors.simulator.replay import RecordingError, Replay, paced, read, written
-from actors.simulator.server import Simulator
+from actors.simulator.simulation import Simulator
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = ROOT.parent / "shared" / "wire" / "binance"

@@ -9,7 +9,8 @@ import websockets
 from simulator_rig import closed, command, frame, frames, rig, silent
 
 from actors.config import ConfigError
-from actors.simulator.server import Simulator, serving
+from actors.simulator.server import serving
+from actors.simulator.simulation import Simulator
 
 
 async def test_a_book_from_snapshot_and_frames_equals_the_truth_over_http() -> None:

@@ -1,6 +1,7 @@
 # `make demo` is all a newcomer needs; everything lives in .venv and .tapeline.
 
 VENV := .venv
+ROUNDS ?= 5
 BIN := $(VENV)/bin
 # The first Python of 3.11 or later; `make PYTHON=/path/to/python demo` takes another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -39,8 +40,9 @@ lint: $(VENV)/.dev
 bench: install
 	@exec $(BIN)/tapeline bench $(ARGS)
 
-chaos: install
-	@exec $(BIN)/tapeline chaos $(ARGS)
+chaos: $(VENV)/.dev
+	$(BIN)/tapeline chaos $(ARGS)
+	TAPELINE_FIRE_ROUNDS=$(ROUNDS) $(BIN)/pytest -m fire
 
 lock:
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements/runtime.txt

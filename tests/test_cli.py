@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from redis.exceptions import RedisClusterException
 
 from actors.__main__ import main
-from actors.cli import tail
+from actors.cli import session, tail
 from actors.cli.app import app
 from actors.cli.run import LINES
 from actors.config import ConfigError, Settings, VenueSettings
@@ -187,6 +188,17 @@ def test_no_traceback_and_no_secret_when_redis_refuses_the_password(tapeline: Ta
     assert done.returncode == 1
     assert "password" in done.stderr
     assert CANARY not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_that_is_away_is_one_plain_message(tapeline: Tapeline, monkeypatch: pytest.MonkeyPatch):
+    async def connect(*_: object, **__: object) -> None:
+        raise RedisClusterException("no node of the cluster answers")
+
+    monkeypatch.setattr(session, "connect", connect)
+    done = tapeline("status")
+    assert done.returncode == 1
+    assert "no node of the cluster answers" in done.stderr
     assert "Traceback" not in done.stderr
 
 

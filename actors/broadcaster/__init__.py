@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 import anyio
-from redis import exceptions
 
 from actors.broadcaster.feed import Feed, Listeners
 from actors.broadcaster.outlet import BarterOutlet
@@ -11,7 +10,7 @@ from actors.broadcaster.publisher import Publisher
 from actors.broadcaster.server import WebSocketServer
 from actors.runtime.lifecycle import Actor
 from actors.streams.client import cold, connect
-from actors.streams.errors import is_passing
+from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import partitions
 from actors.streams.wire import Hot
 
@@ -77,7 +76,7 @@ async def _look(actor: Actor, hot: Hot, feed: Feed, publisher: Publisher) -> Non
             seconds, micros = await hot.call("TIME")
             feed.clock.set(int(seconds) * 1_000_000_000 + int(micros) * 1000)
             await publisher.ask()
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
         for follower in feed.followers:

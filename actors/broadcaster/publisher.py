@@ -14,12 +14,11 @@ from typing import Any, Final, NamedTuple, cast
 import anyio
 import msgspec
 import structlog
-from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 
 from actors.runtime.metrics import Metrics
 from actors.streams.client import cold
-from actors.streams.errors import is_passing
+from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys, Partition, Stream
 from actors.streams.lease import Holder, Lease, keep
 from actors.streams.wire import Hot
@@ -89,7 +88,7 @@ class Publisher:
         """Ask Redis who listens.
 
         Raises:
-            redis.exceptions.RedisError, OSError: It does not answer.
+            FAULTS: It does not answer.
         """
         client = cast("Any", self._client)
         prefix = self._keys.pubsub_prefix
@@ -164,7 +163,7 @@ class Publisher:
             if hot.lost:
                 await hot.reconnect()
             received = await hot.pipeline([("PUBLISH", m.channel, m.line) for m in messages])
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             # Sending again might say things twice: pub/sub is at most once.

@@ -9,14 +9,13 @@ from typing import Any, cast
 import anyio
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from actors.cli.run import say
 from actors.config import Settings, load
 from actors.config.reader import OFFSET
 from actors.demo import RUNNING, Running
 from actors.streams.client import connect
-from actors.streams.errors import RedisUnusable
+from actors.streams.errors import FAULTS, RedisUnusable
 from actors.streams.keys import Keys
 
 Work = Callable[["Session"], Awaitable[int]]
@@ -57,7 +56,7 @@ def within(config: Path | None, env: Mapping[str, str], command: str, work: Work
     except BrokenPipeError:  # `tapeline tail | head` has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RedisUnusable, RedisError, OSError) as e:
+    except (RedisUnusable, *FAULTS) as e:
         return say(e, 1)
 
 

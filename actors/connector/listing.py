@@ -9,14 +9,13 @@ import anyio
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from actors.connector.rest import MOST_LISTING_BYTES, Rest
 from actors.model.errors import Unparseable
 from actors.model.instruments import Instrument, UnknownInstrument
 from actors.runtime.backoff import backoff
 from actors.stages.raw import Closed
-from actors.streams.errors import is_passing
+from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys
 from actors.venues.base import Venue
 
@@ -95,7 +94,7 @@ class Listing:
         rows = sorted((self.rows or {}).values(), key=lambda row: row.symbol)
         try:
             await cast("Any", self._client).set(self._key, msgspec.json.encode(rows))
-        except (RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             # For people only, and written again at the next refresh.

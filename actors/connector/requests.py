@@ -14,7 +14,6 @@ import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup
-from redis import exceptions
 
 from actors.connector.clock import Clock
 from actors.connector.links import Link, Slot
@@ -23,7 +22,7 @@ from actors.connector.sink import Sink
 from actors.model.instruments import Instrument
 from actors.stages.control import ControlRequest
 from actors.stages.raw import line
-from actors.streams.errors import is_passing
+from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Cursor, Keys, Partition
 from actors.streams.lease import living
 from actors.streams.partition import Tail, remember
@@ -162,7 +161,7 @@ class Requests:
         role = f"connector:{self._leg}"
         try:
             await remember(self._hot, self._keys, self._partition, role, {"control": cursor})
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             # Left where it is: the next one stores more, and what is served again is known by its id.
@@ -249,7 +248,7 @@ class Requests:
     async def _first_leg_lives(self) -> bool:
         try:
             _, alive = await living(self._hot, self._keys, self._partition, "connector", [FIRST_LEG])
-        except (exceptions.RedisError, OSError, TimeoutError) as e:
+        except FAULTS as e:
             if not is_passing(e):
                 raise
             return False  # asked twice does no harm, not at all does

@@ -10,9 +10,8 @@ from typing import Final, Literal
 
 import anyio
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from actors.streams.errors import is_passing
+from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys
 from actors.streams.scripts import Script
 
@@ -47,7 +46,7 @@ class Limit:
         while True:
             try:
                 return int(await _LIMIT.by(self._client, [self._key], args))
-            except (RedisError, OSError, TimeoutError) as e:
+            except FAULTS as e:
                 if not is_passing(e):
                     raise
                 await anyio.sleep(_AGAIN_S * random.uniform(0.5, 1.0))

@@ -7,12 +7,16 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock
 
 import anyio
 import anyio.lowlevel
 import pytest
 from fake_venue import KEYS, PARTITION, RAW, FakeVenue, ask, kinds, lines, of, running, trade, until
 from msgspec.structs import replace
+from redis.exceptions import RedisClusterException
 
 from actors.connector import role
 from actors.stages.control import ControlRequest
@@ -267,6 +271,12 @@ async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(
     await Limit(client, KEYS, "binance", "here").take("weight", 1, 10)
     await client.aclose()
     assert time.monotonic() - began > 0.35
+
+
+async def test_a_budget_is_waited_for_while_the_nodes_of_a_cluster_are_away():
+    client: Any = SimpleNamespace(evalsha=AsyncMock(side_effect=[RedisClusterException("no node"), 0]))
+    await Limit(client, KEYS, "binance", "here").take("weight", 1, 10)
+    assert client.evalsha.await_count == 2
 
 
 async def test_a_stop_does_not_wait_for_a_redis_that_is_away(redis_server, settings_for):

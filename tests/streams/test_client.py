@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import free_port, server_binary
+from redis_rig import free_port, server_binary
 
 from actors.config import RedisSettings, Settings, VenueSettings
 from actors.streams import client as module

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 import redis
-from conftest import Server
+from redis_rig import Server
 
 from actors.config import Settings, VenueSettings
 from actors.runtime.lifecycle import make_actor

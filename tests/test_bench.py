@@ -5,6 +5,7 @@ import sys
 
 import orjson
 import pytest
+
 from actors.bench.ends import Fresh, _received
 from actors.bench.progress import Progress
 
@@ -31,7 +32,11 @@ def test_processes_share_their_counters(tmp_path):
 
 def test_a_change_at_the_same_sequence_counts_once():
     fresh = Fresh(b'"symbol":', b'"seq":')
-    lines = [b'{"symbol":"A","seq":1,"x":0}', b'{"symbol":"A","seq":1,"x":1}', b'{"symbol":"B","seq":1,"x":0}']
+    lines = [
+        b'{"symbol":"A","seq":1,"x":0}',
+        b'{"symbol":"A","seq":1,"x":1}',
+        b'{"symbol":"B","seq":1,"x":0}',
+    ]
     assert [fresh(line) for line in lines] == [True, False, True]
 
 

@@ -5,6 +5,7 @@ import sys
 
 import orjson
 import pytest
+
 from actors.chaos.report import MUST_BE_ZERO, Report
 
 

@@ -17,13 +17,12 @@ from actors.runtime.lifecycle import Actor
 from actors.runtime.loop import Stage, run_stage
 from actors.stages import raw
 from actors.stages.normalize import ROLE, Normalize
-from actors.streams.keys import Partition
+from actors.streams.keys import Partition, legs
 from actors.streams.lease import Lease, living
 from actors.streams.partition import Appender, persist
 from actors.streams.wire import Hot
 from actors.venues import VENUES
 
-LEGS: Final = ("a", "b")
 TICK_LEG: Final = "tick"  # ticks are counted in raw as a leg of their own, under this role's lease
 TICK_S: Final = 1.0  # DESIGN 4
 
@@ -51,18 +50,18 @@ async def run(actor: Actor) -> None:
 async def _tick(actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease, hot: Hot) -> None:
     """Append a tick each second, for as long as the lease is held; show what is subscribed."""
     partition = lease.partition
-    legs = LEGS[: actor.settings.venues[partition.venue].redundancy]
 
     def lost(error: Exception) -> None:
         log.warning("redis_away", role=ROLE, partition=str(partition), reason=type(error).__name__)
 
+    carriers = legs(actor.settings, partition.venue)
     appender = await Appender.open(hot, actor.keys, partition, TICK_LEG, lease)
     appender.lost = lost
     try:
         while True:
             began = anyio.current_time()
             now, alive = await persist(
-                hot, lambda: living(hot, actor.keys, partition, "connector", legs), lost
+                hot, lambda: living(hot, actor.keys, partition, "connector", carriers), lost
             )
             await appender.append([raw.line(now, "-", "k", msgspec.json.encode(raw.LegsAlive(alive)))])
             _show(actor, partition, folds[partition].gauges())

@@ -17,12 +17,11 @@ from actors.model.instruments import shard
 from actors.stages.connections import Ledger
 from actors.stages.normalize import Normalize
 from actors.streams.client import hot
-from actors.streams.keys import START, Cursor, Partition, Stream, partitions
+from actors.streams.keys import START, Cursor, Partition, Stream, legs, partitions
 from actors.streams.partition import closing, entry_of
 from actors.streams.wire import Hot
 from actors.venues import VENUES
 
-LEGS: Final = ("a", "b")
 _STALE_MS: Final = 3000  # DESIGN 4: no tick for 3 s, and what stands in Redis is old
 _PAGE: Final = 256  # entries of events to read at once
 _PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint does not know
@@ -155,12 +154,13 @@ class _Look:
         self._hot = connection
         self._partition = partition
         self._venue = session.settings.venues[partition.venue]
+        self._legs = legs(session.settings, partition.venue)
         self._now_ms = now_ms
 
     async def place(self) -> Place:
         """Return owners and lags."""
-        legs = LEGS[: self._venue.redundancy]
-        leases = [("connector", leg) for leg in legs] + [(role, None) for role in (*_NEEDED, "publisher")]
+        leases = [("connector", leg) for leg in self._legs]
+        leases += [(role, None) for role in (*_NEEDED, "publisher")]
         held = await self._hot.pipeline(
             [
                 ("HMGET", self._keys.lease(self._partition, role, leg), "owner", "until")

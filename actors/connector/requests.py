@@ -23,7 +23,7 @@ from actors.model.instruments import Instrument
 from actors.stages.control import ControlRequest
 from actors.stages.raw import line
 from actors.streams.errors import FAULTS, is_passing
-from actors.streams.keys import Cursor, Keys, Partition
+from actors.streams.keys import LEGS, Cursor, Keys, Partition
 from actors.streams.lease import living
 from actors.streams.partition import Tail, remember
 from actors.streams.wire import Hot
@@ -31,7 +31,7 @@ from actors.venues.base import Answer, Item, Request, Venue
 
 log = structlog.get_logger()
 
-FIRST_LEG: Final = "a"
+FIRST_LEG: Final = LEGS[0]
 _REST: Final = frozenset({"snapshot", "backfill"})
 _MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once

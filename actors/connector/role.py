@@ -14,13 +14,12 @@ from actors.connector.rest import Rest
 from actors.connector.sink import Room
 from actors.runtime.lifecycle import Actor
 from actors.streams.client import connect
-from actors.streams.keys import Partition, partitions
+from actors.streams.keys import Partition, legs, partitions
 from actors.streams.lease import Lease, keep
 from actors.streams.limit import Limit
 from actors.venues import VENUES
 from actors.venues.base import Endpoints
 
-LEGS: Final = ("a", "b")
 OVERLAP_S: Final = 5.0  # chosen: a new book is fetched and joined within two; trades are merged by id
 CARRY_S: Final = 30.0  # chosen: venues give within seconds what they have
 ROOM_BYTES: Final = 64 * 1024 * 1024  # chosen: half a minute of a busy venue while Redis is away
@@ -37,11 +36,7 @@ class _Way(NamedTuple):
 
 def wanted(settings: Settings) -> list[tuple[Partition, str | None]]:
     """Return every partition with each of its legs."""
-    return [
-        (partition, leg)
-        for partition in partitions(settings)
-        for leg in LEGS[: settings.venues[partition.venue].redundancy]
-    ]
+    return [(partition, leg) for partition in partitions(settings) for leg in legs(settings, partition.venue)]
 
 
 async def run(actor: Actor) -> None:

@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 from actors.config import Settings
 
 Stream = Literal["raw", "events", "books", "flow", "control", "dead"]
+LEGS: Final = ("a", "b")  # of a connector: with ``redundancy = 1`` the first alone
 SERVER_IDS: Final = frozenset({"control", "dead"})  # numbered by the server; the others are dense
 
 
@@ -41,6 +42,11 @@ def partitions(settings: Settings) -> list[Partition]:
         if venue.enabled
         for shard in range(venue.shards)
     ]
+
+
+def legs(settings: Settings, venue: str) -> tuple[str, ...]:
+    """Return the legs that carry ``venue``."""
+    return LEGS[: settings.venues[venue].redundancy]
 
 
 class Cursor(NamedTuple):

@@ -126,9 +126,10 @@ class Funding(Event, frozen=True, tag="funding", gc=False):
 class Book(Event, frozen=True, tag="book", gc=False):
     """The published book: a snapshot, or the change since event ``prev`` of the same symbol.
 
-    Sizes in base currency, levels best first. ``prev`` is the ``k`` of the symbol's ``book`` event
-    before this one in ``books``, 0 for the first. Only ``live`` books may be traded on; an event in
-    another state carries no levels. ``periodic``: a snapshot that only repeats what the deltas say.
+    Sizes in base currency. A snapshot's levels stand best first; a delta's stand as the venue ordered
+    them, zero removes one. ``prev`` is the ``k`` of the symbol's ``book`` event before this one in
+    ``books``, 0 for the first. Only ``live`` books may be traded on; an event in another state carries
+    no levels. ``periodic``: a snapshot that only repeats what the deltas say.
     """
 
     type: Literal["snapshot", "delta"]

@@ -13,7 +13,7 @@ class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request; idempotent by ``id`` (``<role>/<k of the event that caused it>/<n>``).
 
     ``conn`` names the connection it is for; None: every leg. ``first`` and ``last``: the range of
-    trade ids of a backfill. ``after``: ns of fold time before which it should not be served.
+    trade ids of a backfill. ``delay_s``: how long the connector waits before it serves it.
     """
 
     id: str

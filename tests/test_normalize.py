@@ -772,6 +772,17 @@ def test_a_huge_or_unreadable_record_is_cut_and_made_text(feed: Feed) -> None:
     assert len(letter["record"]) == 64 * 1024
 
 
+def test_a_frame_that_the_connector_would_not_take_is_counted_and_kept(feed: Feed) -> None:
+    feed.open("a.1", "trade")
+    feed.say("a.1", "x", raw.Closed(1009, "frame with 3000 bytes exceeds limit of 2000 bytes", "oversized"))
+    feed.open("a.2", "trade")
+    feed.close("a.2", "your frame is too big", 1009)  # the venue's word on ours
+    (letter,) = feed.dead()
+    assert letter["reason"] == "oversized: frame with 3000 bytes exceeds limit of 2000 bytes"
+    assert 'a.1 x {"code":1009' in letter["record"]
+    assert feed.out.counts["tapeline_unparseable_total", "oversized"] == 1
+
+
 def test_a_binary_frame_is_decoded_like_any(feed: Feed) -> None:
     feed.open("a.1", "trade")
     feed.say("a.1", "b", b"eyJlIjoic2VydmVyU2h1dGRvd24iLCJFIjoxfQ==")

@@ -18,8 +18,8 @@ The back-off starts anew once a link carried more frames than acknowledgements w
 
 import base64
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 import anyio
 import msgspec
@@ -43,6 +43,9 @@ log = structlog.get_logger()
 TRY_LATER_S: Final = 10.0  # chosen: the least wait after close code 1013
 _LIFE_PART: Final = 0.9  # chosen: links of one age are not replaced at once, and never after their time
 _POLL_S: Final = 0.05
+_Bad = Literal["oversized", "protocol"]
+# Close codes of ours for what came in. 1007 is for a close frame; text that is no UTF-8 goes into raw.
+_BAD: Final[Mapping[int, _Bad]] = {1002: "protocol", 1007: "protocol", 1009: "oversized"}
 
 _encoder = msgspec.json.Encoder()
 
@@ -170,7 +173,7 @@ class Link:
         """Write the ``x`` of a connection that ended by itself or because the library ended it."""
         if self.opened_at:
             self._side.connections.add(-1)
-        self._end(code, reason, _over(code, by_us))
+        self._end(code, reason, _over(code, by_us), _BAD.get(code) if by_us else None)
 
     # ------------------------------------------------------------------------------- what we do to it
 
@@ -191,14 +194,15 @@ class Link:
         if self._socket is not None:
             self._socket.leave(1001, "")
 
-    def _end(self, code: int | None, reason: str, over: str) -> None:
+    def _end(self, code: int | None, reason: str, over: str, bad: _Bad | None = None) -> None:
         self._tally()
         if self._muted:
             return
         self._muted = True
         self.code, self.over = code, over
         venue = self._side.venue.name
-        self._sink.note(line(self._now(), self.id, "x", _encoder.encode(Closed(code, reason[:500]))))
+        how = Closed(code, reason[:500], bad)
+        self._sink.note(line(self._now(), self.id, "x", _encoder.encode(how)))
         self._side.metrics.count("tapeline_reconnects_total", venue=venue, reason=over)
         log.info("closed", venue=venue, conn=self.id, code=code, reason=reason[:200], over=over)
         self.ended.set()

@@ -157,7 +157,7 @@ class Normalize:
             case b"o":
                 self._bind(name, self._connections.opened(name))
             case b"x":
-                self._closed(name, msgspec.json.decode(payload, type=Closed))
+                self._closed(name, msgspec.json.decode(payload, type=Closed), line)
             case b"s":
                 bound = self._bound(name) or self._reopened(name)
                 self._connections.sent(bound[1], msgspec.json.decode(payload, type=Subscription))
@@ -182,7 +182,10 @@ class Normalize:
         """Open a connection whose opening a hole in ``raw`` took, or that a tick gave up too soon."""
         return self._bind(name, self._connections.opened(name, "heard of"))
 
-    def _closed(self, name: str, how: Closed) -> None:
+    def _closed(self, name: str, how: Closed, line: bytes) -> None:
+        if how.bad is not None:  # the frame itself was not taken: its close stands for it
+            self._sink.count("tapeline_unparseable_total", how.bad)
+            self._sink.dead(f"{how.bad}: {how.reason}", line)
         self._lost(self._connections.closed(name, how))
         conns = self._state.ledger.conns
         self._open = {text: bound for text, bound in self._open.items() if bound[0] in conns}

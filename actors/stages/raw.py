@@ -16,14 +16,23 @@ kind  payload
 ===== ==================================================================================
 """
 
+from typing import Literal
+
 import msgspec
 
 
-class Closed(msgspec.Struct, frozen=True):
-    """Why a connection ended or was not had. ``code``: WebSocket close code or HTTP status, or None."""
+class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a connection ended or was not had.
+
+    Attributes:
+        code: WebSocket close code or HTTP status, or None.
+        reason: For people.
+        bad: What the venue sent that we would not take and closed for; it is nowhere else in ``raw``.
+    """
 
     code: int | None
     reason: str
+    bad: Literal["oversized", "protocol"] | None = None
 
 
 class LegsAlive(msgspec.Struct, frozen=True):

@@ -104,6 +104,7 @@ async def test_an_oversized_frame_ends_its_connection_only(redis_server, setting
             closed = of(client, "x")[1]
     assert closed.json["code"] == 1009
     assert "3000 bytes" in closed.json["reason"]
+    assert closed.json["bad"] == "oversized"
     assert venue.sockets[1].close_code == 1001
 
 

@@ -116,6 +116,7 @@ def test_a_lost_connection_is_told_and_replaced(ground: Ground, kind: str):
     reader = ground.reader
     ground.until("every item is live", ground.all_live)
     since, statuses, began_ns = len(reader.gaps), len(reader.statuses), time.time_ns()
+    dead = len(ground.made.dead())
     ground.inject(kind, **({"symbol": HIT, "channel": "trade"} if kind == "oversize" else {}))
     ground.until("it is told", lambda: any(s.state == "down" for s in reader.statuses[statuses:]))
     ground.flows(began_ns)
@@ -127,6 +128,9 @@ def test_a_lost_connection_is_told_and_replaced(ground: Ground, kind: str):
     assert connection[0].reason
     for symbol in SYMBOLS:
         assert [g.cause for g in reader.gaps_of("book", symbol, since)] == ["disconnect"]
+    if kind == "oversize":
+        ground.until("it is among the dead", lambda: ground.made.dead()[dead:])
+        assert [d["reason"].partition(":")[0] for d in ground.made.dead()[dead:]] == ["oversized"]
 
 
 def test_requests_that_are_honoured_in_silence_do_no_harm(ground: Ground):

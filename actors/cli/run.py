@@ -43,7 +43,8 @@ def run_role(role: str, settings: Settings) -> int:
         return _idle(settings)
     from actors.runtime import lifecycle  # noqa: PLC0415 - the two lines above need none of it
 
-    return lifecycle.main(role, importlib.import_module(f"actors.{role}").run, settings)
+    run_it = importlib.import_module(f"actors.{role}").run
+    return lifecycle.main(role, run_it, settings, on_redis=role != "simulator")
 
 
 def say(error: Exception, code: int) -> int:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import anyio
@@ -17,6 +18,7 @@ from actors.config import ConfigError, Settings
 from actors.runtime import log as logs
 from actors.runtime.exporter import exporting, watch_loop
 from actors.runtime.metrics import Metrics
+from actors.streams.client import connect
 from actors.streams.errors import Corrupt, RedisUnusable
 from actors.streams.keys import Keys
 
@@ -48,16 +50,23 @@ class Actor:
 Run = Callable[[Actor], Awaitable[None]]
 
 
-def main(role: str, run: Run, settings: Settings) -> int:
+def main(role: str, run: Run, settings: Settings, *, on_redis: bool = False) -> int:
     """Run ``role`` until it is told to stop; return its exit code.
 
     What a user can cause ends with one plain line on standard error, anything else with a traceback.
+
+    Args:
+        role: For logs, metrics and messages.
+        run: The role.
+        settings: Of this process.
+        on_redis: Wait until Redis will do before ``run``, so that a signal is obeyed meanwhile.
     """
     logs.setup(role, settings)
     metrics = Metrics()
     try:
         with exporting(metrics, role) as address:
-            anyio.run(_live, role, run, settings, metrics, address, backend_options={"use_uvloop": True})
+            actor = partial(make_actor, role, settings, metrics, address)
+            anyio.run(_live, actor, run, on_redis, backend_options={"use_uvloop": True})
     except Exception as e:  # noqa: BLE001 - the last place that can say anything
         return _explain(role, e)
     return OK
@@ -84,15 +93,35 @@ def _number(process_name: str) -> int:
     return int(number) if number.isdecimal() else 1
 
 
-async def _live(role: str, run: Run, settings: Settings, metrics: Metrics, address: str | None) -> None:
-    actor = make_actor(role, settings, metrics, address)
-    log.info("actor_started", role=role, instance=actor.instance)
+async def _live(make: Callable[[], Actor], run: Run, on_redis: bool) -> None:
+    actor = make()
+    log.info("actor_started", role=actor.role, instance=actor.instance)
     async with anyio.create_task_group() as tg:
         await tg.start(_obey, actor.stopping, tg.cancel_scope)
-        tg.start_soon(watch_loop, metrics, role)
-        await run(actor)
+        tg.start_soon(watch_loop, actor.metrics, actor.role)
+        if on_redis:
+            await _await_redis(actor)
+        if not actor.stopping.is_set():
+            await run(actor)
         tg.cancel_scope.cancel()
-    log.info("actor_stopped", role=role)
+    log.info("actor_stopped", role=actor.role)
+
+
+async def _await_redis(actor: Actor) -> None:
+    """Return once Redis will do, or the actor is told to stop: it has nothing to give back yet.
+
+    Raises:
+        RedisUnusable: It will not.
+    """
+
+    async def watch() -> None:
+        await actor.stopping.wait()
+        tg.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(watch)
+        await (await connect(actor.settings, actor.role)).aclose()
+        tg.cancel_scope.cancel()
 
 
 async def _obey(

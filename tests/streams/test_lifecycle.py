@@ -1,6 +1,8 @@
 """An actor's life: what a user causes is one plain line and an exit code, a signal is a clean end."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,3 +89,28 @@ def test_a_signal_ends_an_actor_cleanly_and_in_time(redis_server):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("how", ["absent", "mute"])
+def test_a_signal_ends_an_actor_that_still_waits_for_redis(tmp_path, how: str):
+    (tmp_path / "tapeline.toml").write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    with socket.socket() as mute, (tmp_path / "out").open("w+b") as out:
+        mute.bind(("127.0.0.1", 0))
+        if how == "mute":
+            mute.listen()  # it takes connections and says nothing
+        process = subprocess.Popen(
+            [sys.executable, "-m", "actors", "run", "normalizer", "--config", "tapeline.toml"],
+            cwd=tmp_path,
+            env={**os.environ, "REDIS_URL": f"redis://127.0.0.1:{mute.getsockname()[1]}/0"},
+            stderr=out,
+        )
+        try:
+            deadline = time.monotonic() + 20
+            while b"actor_started" not in (tmp_path / "out").read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+            process.wait()

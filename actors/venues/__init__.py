@@ -1,6 +1,18 @@
-"""One file a venue, pure: bytes in, events and requests out. ``VENUES`` names them all."""
+"""One file a venue, pure: bytes in, events and requests out. ``VENUES`` holds each file's ``VENUE``."""
 
-from actors.venues import binance
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
 from actors.venues.base import Venue
 
-VENUES: dict[str, Venue] = {venue.name: venue for venue in (binance.VENUE,)}
+
+def _found() -> Iterator[Venue]:
+    """Yield what the files hold, so that a new venue is its file and no line anywhere else."""
+    for module in iter_modules(__path__):
+        venue: object = getattr(import_module(f"{__name__}.{module.name}"), "VENUE", None)
+        if isinstance(venue, Venue):
+            yield venue
+
+
+VENUES: dict[str, Venue] = {venue.name: venue for venue in _found()}

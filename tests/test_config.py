@@ -59,7 +59,7 @@ shards = 0
     for line in (
         "tapeline.toml:2: mode: must be 'demo' or 'live', not 'dmo'; did you mean \"demo\"?",
         'tapeline.toml:3: egres: no such setting; did you mean "egress"?',
-        "tapeline.toml:6: broadcaster.port: input should be less than or equal to 65535, not 70000",
+        "tapeline.toml:6: broadcaster.port: must be at most 65535, not 70000",
         'tapeline.toml:7: broadcaster.max_clint: no such setting; did you mean "max_clients"?',
         'tapeline.toml:9: venues.binanc: no such venue; did you mean "binance"?',
         'tapeline.toml:13: venues.binance.symbols: "BTC-USDT" is named twice',
@@ -68,8 +68,8 @@ shards = 0
         'tapeline.toml:14: venues.binance.channels: binance has no channel "liquidation"',
         'did you mean "book"?',
         "tapeline.toml:15: venues.binance.ws_url: must begin with ws:// or wss://",
-        "tapeline.toml:16: venues.binance.shards: input should be greater than or equal to 1, not 0",
-        "TAPELINE_STREAMS__LINGER_MS: streams.linger_ms: input should be a valid number",
+        "tapeline.toml:16: venues.binance.shards: must be at least 1, not 0",
+        "TAPELINE_STREAMS__LINGER_MS: streams.linger_ms: must be a number",
         'broadcaster_port: no setting has this name; did you mean "TAPELINE_BROADCASTER__PORT"?',
     ):
         assert any(line in fault for fault in told), line

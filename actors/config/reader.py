@@ -19,6 +19,22 @@ from actors.config.settings import BroadcasterSettings, RedisSettings, Settings,
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
 OFFSET: Final = "TAPELINE_PORT_OFFSET"
+_MISSING: Final = {  # what to write
+    "mode": ': write mode = "live" or mode = "demo"',
+    "venues": ": write [venues.<name>] with its symbols",
+    "symbols": ': write symbols = ["BTC-USDT"]',
+}
+_OURS: Final = {  # pydantic's type of an error -> what must be
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    "list_type": "must be a list",
+    "string_type": "must be text in quotes",
+    "too_short": "must name at least {min_length}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+}
 _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_CONFIG",  # the file, where no --config says so
     OFFSET,
@@ -41,6 +57,8 @@ class _Sources(NamedTuple):
 
     def place(self, path: tuple[str, ...]) -> str:
         """Return where ``path``, or the nearest thing around it, was set."""
+        if path == (OFFSET,):
+            return "environment"
         for length in range(len(path), 0, -1):
             if (variable := self.variables.get(path[:length])) is not None:
                 return variable
@@ -89,10 +107,10 @@ def _text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as e:
-        beside = sorted(str(other) for other in file.parent.glob("*.toml"))
+        beside = sorted(str(other) for other in file.parent.glob("*.toml") if other.name != "pyproject.toml")
         raise ConfigError(
             f"{file}: no such file{nearest(str(file), beside)}"
-            + (f" (there are {', '.join(beside)})" if beside else "")
+            + (f" (beside it: {', '.join(beside)})" if beside else "")
             + "; name one with --config or TAPELINE_CONFIG"
         ) from e
     except OSError as e:
@@ -208,7 +226,7 @@ def _offset_of(env: Mapping[str, str], problems: list[Problem]) -> int:
     text = env.get(OFFSET, "0")
     if re.fullmatch(r"\d{1,5}", text):
         return int(text)
-    problems.append(Problem((), f"{OFFSET} must be a number from 0 to 99999, not {text!r}"))
+    problems.append(Problem((OFFSET,), f"must be a number from 0 to 99999, not {text!r}"))
     return 0
 
 
@@ -283,7 +301,7 @@ def _told(error: Mapping[str, Any]) -> Problem:
         return Problem(path, "is not usable text")
     match error["type"]:
         case "missing":
-            return Problem(path, "is missing")
+            says = f"is missing{_MISSING.get(path[-1], '')}"
         case "extra_forbidden":
             known = _fields_at(path[:-1])
             return Problem(path, f"no such setting{nearest(path[-1], known)} ({', '.join(known)})")
@@ -293,9 +311,12 @@ def _told(error: Mapping[str, Any]) -> Problem:
         case "string_pattern_mismatch" if path[-1].endswith("_url"):
             schemes = "ws:// or wss://" if path[-1] == "ws_url" else "http:// or https://"
             return Problem(path, f"must begin with {schemes} and name a host, not {given!r}")
+        case kind if kind in _OURS:
+            says = f"{_OURS[kind].format(**context)}, not {_short(given)}"
         case _:
             says = str(error["msg"])
-            return Problem(path, f"{says[0].lower()}{says[1:]}, not {_short(given)}")
+            says = f"{says[0].lower()}{says[1:]}, not {_short(given)}"
+    return Problem(path, says)
 
 
 def _short(given: object) -> str:

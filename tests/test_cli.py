@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisClusterException
 
 from actors.__main__ import main
-from actors.cli import session, tail
+from actors.cli import session, status, tail
 from actors.cli.app import app
 from actors.cli.run import LINES
 from actors.config import ConfigError, Settings, VenueSettings
@@ -86,6 +86,7 @@ def test_help_has_an_example(tapeline: Tapeline, command: tuple[str, ...]):
         (("supervise", "conector"), 'did you mean "connector"?'),
         (("run",), "requires an argument"),
         (("config", "check", "config/dmo.toml"), 'did you mean "config/demo.toml"?'),
+        (("bench", "--only", "latencies"), 'did you mean "latency"?'),
         (("readers", "forgt", "x"), 'did you mean "forget"?'),
         (("readers", "forget"), "forget which reader?"),
     ],
@@ -200,6 +201,19 @@ def test_a_cluster_that_is_away_is_one_plain_message(tapeline: Tapeline, monkeyp
     assert done.returncode == 1
     assert "no node of the cluster answers" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_status_says_which_symbol_a_venue_does_not_list():
+    told = status._Channels({("trade", "BTC-USDT"): ("live", "")}, {"BTC-USDX": "binance lists no BTC-USDX"})
+    venue = VenueSettings(symbols=["BTC-USDT", "BTC-USDX"], channels=["trade"])
+    market = status.market("binance", venue, [told], {})
+    assert market.channels == {"trade": {"live": 1, "refused": 1}}
+    assert (market.state, market.reason) == ("partly live", "binance lists no BTC-USDX")
+
+
+def test_help_names_no_folder_of_this_machine(tapeline: Tapeline):
+    for command in ("demo", "up", "simulate"):
+        assert str(ROOT) not in tapeline(command, "--help").stdout.replace("\n", "")
 
 
 def test_status_of_an_empty_redis_says_what_is_missing(tapeline: Tapeline, redis_server):

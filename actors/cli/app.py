@@ -34,11 +34,17 @@ app = App(
 config_app = App(name="config", help="Look at a configuration.", group=_look)
 app.command(config_app)
 
-Config = Annotated[Path | None, Parameter(name="--config", help="The configuration file (TOML).")]
+Config = Annotated[
+    Path | None,
+    # The words of the help, not the folder of this checkout.
+    Parameter(name="--config", help="The configuration file (TOML).", show_default=False),
+]
 Instances = Annotated[
     str | None,
     Parameter(name=["--instances", "-c"], help="How many of each, as in normalizer=2,bookbuilder=2."),
 ]
+Switch = Annotated[bool, Parameter(negative="")]
+Rows = Annotated[tuple[str, ...], Parameter(negative="", negative_iterable=())]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
 
 
@@ -64,6 +70,7 @@ def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
     """Run everything here against local venues: no network, no account.
 
     Starts Redis, the simulator and all actors, says when data flow and what to try. Ctrl-C stops it all.
+    Without --config it takes config/demo.toml.
 
     Example: TAPELINE_PORT_OFFSET=100 tapeline demo -c normalizer=2
     """
@@ -75,6 +82,8 @@ def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
 @app.command(group=_start)
 def up(*, config: Config = LIVE, instances: Instances = None) -> int:
     """Run everything here against the real venues of the configuration.
+
+    Without --config it takes config/tapeline.toml. A venue that cannot be reached is tried again for ever.
 
     Example: REDIS_URL=redis://10.0.0.5:6379/0 tapeline up
     """
@@ -188,6 +197,11 @@ def check(file: Path | None = None) -> int:
     """Check a configuration and the environment over it: every fault at once.
 
     Example: tapeline config check config/tapeline.toml
+
+    Parameters
+    ----------
+    file:
+        The file to check; TAPELINE_CONFIG, else config/tapeline.toml, unless given.
     """
     from actors.config import load  # noqa: PLC0415 - only this command needs it
 
@@ -222,7 +236,7 @@ def bench(
     *,
     seconds: float = 15.0,
     runs: int = 5,
-    only: tuple[str, ...] = (),
+    only: Rows = (),
     seed: int = 1,
     as_json: Json = False,
 ) -> int:
@@ -242,12 +256,17 @@ def bench(
         Of the generated market.
     """
     from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
+    from actors.config.judge import nearest  # noqa: PLC0415
 
+    for row in only:
+        if row not in benchmarks.ROWS:
+            known = benchmarks.ROWS
+            raise ConfigError(f'there is no row "{row}"{nearest(row, known)} ({", ".join(known)})')
     return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, seed=seed)
 
 
 @app.command(group=_prove)
-def chaos(*, seed: int = 1, short: bool = False, server: Path | None = None, as_json: Json = False) -> int:
+def chaos(*, seed: int = 1, short: Switch = False, server: Path | None = None, as_json: Json = False) -> int:
     """Kill actors and Redis again and again, and count what was lost, repeated or reordered.
 
     Exit code 1 when a figure that must be zero is not.

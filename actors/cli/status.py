@@ -28,6 +28,7 @@ _PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint 
 _STATUS: Final = codec.prefix("status")
 _INPUT: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events"}
 _NEEDED: Final = ("normalizer", "bookbuilder")
+_LISTED: Final = ("wanted", "subscribed", "live")  # said of no symbol that the venue does not list
 _MEMBERS: Final = ("connector", "normalizer", "bookbuilder", "broadcaster")
 
 
@@ -86,9 +87,13 @@ class _Told(msgspec.Struct):
 
 
 class _Channels(msgspec.Struct):
-    """What is known of a partition's channels: item -> (state, reason); and what was said of all of it."""
+    """What is known of a partition's channels: item -> (state, reason); and what was said of all of it.
+
+    ``refused``: symbol -> why, of those that the venue does not list.
+    """
 
     items: dict[tuple[Channel, str], tuple[str, str]] = {}
+    refused: dict[str, str] = {}
     down: str = ""
 
 
@@ -216,6 +221,7 @@ class _Look:
             told = msgspec.msgpack.decode(blob, type=_Told)
             since = told.now
             known.items = {item: (state, "") for item, state in told.ledger.told.items()}
+            known.refused = told.unknown
             known.down = "; ".join(reason for reason in told.ledger.legs.values() if reason)
         for event in reversed(await self._statuses(since)):
             _note(known, event, since)
@@ -258,7 +264,13 @@ def _note(known: _Channels, event: Status, since: int) -> None:
         state, _ = known.items.get((event.channel, event.symbol), ("", ""))
         if event.ts_recv > since or state == event.state:
             known.items[event.channel, event.symbol] = (event.state, event.reason)
-    elif event.channel is None and event.state == "down" and event.ts_recv > since:
+            if event.ts_recv > since and event.state in _LISTED:
+                known.refused.pop(event.symbol, None)
+    elif event.ts_recv <= since or event.channel is not None:
+        return  # the checkpoint knows better
+    elif event.state == "refused" and event.symbol is not None:
+        known.refused[event.symbol] = event.reason
+    elif event.state == "down":
         known.down = event.reason
 
 
@@ -269,12 +281,14 @@ def _channels(name: str, venue: VenueSettings) -> list[Channel]:
 def market(name: str, venue: VenueSettings, told: Sequence[_Channels], books: Mapping[str, int]) -> Market:
     """Return how a venue is, from what is known of its partitions."""
     items = {item: state for part in told for item, state in part.items.items()}
+    refused = {symbol: why for part in told for symbol, why in part.refused.items()}
     states: dict[str, dict[str, int]] = {}
     reasons: Counter[str] = Counter()
     for channel in _channels(name, venue):
         counted: Counter[str] = Counter()
         for symbol in venue.symbols:
-            state, reason = items.get((channel, symbol), ("unknown", ""))
+            why = refused.get(symbol)
+            state, reason = items.get((channel, symbol), ("unknown", "")) if why is None else ("refused", why)
             counted[state] += 1
             if state != "live" and reason:
                 reasons[reason] += 1

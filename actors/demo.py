@@ -39,6 +39,7 @@ RUNNING: Final = Path(".tapeline/running.json")
 METRICS_PORT: Final = 7400  # honcho's -p: 7400 for the first line, 7500 for the second
 _SLOW_S: Final = 8.0  # a venue that gives nothing for so long is said to be down
 _TOGETHER_S: Final = 2.0  # how long the last symbols may take after the first trade
+_HICCUP_S: Final = 2.0  # how long a venue may be down at the start before that is news
 _STOP_S: Final = 7.0  # honcho kills at 5 s
 _REDIS_S: Final = 60.0
 _HOUSEKEEPING: Final = re.compile(
@@ -61,17 +62,18 @@ class Life:
         self.venue = venue
         self._missing = {*symbols}
         self._all = len(symbols)
-        self._asked_ns = began_ns
+        self._began_ns = self._asked_ns = began_ns
         self._asked = False
         self._trade_ns: int | None = None
         self._refused: dict[str, str] = {}
         self._down = ""
+        self._down_ns = 0
         self.said: str | None = None
 
     @property
     def wants_trades(self) -> bool:
         """Whether a trade would be news."""
-        return bool(self._missing or self._down)
+        return bool(self._trade_ns is None or self._missing or self._down)
 
     def take(self, event: Status | Trade) -> None:
         """Learn from one event."""
@@ -87,6 +89,8 @@ class Life:
         elif event.state == "refused" and event.symbol is not None:
             self._refused[event.symbol] = event.reason
         elif event.state == "down" and event.channel is None:
+            if not self._down:
+                self._down_ns = max(self._began_ns, event.ts_recv)  # what an earlier run said is old
             self._down = event.reason
 
     def news(self, now_ns: int, waited_s: float) -> str | None:
@@ -105,8 +109,9 @@ class Life:
             ms = max(0, self._trade_ns - self._asked_ns) // 1_000_000
             refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self._refused.items()))
             return f"live: {self._symbols(waiting)}, first trade after {ms} ms{refused}"
-        if self._down and (waited_s > 2 or self.said is not None):
-            return f"down: {self._down}"
+        if self._down:
+            patient = self.said is None and (now_ns - self._down_ns) / 1e9 < _HICCUP_S
+            return None if patient else f"down: {self._down}"
         if waited_s > _SLOW_S and self._trade_ns is None:
             return "down: no trade yet (tapeline status says more)"
         return None

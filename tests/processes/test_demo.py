@@ -50,10 +50,25 @@ def test_a_venue_is_live_without_its_quiet_and_refused_symbols():
 def test_a_venue_that_fails_is_down_with_its_reason_and_comes_back():
     life = Life("binance", ["BTC-USDT"], 0)
     life.take(status("down", "no route to host", at_ms=10))
-    assert life.news(0, 1) is None  # it may be a hiccup
-    assert life.news(0, 3) == "binance down: no route to host"
+    assert life.news(1 * SECOND, 5) is None  # it may be a hiccup
+    life.take(status("down", "still no route to host", at_ms=2000))
+    assert life.news(3 * SECOND, 7) == "binance down: still no route to host"
     life.take(trade("BTC-USDT", 9000))
     assert str(life.news(9 * SECOND, 9)).startswith("binance live: 1 symbols")
+
+
+def test_a_venue_whose_every_item_is_live_still_wants_its_first_trade():
+    life = Life("binance", ["BTC-USDT"], 0)
+    life.take(status("live", symbol="BTC-USDT", at_ms=10))
+    assert life.wants_trades
+    life.take(trade("BTC-USDT", 30))
+    assert not life.wants_trades
+
+
+def test_a_venue_that_an_earlier_run_closed_is_not_down_at_once():
+    life = Life("binance", ["BTC-USDT"], 10 * SECOND)
+    life.take(status("down", "1001: shutdown", at_ms=2000))
+    assert life.news(11 * SECOND, 1) is None
 
 
 def test_a_venue_that_says_nothing_is_down():

@@ -285,6 +285,7 @@ class Slot:
         self._off: set[Item] = set()
         self._changed = anyio.Event()
         self._wanted: str | None = None  # why the link is to be replaced
+        self._failed = False  # the last attempt
         self.items: list[Item] = [item for s in planned.subscriptions for item in s.items]
         self.link: Link | None = None
         self.old: Link | None = None
@@ -369,8 +370,11 @@ class Slot:
             seconds = bar_s(e.status, e.retry_after_s)
             if seconds is not None:
                 await side.limit.bar("connect", seconds)
-            log.warning("not_connected", venue=side.venue.name, conn=link.id, reason=str(e), status=e.status)
+            said = log.warning if self._failed else log.info  # one failure alone is no news
+            said("not_connected", venue=side.venue.name, conn=link.id, reason=str(e), status=e.status)
+            self._failed = True
             return None, e.retry_after_s or 0.0
+        self._failed = False
         log.info("connected", venue=side.venue.name, conn=link.id, url=self._planned.url)
         tg.start_soon(link.keep_alive)
         await link.send(self._subscriptions())

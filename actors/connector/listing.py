@@ -22,6 +22,8 @@ from actors.venues.base import Venue
 log = structlog.get_logger()
 
 REFRESH_S: Final = 3600.0  # chosen: listings change a few times a day
+PATIENCE_S: Final = 2.0  # chosen: a simulator that starts with us takes one
+_SOON_S: Final = 0.3
 _NEAREST: Final = 3
 
 
@@ -54,10 +56,10 @@ class Listing:
     async def run(self) -> None:
         """Fetch once somebody asks, then refresh for ever; what failed is tried again soon."""
         await self._wanted.wait()
-        delays = backoff()
+        delays, patient_until = backoff(), anyio.current_time() + PATIENCE_S
         while True:
             try:
-                self.rows = await self._fetch()
+                self.rows = await self._patiently(patient_until)
                 self.failure = None
                 delays, pause_s = backoff(), REFRESH_S * random.uniform(0.9, 1.1)
             except Unlisted as e:
@@ -74,6 +76,17 @@ class Listing:
         """Return after the next attempt, whether it succeeded or not."""
         self._wanted.set()
         await self._news.wait()
+
+    async def _patiently(self, until: float) -> dict[str, Instrument]:
+        """Fetch; a venue that is not there yet when we start has until then before that is a failure."""
+        while True:
+            try:
+                return await self._fetch()
+            except Unlisted as e:
+                if e.status is not None or anyio.current_time() >= until:
+                    raise
+                log.info("not_there_yet", venue=self._venue.name, reason=str(e))
+            await anyio.sleep(_SOON_S)
 
     async def _fetch(self) -> dict[str, Instrument]:
         found: dict[str, Instrument] = {}

@@ -110,7 +110,8 @@ class Rest:
         except TimeoutError:
             reply = Reply(0, b"no answer within %g s" % TIMEOUT_S)
         except aiohttp.ClientConnectorError as e:
-            why = e.os_error.strerror or type(e.os_error).__name__
+            refused = isinstance(e.os_error, ConnectionRefusedError)  # its text only repeats the address
+            why = "refused" if refused else e.os_error.strerror or type(e.os_error).__name__
             reply = Reply(0, f"no connection to {e.host}:{e.port}: {why}".encode())
         except (aiohttp.ClientError, OSError, ValueError) as e:
             # ValueError: a URL or header that cannot be. The rest is the network and what it brings.

@@ -108,7 +108,26 @@ async def test_an_oversized_frame_ends_its_connection_only(redis_server, setting
     assert venue.sockets[1].close_code == 1001
 
 
-async def test_a_venue_that_is_down_is_recorded_with_its_reason_and_recovers(redis_server, settings_for):
+async def test_a_venue_that_starts_a_little_later_is_no_failure(redis_server, settings_for):
+    server = redis_server()
+    venue = FakeVenue()
+    await venue.start()
+    await venue.stop()
+    with server.client() as client:
+        async with running(settings_for(server, venue.venue())) as actor:
+            await until(
+                lambda: actor.metric("tapeline_rest_failures_total", venue="binance", reason="unreachable")
+            )
+            await venue.start(venue.port)
+            await until(lambda: venue.received)
+        assert [line.json["reason"] for line in of(client, "x")] == ["new owner", "shutdown"]
+        await venue.stop()
+
+
+async def test_a_venue_that_is_down_is_recorded_with_its_reason_and_recovers(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(listing, "PATIENCE_S", 0)
     server = redis_server()
     venue = FakeVenue()
     await venue.start()
@@ -125,7 +144,7 @@ async def test_a_venue_that_is_down_is_recorded_with_its_reason_and_recovers(red
     assert failed.conn.startswith("a.")
     assert failed.json["code"] is None
     assert failed.json["reason"].startswith("instruments: ")
-    assert f"no connection to 127.0.0.1:{venue.port}" in failed.json["reason"]
+    assert f"no connection to 127.0.0.1:{venue.port}: refused" in failed.json["reason"]
 
 
 async def test_a_refused_connect_waits_as_long_as_the_venue_asks(redis_server, settings_for):

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -23,11 +24,12 @@ import anyio
 import msgspec
 
 from actors.config import ConfigError, Settings, load
+from actors.config.judge import nearest
 from actors.config.reader import OFFSET
 from actors.model import codec
 from actors.model.events import Status, Trade
 from actors.model.instruments import shard
-from actors.runtime import log
+from actors.runtime import embedded, log
 from actors.runtime.supervisor import CONFIG_ERROR, GUIDE, STOP, die_with_parent
 from actors.streams.client import connect, hot, parse, redis_url
 from actors.streams.errors import RedisUnusable
@@ -39,9 +41,10 @@ RUNNING: Final = Path(".tapeline/running.json")
 METRICS_PORT: Final = 7400  # honcho's -p: 7400 for the first line, 7500 for the second
 _SLOW_S: Final = 8.0  # a venue that gives nothing for so long is said to be down
 _TOGETHER_S: Final = 2.0  # how long the last symbols may take after the first trade
-_HICCUP_S: Final = 2.0  # how long a venue may be down at the start before that is news
+_HICCUP_S: Final = 2.0  # how long a venue may be down before that is news
 _STOP_S: Final = 7.0  # honcho kills at 5 s
 _REDIS_S: Final = 60.0
+_ALONE: Final = ("redis", "simulator")  # each has one port
 _HOUSEKEEPING: Final = re.compile(
     rb"system *\| ([\w.-]+ started \(pid=|sending SIG|[\w.-]+ stopped \(rc=(0|-15)\)|SIG)"
 )
@@ -65,9 +68,10 @@ class Life:
         self._began_ns = self._asked_ns = began_ns
         self._asked = False
         self._trade_ns: int | None = None
-        self._refused: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
         self._down = ""
         self._down_ns = 0
+        self._again = False  # it was live, and down since
         self.said: str | None = None
 
     @property
@@ -85,39 +89,43 @@ class Life:
             if self._trade_ns is None:
                 self._trade_ns = event.ts_recv
         elif event.state == "live" and event.symbol is not None:
+            self._down = ""
             self._missing.discard(event.symbol)
         elif event.state == "refused" and event.symbol is not None:
-            self._refused[event.symbol] = event.reason
+            self.refused[event.symbol] = event.reason
         elif event.state == "down" and event.channel is None:
             if not self._down:
                 self._down_ns = max(self._began_ns, event.ts_recv)  # what an earlier run said is old
-            self._down = event.reason
+            self._down = event.reason.rstrip(": ") or "it gave no reason"
 
     def news(self, now_ns: int, waited_s: float) -> str | None:
         """Return the line to print now, None when there is nothing new to say."""
         said = self._state(now_ns, waited_s)
         if said is None or said == self.said:
             return None
+        self._again = self._again or (self.said or "").startswith("live")
         self.said = said
         return f"{self.venue} {said}"
 
     def _state(self, now_ns: int, waited_s: float) -> str | None:
-        waiting = self._missing - {*self._refused}
+        waiting = self._missing - {*self.refused}
         if self._trade_ns is not None and not self._down:
             if waiting and (now_ns - self._trade_ns) / 1e9 < _TOGETHER_S:
                 return None
+            if self._again and not (self.said or "").startswith("live:"):
+                return f"live again: {self._symbols(waiting)}"
             ms = max(0, self._trade_ns - self._asked_ns) // 1_000_000
-            refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self._refused.items()))
+            refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self.refused.items()))
             return f"live: {self._symbols(waiting)}, first trade after {ms} ms{refused}"
         if self._down:
-            patient = self.said is None and (now_ns - self._down_ns) / 1e9 < _HICCUP_S
-            return None if patient else f"down: {self._down}"
+            # A connection that is replaced, or one of two, is no news.
+            return None if (now_ns - self._down_ns) / 1e9 < _HICCUP_S else f"down: {self._down}"
         if waited_s > _SLOW_S and self._trade_ns is None:
             return "down: no trade yet (tapeline status says more)"
         return None
 
     def _symbols(self, waiting: set[str]) -> str:
-        live = self._all - len(self._refused) - len(waiting)
+        live = self._all - len(self.refused) - len(waiting)
         return f"{live} symbols" if live == self._all else f"{live} of {self._all} symbols"
 
 
@@ -131,12 +139,13 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
     procfile = ROOT / "Procfile"
     if not procfile.exists():
         raise ConfigError(f"{procfile} is missing: tapeline demo and tapeline up run from a checkout")
+    lines = [line.partition(":")[0] for line in procfile.read_text().splitlines() if ":" in line]
+    _check_instances(instances, lines)
     offset = env.get(OFFSET, "0")
     port = METRICS_PORT + int(offset)
-    _check_ports(settings, port, procfile)
+    _check_ports(settings, port, lines)
     log.setup("guide", settings)
-    if instances is not None and not re.fullmatch(r"[a-z]+=\d+(,[a-z]+=\d+)*", instances):
-        raise ConfigError(f"-c takes role=number, with commas between, not {instances!r}")
+    embedded.check_free(settings)
     start = partial(_start_honcho, config, procfile, port, instances, env)
     RUNNING.parent.mkdir(parents=True, exist_ok=True)
     RUNNING.write_bytes(msgspec.json.encode(Running(os.getpid(), str(config.resolve()), offset)))
@@ -149,13 +158,25 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
         RUNNING.unlink(missing_ok=True)
 
 
-def _check_ports(settings: Settings, metrics_port: int, procfile: Path) -> None:
+def _check_instances(instances: str | None, lines: Sequence[str]) -> None:
+    """Say what honcho would pass over in silence."""
+    for part in () if instances is None else instances.split(","):
+        role, _, number = part.partition("=")
+        if not number.isdecimal():
+            raise ConfigError(f"-c takes role=number, with commas between, not {instances!r}")
+        if role not in lines:
+            raise ConfigError(f'-c: there is no role "{role}"{nearest(role, lines)} ({", ".join(lines)})')
+        if role in _ALONE and int(number) > 1:
+            raise ConfigError(f"-c: there can be only one {role}")
+
+
+def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) -> None:
     """Say at once, and once, what each of nine processes would say otherwise."""
     ports = {"broadcaster.port": (settings.broadcaster.host, settings.broadcaster.port)}
     if settings.mode == "demo":
         ports["simulator.port"] = (settings.simulator.host, settings.simulator.port)
-    for number, line in enumerate(line for line in procfile.read_text().splitlines() if ":" in line):
-        ports[f"metrics of {line.partition(':')[0]}"] = ("127.0.0.1", metrics_port + 100 * number)
+    for number, line in enumerate(lines):
+        ports[f"metrics of {line}"] = ("127.0.0.1", metrics_port + 100 * number)
     for what, (host, port) in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -287,7 +308,8 @@ async def _follow(settings: Settings) -> None:
                     _say(news)
             if not guided and all(life.said for life in lives.values()):
                 guided = True
-                _say(hints(settings, keys, shutil.which("redis-cli") is not None))
+                refused = {symbol for life in lives.values() for symbol in life.refused}
+                _say(hints(settings, keys, shutil.which("redis-cli") is not None, refused))
 
 
 async def _read(settings: Settings, keys: Keys, partition: Partition, life: Life) -> None:
@@ -304,14 +326,18 @@ async def _read(settings: Settings, keys: Keys, partition: Partition, life: Life
                         life.take(event)
 
 
-def hints(settings: Settings, keys: Keys, redis_cli: bool) -> str:
-    """Return where to look and three commands to try, of those that are there."""
-    partition = partitions(settings)[0]
-    symbol = next(
-        s
-        for s in settings.venues[partition.venue].symbols
-        if shard(s, settings.venues[partition.venue].shards) == partition.shard
-    )
+def hints(settings: Settings, keys: Keys, redis_cli: bool, refused: AbstractSet[str] = frozenset()) -> str:
+    """Return where to look and three commands to try, of those that are there.
+
+    Args:
+        settings: What runs.
+        keys: The names in Redis.
+        redis_cli: There is one on this machine.
+        refused: Symbols that would show nothing.
+    """
+    name, venue = next((name, venue) for name, venue in settings.venues.items() if venue.enabled)
+    symbol = next((s for s in venue.symbols if s not in refused), venue.symbols[0])
+    partition = Partition(name, shard(symbol, venue.shards))
     host = settings.broadcaster.host
     socket_url = f"ws://{host}:{settings.broadcaster.port}"
     bin_folder = Path(sys.executable).parent

@@ -126,6 +126,18 @@ def main(settings: Settings) -> int:
                 server.wait()
 
 
+def check_free(settings: Settings) -> None:
+    """Say now what the ``redis`` line would say once everything else has started.
+
+    Raises:
+        ConfigError: Somebody else has its port or its data.
+    """
+    if settings.redis.url is None:
+        folder = HOME / settings.mode
+        with _alone(folder), _client(settings.redis.port) as client:
+            _clear_port(client, settings.redis.port, folder)
+
+
 def _attend(
     server: "subprocess.Popen[bytes]", client: _Server, signals: Signals, keys: Keys, logfile: Path
 ) -> int:

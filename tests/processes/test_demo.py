@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -71,6 +73,23 @@ def test_a_venue_that_an_earlier_run_closed_is_not_down_at_once():
     assert life.news(11 * SECOND, 1) is None
 
 
+def test_a_venue_that_comes_back_is_live_again_and_a_hiccup_is_no_news():
+    life = Life("binance", ["BTC-USDT"], 0)
+    life.take(status("wanted", symbol="BTC-USDT", at_ms=10))
+    life.take(trade("BTC-USDT", 30))
+    assert life.news(SECOND, 1) == "binance live: 1 symbols, first trade after 20 ms"
+    life.take(status("down", "1001: ", at_ms=5000))
+    assert life.news(6 * SECOND, 6) is None
+    life.take(status("live", symbol="BTC-USDT", at_ms=6500))
+    assert life.news(9 * SECOND, 9) is None
+    for at_s in (10, 20):
+        life.take(status("down", "1001: ", at_ms=at_s * 1000))
+        assert life.news((at_s + 3) * SECOND, 9) == "binance down: 1001"
+        life.take(trade("BTC-USDT", at_s * 1000 + 4000))
+        assert life.news((at_s + 4) * SECOND, 9) == "binance live again: 1 symbols"
+        assert life.news((at_s + 5) * SECOND, 9) is None
+
+
 def test_a_venue_that_says_nothing_is_down():
     life = Life("binance", ["BTC-USDT"], 0)
     assert life.news(0, 7) is None
@@ -84,6 +103,35 @@ def test_hints_name_commands_that_are_there(*, redis_cli: bool):
     assert ("redis-cli -p 6391 psubscribe 'md.trade.*'" in said) is redis_cli
     assert ("tapeline tail trade" in said) is not redis_cli
     assert "ws://127.0.0.1:9001" in said
+
+
+def test_hints_name_a_symbol_that_the_venue_lists():
+    settings = Settings(mode="live", venues={"binance": VenueSettings(symbols=["X-USDT", "BTC-USDT"])})
+    assert "'tl:{binance.0}:book:BTC-USDT'" in hints(settings, Keys(), True, {"X-USDT"})
+
+
+@pytest.mark.parametrize(
+    ("instances", "says"),
+    [
+        ("normaliser=2", 'there is no role "normaliser"; did you mean "normalizer"?'),
+        ("normalizer", "-c takes role=number"),
+        ("normalizer=2,redis=2", "there can be only one redis"),
+    ],
+)
+def test_instances_that_cannot_be_are_refused_at_once(tmp_path: Path, instances: str, says: str):
+    with demo(tmp_path) as made:
+        made.start("-c", instances)
+        assert made.process.wait(10) == 2
+        assert says in made.said()
+
+
+def test_a_taken_port_of_redis_is_one_message_before_anything_starts(tmp_path: Path):
+    with demo(tmp_path) as made, socket.socket() as other:
+        other.bind(("127.0.0.1", 6391 + made.offset))
+        other.listen()
+        made.start()
+        assert made.process.wait(10) == 2
+        assert re.fullmatch(r"tapeline: port \d+ of 127\.0\.0\.1 is in use .*redis\.port.*\n", made.said())
 
 
 @pytest.fixture

@@ -93,9 +93,9 @@ class Life:
             self._missing.discard(event.symbol)
         elif event.state == "refused" and event.symbol is not None:
             self.refused[event.symbol] = event.reason
-        elif event.state == "down" and event.channel is None:
-            if not self._down:
-                self._down_ns = max(self._began_ns, event.ts_recv)  # what an earlier run said is old
+        elif event.state == "down" and event.channel is None and event.ts_recv >= self._began_ns:
+            if not self._down:  # (before we began: an earlier run's close, told late)
+                self._down_ns = event.ts_recv
             self._down = event.reason.rstrip(": ") or "it gave no reason"
 
     def news(self, now_ns: int, waited_s: float) -> str | None:

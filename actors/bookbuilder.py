@@ -54,7 +54,7 @@ async def _watch(actor: Actor, folds: Mapping[Partition, Bookbuild], lease: Leas
     partition = lease.partition
 
     def lost(error: Exception) -> None:
-        log.warning("redis_away", role=ROLE, partition=str(partition), reason=type(error).__name__)
+        log.warning("redis_away", role=ROLE, partition=str(partition), reason=str(error))
 
     seen, since, told = 0, anyio.current_time(), False
     try:

@@ -52,7 +52,7 @@ async def _tick(actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease
     partition = lease.partition
 
     def lost(error: Exception) -> None:
-        log.warning("redis_away", role=ROLE, partition=str(partition), reason=type(error).__name__)
+        log.warning("redis_away", role=ROLE, partition=str(partition), reason=str(error))
 
     carriers = legs(actor.settings, partition.venue)
     appender = await Appender.open(hot, actor.keys, partition, TICK_LEG, lease)

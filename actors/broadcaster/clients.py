@@ -267,7 +267,7 @@ class Hub(Generic[T]):
 
     def _doom(self, client: Client[T]) -> None:
         unread = client.unread()
-        log.warning("slow client closed", dialect=self.dialect, unread_bytes=unread)
+        log.warning("slow_client_closed", dialect=self.dialect, unread_bytes=unread)
         self.close(
             client,
             CloseCode.TRY_AGAIN_LATER,
@@ -294,7 +294,7 @@ class Hub(Generic[T]):
             elif size > client.limit:
                 self._doom(client)
             elif self._stalled(client, size, now):
-                log.warning("client aborted: it reads nothing", dialect=self.dialect, unread_bytes=size)
+                log.warning("client_aborted", dialect=self.dialect, unread_bytes=size)
                 self._metrics.count("tapeline_clients_refused_total", reason="stalled")
                 self._withdraw(client)
                 client.transport.abort()

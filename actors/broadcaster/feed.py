@@ -139,7 +139,7 @@ class Follower:
 
     def _lost(self, error: Exception) -> None:
         self._metrics.count("tapeline_redis_reconnects_total", role="broadcaster")
-        log.warning("redis away", partition=str(self.partition), error=str(error))
+        log.warning("redis_away", partition=str(self.partition), reason=str(error))
 
     async def _read_back(self, hot: Hot, keys: Keys) -> None:
         """Fold the books from their last snapshots, and stand at the end of what was read."""
@@ -203,7 +203,7 @@ class Follower:
             log.warning("rollback", partition=place["partition"], stream=stream, seen=str(cursor))
         elif missing > 0:
             self._metrics.count("tapeline_trimmed_unread_total", missing, **place)
-            log.warning("trimmed unread", partition=place["partition"], stream=stream, missing=missing)
+            log.warning("trimmed_unread", partition=place["partition"], stream=stream, missing=missing)
         else:
             return
         self._torn = self._torn or stream == "books"
@@ -280,7 +280,7 @@ class Follower:
 
     def _untold(self, error: Exception) -> None:
         self._metrics.count("tapeline_skipped_total", reason="untranslatable")
-        log.error("untranslatable event", partition=str(self.partition), error=str(error))
+        log.error("untranslatable_event", partition=str(self.partition), reason=str(error))
 
 
 def _heads(lines: Sequence[bytes]) -> Iterator[Head]:

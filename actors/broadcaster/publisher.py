@@ -168,7 +168,7 @@ class Publisher:
                 raise
             # Sending again might say things twice: pub/sub is at most once.
             self._metrics.count("tapeline_skipped_total", len(messages), reason="pubsub")
-            log.warning("not published", events=len(messages), error=str(e))
+            log.warning("not_published", events=len(messages), reason=str(e))
             await anyio.sleep(_RETRY_S)
             return
         if not self._cluster:

@@ -286,7 +286,7 @@ class WebSocketServer:
             async for message in connection:
                 self._hear(client, rate, message)
         except ConnectionClosed:
-            log.debug("client gone", code=connection.close_code, reason=connection.close_reason)
+            log.debug("client_gone", code=connection.close_code, reason=connection.close_reason)
         finally:
             self._hub.leave(client)
             protocol = connection.protocol
@@ -321,7 +321,7 @@ def _make_room(sockets: int) -> None:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         if most < wanted:
-            log.warning("few files allowed", allowed=most, wanted=wanted, setting="broadcaster.max_clients")
+            log.warning("few_files_allowed", allowed=most, wanted=wanted, setting="broadcaster.max_clients")
 
 
 def _tls(settings: BroadcasterSettings) -> ssl.SSLContext | None:

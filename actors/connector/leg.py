@@ -111,7 +111,7 @@ class Leg:
 
     def _outage(self, error: Exception) -> None:
         self._side.metrics.count("tapeline_redis_reconnects_total", role="connector")
-        log.warning("redis_away", partition=str(self._partition), leg=self._leg, reason=type(error).__name__)
+        log.warning("redis_away", partition=str(self._partition), leg=self._leg, reason=str(error))
 
     # ------------------------------------------------------------------------------ what is connected
 

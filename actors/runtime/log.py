@@ -17,6 +17,7 @@ import structlog
 from actors.config import Settings
 
 _WINDOW_S: Final = 10.0  # chosen: a person can read it, a storm cannot fill a disk
+_MOST_WINDOW_S: Final = 60.0  # chosen: while it goes on, a line a minute
 _IN_A_WINDOW: Final = 3
 _MOST_KEYS: Final = 1024
 _PASSWORD_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
@@ -25,34 +26,54 @@ _SAME: Final = ("venue", "partition", "channel", "role", "reason")  # what makes
 _Event = MutableMapping[str, Any]
 
 
+class _Seen:
+    """Events that are alike, in the present window."""
+
+    __slots__ = ("dropped", "last", "passed", "start", "window_s")
+
+    def __init__(self, start: float, window_s: float, last: _Event) -> None:
+        self.start = start
+        self.window_s = window_s
+        self.last = dict(last)
+        self.passed = 1
+        self.dropped = 0
+
+
 class Repeats:
-    """Let the first few of alike events through a window, count the rest and say so afterwards."""
+    """Let the first few of alike events through a window, count the rest and say so afterwards.
+
+    Of those that are the same in every field only the first. The windows of a storm grow.
+    """
 
     def __init__(self, in_a_window: int = _IN_A_WINDOW, window_s: float = _WINDOW_S) -> None:
         self._in_a_window = in_a_window
         self._window_s = window_s
-        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}  # -> start of the window, how many
+        self._seen: dict[tuple[object, ...], _Seen] = {}
 
     def __call__(self, _logger: object, level: str, event: _Event) -> _Event:
         """Drop the event, or return it with ``repeats``: how many alike were dropped before it."""
         key = (level, event.get("event"), *(str(event.get(name)) for name in _SAME))
         now = time.monotonic()
-        start, count = self._seen.get(key, (now, 0))
-        if now - start < self._window_s:
-            self._remember(key, start, count + 1)
-            if count >= self._in_a_window:
-                raise structlog.DropEvent
+        seen = self._seen.pop(key, None)
+        if seen is None or now - seen.start >= seen.window_s:
+            self._begin(key, now, event, seen)
+            if seen is not None and seen.dropped:
+                event["repeats"] = seen.dropped
             return event
-        dropped = count - self._in_a_window
-        self._remember(key, now, 1)
-        if dropped > 0:
-            event["repeats"] = dropped
+        self._seen[key] = seen  # the last again: those not heard of for longest are forgotten
+        if seen.passed >= self._in_a_window or event == seen.last:
+            seen.dropped += 1
+            raise structlog.DropEvent
+        seen.passed += 1
+        seen.last = dict(event)
         return event
 
-    def _remember(self, key: tuple[object, ...], start: float, count: int) -> None:
-        if key not in self._seen and len(self._seen) >= _MOST_KEYS:
+    def _begin(self, key: tuple[object, ...], now: float, event: _Event, before: _Seen | None) -> None:
+        goes_on = before is not None and before.dropped and now - before.start < 2 * before.window_s
+        window_s = min(2 * before.window_s, _MOST_WINDOW_S) if before and goes_on else self._window_s
+        if len(self._seen) >= _MOST_KEYS:
             del self._seen[next(iter(self._seen))]
-        self._seen[key] = (start, count)
+        self._seen[key] = _Seen(now, window_s, event)
 
 
 class Strike:

@@ -100,7 +100,7 @@ class Meter:
     def lost(self, error: Exception) -> None:
         """Note that Redis could not be had, or not be written."""
         self._metrics.count("tapeline_redis_reconnects_total", role=self._role)
-        log.warning("redis_away", role=self._role, partition=self._partition, reason=repr(error))
+        log.warning("redis_away", role=self._role, partition=self._partition, reason=str(error))
 
 
 def _received(line: bytes, stream: Stream) -> int | None:

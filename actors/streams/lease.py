@@ -238,7 +238,7 @@ class _Keeper:
             except FAULTS as e:
                 if not is_passing(e):
                     raise
-                log.warning("lease_not_renewed", role=self._actor.role, reason=type(e).__name__)
+                log.warning("lease_not_renewed", role=self._actor.role, reason=str(e))
                 began = anyio.current_time() - self._ttl_s / 3 + 0.05
             if not begun:
                 task_status.started()

@@ -98,8 +98,32 @@ def test_repeats_are_limited_and_counted(monkeypatch: pytest.MonkeyPatch):
     assert passed(venue="okx")  # another matter
     now[0] = 11.0
     assert passed() == [{"event": "gap", "repeats": 3}]
-    now[0] = 30.0
+    now[0] = 40.0
     assert passed() == [{"event": "gap"}]
+
+
+def test_a_storm_of_the_same_grows_rarer_until_it_is_over(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr(log.time, "monotonic", lambda: now)
+    repeats = log.Repeats(in_a_window=3, window_s=10)
+
+    def passes() -> bool:
+        try:
+            repeats(None, "warning", {"event": "redis_away"})
+        except structlog.DropEvent:
+            return False
+        return True
+
+    passed: list[float] = []
+    while now < 200:
+        if passes():
+            passed.append(now)
+        now += 1.0
+    assert passed == [0, 10, 30, 70, 130, 190]
+    now = 1000.0
+    assert passes()
+    now = 1010.0
+    assert passes()
 
 
 def test_metrics_are_served_on_the_port_that_honcho_gave(monkeypatch: pytest.MonkeyPatch):

@@ -117,6 +117,7 @@ class _Step:
     entries: list[tuple[Stream, Sequence[bytes]]]
     skip: frozenset[int]
     checkpoint: tuple[int, bytes] | None
+    large: tuple[int, bytes] | None  # a checkpoint that the outputs shall not wait for: it follows alone
     cost_s: float  # of making the checkpoint
 
 
@@ -406,9 +407,11 @@ class _Work:
         self._meter.committed(took_s, self._out, dup=dup)
         self._committed, self._fresh, self._stored_skip = step.then, False, step.skip
         self._buried = [(at, record) for at, record in self._buried if at > step.then]
-        if step.checkpoint is not None:
-            self._note_checkpoint(step.then, step.cost_s + took_s)
         self._out.clear()
+        if step.large is not None:
+            await self._store(step.large, step.cost_s)
+        elif step.checkpoint is not None:
+            self._note_checkpoint(step.then, step.cost_s + took_s)
         return reading
 
     def _step(self) -> "_Step":
@@ -421,8 +424,11 @@ class _Work:
             entries.append(("dead", dead))
         # A checkpoint has passed those before it: no refold will meet them.
         self._skip = frozenset(k for k in self._skip if k > self._checkpointed.k)
+        needed = self._checkpoint_due == 0.0  # with this commit, or a refold could not come by here
         checkpoint, cost_s = self._checkpoint()
-        return _Step(then, entries, self._skip, checkpoint, cost_s)
+        if checkpoint is not None and len(checkpoint[1]) > COMMIT_BYTES and not needed:
+            return _Step(then, entries, self._skip, None, checkpoint, cost_s)
+        return _Step(then, entries, self._skip, checkpoint, None, cost_s)
 
     async def _see_through(self, step: "_Step", *, then_read: bool) -> tuple[Reply | None, bool]:
         """Send until it is in; return the read that went along, and whether an earlier sending was it."""
@@ -502,18 +508,24 @@ class _Work:
         if self._checkpointed == self._committed or any(self._out.lines.values()):
             return
         began = time.perf_counter()
+        blob = self._fold.dump()
+        await self._store((self._fold.FORMAT, blob), time.perf_counter() - began)
+
+    async def _store(self, checkpoint: tuple[int, bytes], cost_s: float) -> None:
+        """Store a checkpoint of what is committed, in a commit of its own."""
+        began = time.perf_counter()
         command = self._ledger.commit(
             self._lease.epoch,
             self._committed,
             self._committed,
             entries=(),
             latest={},
-            checkpoint=(self._fold.FORMAT, self._fold.dump()),
+            checkpoint=checkpoint,
         )
         # Not on the hot connection, which may still block in a read.
         answer = await persist(self._side, lambda: _taught(self._side, command), self._meter.lost)
         if answer[0] in {b"OK", b"DUP"}:
-            self._note_checkpoint(self._committed, time.perf_counter() - began)
+            self._note_checkpoint(self._committed, cost_s + time.perf_counter() - began)
         else:
             self._meter.refused(answer[0].decode())  # the next commit finds out why
 

@@ -15,7 +15,7 @@ from types import ModuleType
 import anyio
 import pytest
 
-from actors.runtime import housekeeping
+from actors.runtime import housekeeping, loop
 from actors.runtime.lifecycle import Actor, Refused, make_actor
 from actors.runtime.loop import Stage, run_stage
 from actors.runtime.metrics import Metrics
@@ -23,6 +23,7 @@ from actors.stages.fold import Output
 from actors.streams.client import connect, hot
 from actors.streams.keys import Cursor, Keys, Partition
 from actors.streams.lease import Lease
+from actors.streams.ledger import Ledger
 from actors.streams.partition import Appender, Entry, entry_of
 
 pytestmark = pytest.mark.redis
@@ -256,6 +257,38 @@ async def test_a_commit_may_end_within_an_entry(redis_server, settings_for):
                 await eventually(lambda: len(said(client)) == len(want))
             assert said(client) == want
             assert max(sum(map(len, e.lines)) for e in entries(client, EVENTS)) < 512 * 1024
+
+
+async def test_outputs_do_not_wait_for_a_large_checkpoint(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_LEAST_S", 0.0)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SHARE", 1000.0)  # with every commit
+    commits: list[tuple[bool, bool]] = []
+    commit = Ledger.commit
+
+    def spy(self, *args, entries, checkpoint=None, **rest):
+        commits.append((bool(entries), checkpoint is not None))
+        return commit(self, *args, entries=entries, checkpoint=checkpoint, **rest)
+
+    class Large(toy.Toy):
+        def dump(self) -> bytes:
+            return super().dump() + b" " * loop.COMMIT_BYTES
+
+    monkeypatch.setattr(Ledger, "commit", spy)
+    stage = Stage("toy", "raw", ("events", "control"), Large)
+    server = redis_server()
+    settings = settings_for(server)
+    with server.client() as client:
+        async with feeding(settings) as feed:
+            for start in (0, 100):
+                async with running(settings, stage):
+                    for at in range(start, start + 100, 20):
+                        await feed.push(words(20, at))
+                        await eventually(lambda: len(said(client)) == len(told(feed.words)))
+            assert said(client) == told(feed.words)
+            assert client.hget(KEYS.state(P, "toy"), "c:raw") == client.hget(KEYS.cursor(P, "toy"), "c:raw")
+    # The first of each life belongs to its commit: a newer program has not folded before it is stored.
+    assert commits.count((True, True)) == 2
+    assert commits.count((False, True)) >= 4
 
 
 async def test_what_retention_took_is_told_with_its_exact_range(redis_server, settings_for):

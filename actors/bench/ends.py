@@ -4,6 +4,7 @@ The feeder appends frames from memory as the connector does, with at most ``IN_F
 itself and the reader. A reader counts each event once: trades and L1 as they come, books by their deltas.
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -140,7 +141,7 @@ async def _listen(url: str, progress: Progress, latencies: Path | None) -> None:
                             ages.append(time.time_ns() - _received(message))
         except ConnectionClosed as e:
             progress["stop"] = 2
-            print(f"the broadcaster closed the benchmark's client: {e}")  # noqa: T201 - goes to the child's log
+            print(f"the broadcaster closed the benchmark's client: {e}", file=sys.stderr)  # noqa: T201
     if latencies is not None:
         latencies.write_bytes(msgspec.msgpack.encode(ages))  # noqa: ASYNC240 - nothing else runs any more
 

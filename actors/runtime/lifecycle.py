@@ -95,9 +95,9 @@ def _number(process_name: str) -> int:
 
 async def _live(make: Callable[[], Actor], run: Run, on_redis: bool) -> None:
     actor = make()
-    log.info("actor_started", role=actor.role, instance=actor.instance)
     async with anyio.create_task_group() as tg:
         await tg.start(_obey, actor.stopping, tg.cancel_scope)
+        log.info("actor_started", role=actor.role, instance=actor.instance)
         tg.start_soon(watch_loop, actor.metrics, actor.role)
         if on_redis:
             await _await_redis(actor)

@@ -30,7 +30,7 @@ up: install
 	@exec $(BIN)/tapeline up
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto --dist loadfile $(PYTEST)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.dev
 	@failed=; for check in 'ruff check' 'ruff format --check' pyright lint-imports; do \

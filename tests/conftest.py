@@ -9,6 +9,14 @@ from redis_rig import Binary, Server
 
 from actors.config import RedisSettings, Settings, StreamSettings, VenueSettings
 
+# A file is one worker's: those that take longest go first, so that no worker is left alone with one.
+LONGEST = ("test_chaos", "test_bench", "test_demo", "test_fire_faults", "test_fire_kills", "test_readme")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:

@@ -12,9 +12,9 @@ from typing import Final
 import anyio
 import structlog
 
-from actors.model.events import BookState
+from actors.model.events import STALE_S, BookState
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Stage, run_stage
+from actors.runtime.loop import Lost, Stage, run_stage
 from actors.stages.bookbuild import ROLE, STATES, Bookbuild
 from actors.streams.keys import Partition
 from actors.streams.lease import Lease
@@ -22,7 +22,6 @@ from actors.streams.partition import persist
 from actors.streams.wire import Hot
 from actors.venues import VENUES
 
-STALE_S: Final = 3.0  # DESIGN 4: no tick for so long at the outer edge
 WATCH_S: Final = 0.5
 
 log = structlog.get_logger()
@@ -49,13 +48,11 @@ async def run(actor: Actor) -> None:
     await run_stage(actor, stage)
 
 
-async def _watch(actor: Actor, folds: Mapping[Partition, Bookbuild], lease: Lease, hot: Hot) -> None:
+async def _watch(
+    actor: Actor, folds: Mapping[Partition, Bookbuild], lease: Lease, hot: Hot, lost: Lost
+) -> None:
     """Show the states of the books; set their keys to ``stale`` where time stands still."""
     partition = lease.partition
-
-    def lost(error: Exception) -> None:
-        log.warning("redis_away", role=ROLE, partition=str(partition), reason=str(error))
-
     seen, since, told = 0, anyio.current_time(), False
     try:
         while True:

@@ -10,11 +10,10 @@ from typing import Final
 
 import anyio
 import msgspec
-import structlog
 
 from actors.model.events import Channel, StatusState
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Stage, run_stage
+from actors.runtime.loop import Lost, Stage, run_stage
 from actors.stages import raw
 from actors.stages.normalize import ROLE, Normalize
 from actors.streams.keys import Partition, legs
@@ -25,8 +24,6 @@ from actors.venues import VENUES
 
 TICK_LEG: Final = "tick"  # ticks are counted in raw as a leg of their own, under this role's lease
 TICK_S: Final = 1.0  # DESIGN 4
-
-log = structlog.get_logger()
 
 
 async def run(actor: Actor) -> None:
@@ -47,13 +44,11 @@ async def run(actor: Actor) -> None:
     await run_stage(actor, stage)
 
 
-async def _tick(actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease, hot: Hot) -> None:
+async def _tick(
+    actor: Actor, folds: Mapping[Partition, Normalize], lease: Lease, hot: Hot, lost: Lost
+) -> None:
     """Append a tick each second, for as long as the lease is held; show what is subscribed."""
     partition = lease.partition
-
-    def lost(error: Exception) -> None:
-        log.warning("redis_away", role=ROLE, partition=str(partition), reason=str(error))
-
     carriers = legs(actor.settings, partition.venue)
     appender = await Appender.open(hot, actor.keys, partition, TICK_LEG, lease)
     appender.lost = lost

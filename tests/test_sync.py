@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from actors.model.errors import Unparseable
-from actors.model.events import BookDelta, BookSnapshot
+from actors.model.events import SECOND, BookDelta, BookSnapshot
 from actors.stages import sync as machine
-from actors.stages.sync import SECOND, Alignment, Fault, Sync, SyncState
+from actors.stages.sync import Alignment, Fault, Sync, SyncState
 from actors.venues.base import BookRule
 
 RANGE = BookRule(snapshot="rest", join="range", chain="range", depth=1000)

@@ -8,6 +8,7 @@ from actors.broadcaster.feed import Feed, Listeners
 from actors.broadcaster.outlet import BarterOutlet
 from actors.broadcaster.publisher import Publisher
 from actors.broadcaster.server import WebSocketServer
+from actors.model.events import SECOND
 from actors.runtime.lifecycle import Actor
 from actors.streams.client import cold, connect
 from actors.streams.errors import FAULTS, is_passing
@@ -74,7 +75,7 @@ async def _look(actor: Actor, hot: Hot, feed: Feed, publisher: Publisher) -> Non
             if hot.lost:
                 await hot.reconnect()
             seconds, micros = await hot.call("TIME")
-            feed.clock.set(int(seconds) * 1_000_000_000 + int(micros) * 1000)
+            feed.clock.set(int(seconds) * SECOND + int(micros) * 1000)
             await publisher.ask()
         except FAULTS as e:
             if not is_passing(e):

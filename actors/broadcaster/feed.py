@@ -21,6 +21,7 @@ from actors.broadcaster.outlet import Outlet
 from actors.config import Settings
 from actors.model import codec
 from actors.model.errors import Unparseable
+from actors.model.events import SECOND, STALE_S
 from actors.model.instruments import shard
 from actors.runtime.metrics import Metrics
 from actors.streams.client import cold
@@ -30,11 +31,9 @@ from actors.streams.wire import Hot
 
 log: Any = structlog.get_logger()
 
-STALE_S: Final = 3.0  # DESIGN: no tick for so long, and what we deliver is not to be trusted
 _FLUSH_BYTES: Final = 64 * 1024  # chosen: a write of a few of these fits the kernel's buffers
 _PAGE: Final = 16  # entries a request when the books are read back
-_SECOND_NS: Final = 1_000_000_000
-_BACK_NS: Final = 30 * _SECOND_NS  # a live book has a snapshot about every 10 s; without one it is not live
+_BACK_NS: Final = 30 * SECOND  # a live book has a snapshot about every 10 s; without one it is not live
 _BACK_BYTES: Final = 64 * 1024 * 1024  # chosen: half a minute at full speed
 _BOOK: Final = codec.prefix("book")
 
@@ -112,7 +111,7 @@ class Follower:
         """Return how old the last tick is, None before the first."""
         if self._tick_ns is None:
             return None
-        return max(0.0, (self._clock.now_ns() - self._tick_ns) / _SECOND_NS)
+        return max(0.0, (self._clock.now_ns() - self._tick_ns) / SECOND)
 
     def stale(self) -> bool:
         """Tell whether what is delivered of this partition is not to be trusted now."""
@@ -212,7 +211,7 @@ class Follower:
         for outlet in self._outlets:
             outlet.flush()
         if self._said_ns:
-            waited_s = max(0, time.time_ns() - self._said_ns) / _SECOND_NS
+            waited_s = max(0, time.time_ns() - self._said_ns) / SECOND
             self._metrics.observe("tapeline_delivery_seconds", waited_s)
             self._said_ns = 0
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import anyio
 import msgspec
@@ -14,7 +14,7 @@ from actors.cli.run import say
 from actors.config import Settings, load
 from actors.config.reader import OFFSET
 from actors.demo import RUNNING, Running
-from actors.streams.client import connect
+from actors.streams.client import connect, server_ms
 from actors.streams.errors import FAULTS, RedisUnusable
 from actors.streams.keys import Keys
 
@@ -30,8 +30,7 @@ class Session(msgspec.Struct, frozen=True):
 
     async def now_ms(self) -> int:
         """Return the server's time."""
-        seconds, micros = await cast("Any", self.client).time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return await server_ms(self.client)
 
 
 def within(config: Path | None, env: Mapping[str, str], command: str, work: Work) -> int:

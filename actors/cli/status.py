@@ -12,7 +12,7 @@ import orjson
 from actors.cli.session import Session, within
 from actors.config import Settings, VenueSettings
 from actors.model import codec
-from actors.model.events import Channel, Status
+from actors.model.events import STALE_S, Channel, Status
 from actors.model.instruments import shard
 from actors.stages.connections import Ledger
 from actors.stages.normalize import Normalize
@@ -22,7 +22,6 @@ from actors.streams.partition import closing, entry_of
 from actors.streams.wire import Hot
 from actors.venues import VENUES
 
-_STALE_MS: Final = 3000  # DESIGN 4: no tick for 3 s, and what stands in Redis is old
 _PAGE: Final = 256  # entries of events to read at once
 _PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint does not know
 _STATUS: Final = codec.prefix("status")
@@ -250,7 +249,7 @@ class _Look:
         mine = [s for s in self._venue.symbols if shard(s, self._venue.shards) == self._partition.shard]
         if "book" not in _channels(self._partition.venue, self._venue):
             return Counter()
-        old = place.seconds_since_event is None or place.seconds_since_event * 1000 > _STALE_MS
+        old = place.seconds_since_event is None or place.seconds_since_event > STALE_S
         states: Counter[str] = Counter()
         for symbol in mine:
             text = await self._hot.call("GET", self._keys.latest(self._partition, "book", symbol))
@@ -319,7 +318,7 @@ def judge(
         problems.append("no broadcaster runs")
     for place in places:
         age = place.seconds_since_event
-        if age is None or age * 1000 > _STALE_MS:
+        if age is None or age > STALE_S:
             since = "no event yet" if age is None else f"the last event is {age:.0f} s old"
             problems.append(f"{place.partition}: {since}")
     for name, venue in markets.items():

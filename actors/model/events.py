@@ -6,11 +6,13 @@ An event's own number ``k`` is not in it: it is its place in its stream (see ``s
 The schema only grows by optional fields; anything else raises ``SCHEMA_VERSION``.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 SCHEMA_VERSION = 1
+SECOND: Final = 1_000_000_000  # ns
+STALE_S: Final = 3.0  # DESIGN 4: no tick for so long, and what is delivered is stale
 
 Level = tuple[str, str]  # price, size
 Aggressor = Literal["buy", "sell"]  # the taker: "buy" crossed the spread upwards

@@ -29,7 +29,6 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import anyio
 import anyio.lowlevel
-import msgspec
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -37,6 +36,7 @@ from actors.runtime.housekeeping import Housekeeping
 from actors.runtime.lifecycle import Actor, Refused
 from actors.runtime.meter import Meter
 from actors.stages.fold import Fold, Output
+from actors.stages.sink import letter
 from actors.streams.client import BLOCK_S, cold
 from actors.streams.keys import START, Cursor, Partition, Stream, partitions
 from actors.streams.lease import Lease, keep
@@ -54,10 +54,9 @@ _FOLD_S: Final = 0.025  # chosen: nothing else of the process (lease renewals) w
 _TRIES: Final = 3  # DESIGN 5: then the event is poison
 _CHECKPOINT_SHARE: Final = 0.01  # DESIGN 5: of time
 _CHECKPOINT_LEAST_S: Final = 1.0  # chosen: refolding a second takes well under one
-_MOST_RECORD: Final = 64 * 1024
 
-Beside = Callable[[Lease, Hot], Coroutine[Any, Any, None]]
-_encode = msgspec.json.encode
+Lost = Callable[[Exception], None]
+Beside = Callable[[Lease, Hot, Lost], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,8 @@ class Stage:
         reads: The one input.
         writes: The outputs, ``control`` and ``dead`` among them where the fold uses them.
         fold: (partition, an earlier ``dump()`` or None) -> the fold.
-        beside: Runs beside the loop while the lease is held, with a connection of its own.
+        beside: Runs beside the loop while the lease is held, with a connection of its own; to be
+            told of each failure of that.
     """
 
     role: str
@@ -175,7 +175,7 @@ class _Work:
             tg.start_soon(housekeeping.run, self._side, lambda: self._committed)
             if self._stage.beside is not None:
                 await persist(third, _nothing, self._meter.lost)
-                tg.start_soon(self._stage.beside, self._lease, third)
+                tg.start_soon(self._stage.beside, self._lease, third, self._meter.lost)
             await self._fold_until_ending()
             tg.cancel_scope.cancel()
 
@@ -546,14 +546,10 @@ class _Work:
         )
         if tries < _TRIES:
             return
-        letter = {
-            "reason": f"poison: {raised.__cause__!r}",
-            "stage": self._stage.role,
-            "partition": str(self._partition),
-            "id": f"{self._partition}/{self._stage.reads}/{raised.at}",
-            "record": raised.line[:_MOST_RECORD].decode(errors="replace"),
-        }
-        self._buried.append((raised.at, _encode(letter)))
+        identity = f"{self._partition}/{self._stage.reads}/{raised.at}"
+        reason = f"poison: {raised.__cause__!r}"
+        record = letter(reason, self._stage.role, str(self._partition), identity, raised.line)
+        self._buried.append((raised.at, record))
         self._meter.poisoned()
 
 

@@ -26,6 +26,7 @@ from actors.model.decimals import to_base
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
+    SECOND,
     Book,
     BookDelta,
     BookSnapshot,
@@ -41,7 +42,7 @@ from actors.model.instruments import ContractKind
 from actors.stages.book import Levels, difference
 from actors.stages.control import ControlRequest
 from actors.stages.fold import JumpCause, Output
-from actors.stages.sync import CONNECTION, ITEM, SECOND, Alignment, Fault, Outcome, Sync, SyncState
+from actors.stages.sync import CONNECTION, ITEM, Alignment, Fault, Outcome, Sync, SyncState
 from actors.venues.base import BookRule
 
 ROLE: Final = "bookbuilder"

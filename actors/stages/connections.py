@@ -27,12 +27,11 @@ from typing import Final
 
 import msgspec
 
-from actors.model.events import Channel, Status, StatusState
+from actors.model.events import SECOND, Channel, Status, StatusState
 from actors.stages.raw import Closed
 from actors.stages.sink import Sink
 from actors.venues.base import Acked, Item, Refused, Subscription, Venue
 
-SECOND: Final = 1_000_000_000  # ns
 ACK_NS: Final = 10 * SECOND  # chosen: venues answer within one
 UNSUBSCRIBE_NS: Final = 5 * SECOND  # DESIGN 7
 RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be replaced again before

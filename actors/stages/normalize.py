@@ -16,6 +16,7 @@ import msgspec
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
+    SECOND,
     BookDelta,
     BookSnapshot,
     Cause,
@@ -33,7 +34,7 @@ from actors.model.events import (
     Trade,
 )
 from actors.model.instruments import Instrument, UnknownInstrument
-from actors.stages.connections import BEST_FIRST, SECOND, Conn, Connections, Ledger, Lost, Sub
+from actors.stages.connections import BEST_FIRST, Conn, Connections, Ledger, Lost, Sub
 from actors.stages.fold import JumpCause, Output
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.sink import Sink

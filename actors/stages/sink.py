@@ -71,11 +71,10 @@ class Sink:
 
     def dead(self, reason: str, record: bytes) -> None:
         """Keep a record that means nothing, with the reason, for people to look at."""
-        letter = {
-            "reason": reason,
-            "stage": self._role,
-            "partition": self._partition,
-            "id": self.k,
-            "record": record[:_MOST_RECORD].decode(errors="replace"),
-        }
-        self.out.lines["dead"].append(_encode(letter))
+        self.out.lines["dead"].append(letter(reason, self._role, self._partition, self.k, record))
+
+
+def letter(reason: str, stage: str, partition: str, identity: int | str, record: bytes) -> bytes:
+    """Return a document of ``dead``; ``identity``: ``k`` or cursor of the event that ``record`` was."""
+    text = record[:_MOST_RECORD].decode(errors="replace")
+    return _encode({"reason": reason, "stage": stage, "partition": partition, "id": identity, "record": text})

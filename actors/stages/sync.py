@@ -31,11 +31,9 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from actors.model.errors import Unparseable
-from actors.model.events import BookDelta, BookSnapshot, Cause, Level, Unit
+from actors.model.events import SECOND, BookDelta, BookSnapshot, Cause, Level, Unit
 from actors.stages.book import Levels
 from actors.venues.base import BookRule
-
-SECOND: Final = 1_000_000_000
 
 BUFFER_DELTAS: Final = 4096  # chosen: over six minutes of a 100 ms stream
 BUFFER_BYTES: Final = 4 * 1024 * 1024  # chosen: of event lines, a candidate

@@ -63,6 +63,12 @@ def _tls_options(target: Target) -> dict[str, Any]:
     return {"ssl": True} if target.tls else {}
 
 
+async def server_ms(client: Redis) -> int:
+    """Return the server's time."""
+    seconds, micros = await cast("Any", client).time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def make_client(target: Target, name: str | None = None, timeout_s: float = _TIMEOUT_S) -> Redis:
     """Return a client that has not connected yet. A cluster's has the same commands and is cast."""
     common = _settings_of_client(name, timeout_s)

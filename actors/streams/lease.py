@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from redis.asyncio import Redis
 
 from actors.config import Settings
-from actors.streams.client import connect
+from actors.streams.client import connect, server_ms
 from actors.streams.errors import FAULTS, Fenced, is_passing
 from actors.streams.keys import Keys, Partition
 from actors.streams.observer import Observer
@@ -253,8 +253,7 @@ class _Keeper:
     async def _beat(self) -> None:
         """Say that this instance lives, and learn which others do."""
         actor, client = self._actor, cast("Any", self._client)
-        seconds, micros = await client.time()
-        now = int(seconds) * 1000 + int(micros) // 1000
+        now = await server_ms(self._client)
         me = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -311,8 +310,7 @@ class _Keeper:
     async def _free(self, items: Sequence[Wanted]) -> list[Wanted]:
         """Return those of ``items`` that nobody holds now, and note since when."""
         client = cast("Any", self._client)
-        seconds, micros = await client.time()
-        now_ms, now = int(seconds) * 1000 + int(micros) // 1000, anyio.current_time()
+        now_ms, now = await server_ms(self._client), anyio.current_time()
         pipe = client.pipeline(transaction=False)
         for item in items:
             pipe.hget(self._actor.keys.lease(item[0], self._role, item[1]), "until")

@@ -126,7 +126,8 @@ class Life:
 
     def _symbols(self, waiting: set[str]) -> str:
         live = self._all - len(self.refused) - len(waiting)
-        return f"{live} symbols" if live == self._all else f"{live} of {self._all} symbols"
+        plural = "" if self._all == 1 else "s"
+        return f"{live} symbol{plural}" if live == self._all else f"{live} of {self._all} symbol{plural}"
 
 
 def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:

@@ -67,12 +67,12 @@ class Demo:
     def out(self) -> Path:
         return self.folder / f"out-{self.started}"
 
-    def start(self, *arguments: str) -> "Demo":
+    def start(self, *arguments: str, command: str = "demo") -> "Demo":
         self.started += 1
         name, _, value = self.mark.partition("=")
         with self.out.open("ab") as out:
             self.process = subprocess.Popen(
-                [BIN / "tapeline", "demo", *arguments],
+                [BIN / "tapeline", command, *arguments],
                 cwd=self.folder,
                 env={**self.env, name: value},
                 stdout=out,

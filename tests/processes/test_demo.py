@@ -5,11 +5,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from demo_rig import METRICS, Demo, await_true, demo
+from demo_rig import BIN, METRICS, Demo, await_true, demo
 from websockets.sync.client import connect
 
 from actors.config import Settings, VenueSettings
@@ -56,7 +57,7 @@ def test_a_venue_that_fails_is_down_with_its_reason_and_comes_back():
     life.take(status("down", "still no route to host", at_ms=2000))
     assert life.news(3 * SECOND, 7) == "binance down: still no route to host"
     life.take(trade("BTC-USDT", 9000))
-    assert str(life.news(9 * SECOND, 9)).startswith("binance live: 1 symbols")
+    assert str(life.news(9 * SECOND, 9)).startswith("binance live: 1 symbol")
 
 
 def test_a_venue_whose_every_item_is_live_still_wants_its_first_trade():
@@ -77,7 +78,7 @@ def test_a_venue_that_comes_back_is_live_again_and_a_hiccup_is_no_news():
     life = Life("binance", ["BTC-USDT"], 0)
     life.take(status("wanted", symbol="BTC-USDT", at_ms=10))
     life.take(trade("BTC-USDT", 30))
-    assert life.news(SECOND, 1) == "binance live: 1 symbols, first trade after 20 ms"
+    assert life.news(SECOND, 1) == "binance live: 1 symbol, first trade after 20 ms"
     life.take(status("down", "1001: ", at_ms=5000))
     assert life.news(6 * SECOND, 6) is None
     life.take(status("live", symbol="BTC-USDT", at_ms=6500))
@@ -86,7 +87,7 @@ def test_a_venue_that_comes_back_is_live_again_and_a_hiccup_is_no_news():
         life.take(status("down", "1001: ", at_ms=at_s * 1000))
         assert life.news((at_s + 3) * SECOND, 9) == "binance down: 1001"
         life.take(trade("BTC-USDT", at_s * 1000 + 4000))
-        assert life.news((at_s + 4) * SECOND, 9) == "binance live again: 1 symbols"
+        assert life.news((at_s + 4) * SECOND, 9) == "binance live again: 1 symbol"
         assert life.news((at_s + 5) * SECOND, 9) is None
 
 
@@ -132,6 +133,43 @@ def test_a_taken_port_of_redis_is_one_message_before_anything_starts(tmp_path: P
         made.start()
         assert made.process.wait(10) == 2
         assert re.fullmatch(r"tapeline: port \d+ of 127\.0\.0\.1 is in use .*redis\.port.*\n", made.said())
+
+
+def test_a_venue_out_of_reach_is_down_with_its_reason_and_comes_back_by_itself(tmp_path: Path):
+    config = tmp_path / "tapeline.toml"
+    config.write_text(
+        'mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n'
+        'ws_url = "ws://127.0.0.1:9700/binance"\nrest_url = "http://127.0.0.1:9700/binance"\n'
+    )
+    with demo(tmp_path) as made:
+        made.start("--config", str(config), command="up")
+        why = f"no connection to 127.0.0.1:{9700 + made.offset}: refused"
+        await_true("the guide says so", lambda: f"binance down: instruments: {why}" in made.said(), 30)
+        await_true("the log says so", lambda: '"event":"no_instruments"' in made.said())
+        venue_up = b'tapeline_venue_up{venue="binance"}'
+        assert venue_up + b" 0.0" in made.get("/metrics", METRICS["connector"])
+        look = [BIN / "tapeline", "status", "--json", "--config", config]
+        status = subprocess.run(look, env=made.env, capture_output=True, check=False)
+        assert status.returncode == 1
+        report = json.loads(status.stdout)["venues"]["binance"]
+        assert (report["state"], why in report["reason"]) == ("down", True)
+
+        simulate = subprocess.Popen(
+            [BIN / "tapeline", "simulate", "--port", "9700"],
+            env=made.env,
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            await_true("it is live", lambda: "binance live: 1 symbol" in made.said(), 40)
+            await_true(
+                "metrics agree", lambda: venue_up + b" 1.0" in made.get("/metrics", METRICS["connector"])
+            )
+        finally:
+            simulate.kill()
+            simulate.wait()
+        assert made.interrupt() == 0
+        assert made.processes() == {}
 
 
 @pytest.fixture

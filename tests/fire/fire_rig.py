@@ -437,6 +437,15 @@ class Ground:
         last = {(s.symbol, s.channel): s.state for s in list(self.reader.statuses) if s.channel is not None}
         return len(last) == 4 * len(SYMBOLS) and {*last.values()} == {"live"}
 
+    def trades_whole(self) -> bool:
+        """Whether every hole in the trades that was named has been filled: that comes after all is live."""
+        open_holes: set[tuple[str | None, str | None, str | None]] = set()
+        for _, gap in list(self.reader.gaps):
+            if gap.channel == "trade" and gap.last is not None:
+                hole = (gap.symbol, gap.first, gap.last)
+                open_holes.discard(hole) if gap.filled else open_holes.add(hole)
+        return not open_holes
+
     def drop(self) -> None:
         """Put the connector on a new connection, whose books have never been lost."""
         now = time.time_ns()
@@ -448,6 +457,7 @@ class Ground:
     def only(self, symbol: str) -> Iterator[int]:
         """Of other symbols nothing is said but data; then all is live. Yields how many gaps there are."""
         self.until("every item is live", self.all_live)
+        self.until("every hole in the trades is filled", self.trades_whole)
         reader = self.reader
         gaps, statuses = len(reader.gaps), len(reader.statuses)
         changes = {each: len(reader.states[each]) for each in SYMBOLS}

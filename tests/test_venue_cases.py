@@ -41,11 +41,11 @@ def cases() -> list[Any]:
 def shown(said: Decoded) -> dict[str, Any]:
     match said:
         case Acked(id, items):
-            return {"acked": id if items is None else [list(item) for item in items]}
-        case Refused(reason, id, None):
-            return {"refused": reason, "id": id}
-        case Refused(reason, _, items):
-            return {"refused": reason, "items": [list(item) for item in items or ()]}
+            named = {} if items is None else {"items": [list(item) for item in items]}
+            return {"acked": id} | named
+        case Refused(reason, id, items):
+            named = {} if items is None else {"items": [list(item) for item in items]}
+            return {"refused": reason, "id": id} | named
         case Closing(reason):
             return {"closing": reason}
         case Ignored(reason):

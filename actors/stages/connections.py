@@ -22,10 +22,11 @@ The ladder of a silent item: resubscribe, reconnect, resubscribe ..., each wait 
 connection that gives nothing at all, or many silent items, is replaced at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.model.events import SECOND, Channel, Status, StatusState
 from actors.stages.raw import Closed
@@ -149,6 +150,8 @@ class Connections:
     def __init__(self, venue: Venue, ledger: Ledger, sink: Sink) -> None:
         self._venue = venue.name
         self._silence = {channel: round(s * SECOND) for channel, s in venue.silence_s.items()}
+        self._first = self._silence | {channel: round(s * SECOND) for channel, s in venue.first_s.items()}
+        self._quiet = None if venue.quiet_s is None else round(venue.quiet_s * SECOND)
         self._ledger = ledger
         self._sink = sink
 
@@ -248,14 +251,24 @@ class Connections:
         self._tell_connection(name, "live", "it speaks again")
 
     def acked(self, name: str, conn: Conn, ack: Acked) -> None:
-        """Take the venue's consent: by the id of what was sent, or by items."""
-        if ack.id is not None and (sent := conn.pending.pop(ack.id, None)) is not None:
+        """Take the venue's consent: by the id of what was sent, by items, or to some of what was sent."""
+        if (sent := self._answered(conn, ack.id, ack.items)) is not None:
             if sent.op == "subscribe":
                 self._consented(conn, sent.items)
             else:
                 self._ended(name, conn, sent.items)
         elif ack.items is not None:
             self._consented(conn, ack.items)
+
+    def _answered(self, conn: Conn, number: int | None, items: Sequence[Item] | None) -> Subscription | None:
+        """Return what is answered of the subscription sent with ``number``; the rest stays unanswered."""
+        sent = None if number is None else conn.pending.pop(number, None)
+        if number is None or sent is None or items is None:
+            return sent
+        rest = [item for item in sent.items if item not in items]
+        if rest:
+            conn.pending[number] = replace(sent, items=rest)
+        return replace(sent, items=[item for item in sent.items if item in items])
 
     def _consented(self, conn: Conn, items: Iterable[Item]) -> None:
         for item in items:
@@ -285,7 +298,7 @@ class Connections:
         number = refusal.id
         if items is None and number is None and len(conn.pending) == 1:
             number = next(iter(conn.pending))
-        sent = conn.pending.pop(number, None) if number is not None else None
+        sent = self._answered(conn, number, items)
         if sent is not None and sent.op == "unsubscribe":
             self._ended(name, conn, sent.items)
             return True
@@ -342,6 +355,8 @@ class Connections:
                 self._tell_connection(name, "stale", "silent")
             self._replace(name, conn, "silent")
         else:
+            if conn.quiet:  # heartbeats move no item, and items that were live are not heard anew
+                self._speaks(name, conn)
             self._wake(name, conn, overdue)
         self._end_overdue(name, conn)
 
@@ -366,7 +381,7 @@ class Connections:
             case "wanted":
                 return waited > ACK_NS
             case "subscribed" | "live":
-                most = self._silence.get(item[0])
+                most = (self._first if sub.state == "subscribed" else self._silence).get(item[0])
                 return most is not None and waited > most
             case "stale" | "refused":
                 return self._ladder(conn.leg, item).due <= self._sink.now
@@ -381,6 +396,9 @@ class Connections:
                 self._subscribe(name, item, sub)
 
     def _is_quiet(self, conn: Conn) -> bool:
+        if self._quiet is not None:
+            has_any = any(sub.acked and sub.state != "refused" for sub in conn.subs.values())
+            return has_any and self._sink.now - conn.last > self._quiet
         watched = [
             self._silence[item[0]]
             for item, sub in conn.subs.items()

@@ -91,14 +91,20 @@ class Scratch:
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """The venue accepted: the subscription sent with ``id``, or ``items`` where it names them."""
+    """The venue accepted: the subscription sent with ``id``, or ``items`` where it names them.
+
+    With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
+    """
 
     id: int | None = None
     items: Sequence[Item] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The venue refused: by ``id``, by ``items``, or (both None) what it does not say."""
+    """The venue refused: by ``id``, by ``items``, or (both None) what it does not say.
+
+    With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
+    """
 
     reason: str
     id: int | None = None
@@ -183,6 +189,16 @@ def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw)
         raise Unparseable(f"{what}: {e}") from e
 
 
+def number_text(number: msgspec.Raw) -> str:
+    """Return the digits of a JSON number as they were sent, whether it is bare or in quotes.
+
+    For prices and sizes that come as numbers: a float would lose digits and trailing zeros. What is no
+    number comes back as text that is none.
+    """
+    text = str(number, "latin-1")  # fails for no bytes
+    return text[1:-1] if text[0] == '"' else text
+
+
 def answer_nothing(_frame: bytes) -> str | None:
     """Answer no frame: what a venue without pings of its own does."""
     return None
@@ -204,6 +220,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
         silence_s: Channel -> how long a subscription may be silent before it counts as silent; a
             channel not named may be silent for ever (quiet markets).
+        first_s: Channel -> how long its first frame may take after the acknowledgement, where the venue
+            opens each subscription with one; where not named, as ``silence_s`` says.
+        quiet_s: How long a connection that has a subscription may give nothing at all, heartbeats
+            included, before it counts as dead; None: as long as the least of ``silence_s``.
         trade_ids: ``contiguous`` (each id one above the last: a jump is a hole), ``increasing``,
             ``unordered``.
     """
@@ -226,5 +246,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_most: int = 1000
+    first_s: Mapping[str, float] = {}
+    quiet_s: float | None = None
     answer: Callable[[bytes], str | None] = answer_nothing
     keepalive: Keepalive | None = None

@@ -33,6 +33,7 @@ import msgspec
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Cause, Level, Unit
 from actors.stages.book import Levels
+from actors.stages.checksum import CHECKSUMS, Checksum
 from actors.venues.base import BookRule
 
 BUFFER_DELTAS: Final = 4096  # chosen: over six minutes of a 100 ms stream
@@ -53,10 +54,7 @@ ITEM: Final = 1  # what is silent
 CONNECTION: Final = 2
 
 Outcome = Literal["old", "kept", "applied", "joined", "replaced", "lost"]
-Checksum = Callable[[Levels], int]
 Relation = Callable[[BookDelta, int | None], int]
-
-CHECKSUMS: Final[Mapping[str, Checksum]] = {}  # by the name in BookRule.checksum
 
 _OLD: Final = -1
 _FOLLOWS: Final = 0
@@ -120,7 +118,7 @@ class Alignment:
             ValueError: The rule names a checksum that does not exist.
         """
         if rule.checksum is not None and rule.checksum not in checksums:
-            known = ", ".join(sorted(checksums)) or "none yet"
+            known = ", ".join(sorted(checksums))
             raise ValueError(f"book rule: no checksum is called {rule.checksum!r}; known: {known}")
         self.rule = rule
         self.joins = _RELATIONS[rule.join]

@@ -103,6 +103,9 @@ def check(venue: str, frame: bytes) -> None:
 @example("binance", b"\xff")
 @example("binance", b'{"e":"\xff"}')
 @example("binance", b'{"stream":"\\ud800","data":{}}')
+@example("kraken", b'{"channel":"')
+@example("kraken", b'{"channel":"\\ud800"}')
+@example("kraken", b'{"channel":"trade"')
 @example(
     "kraken", b'{"channel":"ticker","data":[{"symbol":"BTC/USD","last":"","high":1,"low":1,"volume":1}]}'
 )

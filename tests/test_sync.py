@@ -306,10 +306,18 @@ def test_pointer_follows_the_former_number_even_when_the_venue_counts_back():
     book = Book(POINTER)
     assert book.snapshot(100) == "joined"
     assert book.delta(None, 107, prev=100) == "applied"
-    assert book.delta(None, 103, prev=100) == "old"
+    assert book.delta(None, 107, prev=100) == "old"
     assert book.delta(None, 3, prev=107) == "applied"
+    assert book.delta(None, 3, prev=107) == "old"
     assert book.delta(None, 9, prev=8) == "lost"
     assert book.sync.fault.last == "8"
+
+
+def test_pointer_takes_a_lower_number_for_a_hole_since_the_venue_may_have_counted_back():
+    book = Book(POINTER)
+    assert book.snapshot(100) == "joined"
+    assert book.delta(None, 7, prev=6) == "lost"
+    assert book.sync.fault.cause == "sequence"
 
 
 def test_a_stream_that_owes_its_snapshot_is_asked_after_a_grace():

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from actors.cli.session import Session, within
-from actors.config import Settings, VenueSettings
+from actors.config import VenueSettings
 from actors.model import codec
 from actors.model.events import STALE_S, Channel, Status
 from actors.model.instruments import shard
@@ -21,6 +21,7 @@ from actors.streams.keys import START, Cursor, Partition, Stream, legs, partitio
 from actors.streams.partition import closing, entry_of
 from actors.streams.wire import Hot
 from actors.venues import VENUES
+from actors.venues.base import items_of
 
 _PAGE: Final = 256  # entries of events to read at once
 _PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint does not know
@@ -134,7 +135,7 @@ async def gather(session: Session) -> Report:
     markets = {
         name: market(name, settings.venues[name], told, books[name]) for name, told in channels.items()
     }
-    problems = judge(settings, instances, places, markets)
+    problems = judge(instances, places, markets)
     return Report(not problems, settings.mode, problems, instances, places, markets)
 
 
@@ -285,9 +286,9 @@ def market(name: str, venue: VenueSettings, told: Sequence[_Channels], books: Ma
     reasons: Counter[str] = Counter()
     for channel in _channels(name, venue):
         counted: Counter[str] = Counter()
-        for symbol in venue.symbols:
-            why = refused.get(symbol)
-            state, reason = items.get((channel, symbol), ("unknown", "")) if why is None else ("refused", why)
+        for item in items_of(venue.symbols, [channel]):
+            why = refused.get(item[1])
+            state, reason = items.get(item, ("unknown", "")) if why is None else ("refused", why)
             counted[state] += 1
             if state != "live" and reason:
                 reasons[reason] += 1
@@ -302,7 +303,6 @@ def market(name: str, venue: VenueSettings, told: Sequence[_Channels], books: Ma
 
 
 def judge(
-    settings: Settings,
     instances: Sequence[Instance],
     places: Sequence[Place],
     markets: Mapping[str, Market],
@@ -326,7 +326,7 @@ def judge(
             problems.append(f"{name} is {venue.state}: {venue.reason}")
         for channel, states in venue.channels.items():
             problems += [
-                f"{name} {channel}: {n} of {len(settings.venues[name].symbols)} symbols {state}"
+                f"{name} {channel}: {n} of {sum(states.values())} symbols {state}"
                 for state, n in states.items()
                 if state != "live" and venue.state != "down"
             ]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast, get_args
 
 from actors.config.settings import Settings
@@ -54,11 +54,11 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
                 )
         symbols: object = table.get("symbols")
         yield from _judge_symbols(
-            name, venue.market, cast("list[object]", symbols) if isinstance(symbols, list) else []
+            name, venue.markets, cast("list[object]", symbols) if isinstance(symbols, list) else []
         )
 
 
-def _judge_symbols(name: str, market: str, symbols: list[object]) -> Iterator[Problem]:
+def _judge_symbols(name: str, markets: Collection[str], symbols: list[object]) -> Iterator[Problem]:
     path = ("venues", name, "symbols")
     seen: set[str] = set()
     for given in symbols:
@@ -67,8 +67,9 @@ def _judge_symbols(name: str, market: str, symbols: list[object]) -> Iterator[Pr
         symbol = canonical(given)
         if not _SYMBOL.fullmatch(symbol):
             yield Problem(path, f'"{given}" is no symbol: write BASE-QUOTE, such as BTC-USDT')
-        elif market_kind(symbol) != market:
-            yield Problem(path, f'"{symbol}" is no {market} symbol, and {name} is a {market} venue')
+        elif market_kind(symbol) not in markets:
+            kinds = " or ".join(sorted(markets))
+            yield Problem(path, f'"{symbol}" is no {kinds} symbol, and {name} is a {kinds} venue')
         elif symbol in seen:
             yield Problem(path, f'"{symbol}" is named twice')
         seen.add(symbol)

@@ -247,7 +247,7 @@ class Link:
             ticket = self._sink.note(line(self._now(), self.id, "s", _encoder.encode(subscription)))
             if subscription.id is not None:
                 self._next_id = max(self._next_id, subscription.id + 1)
-            self._acks_due += 1
+            self._acks_due += subscription.answers
             self._write(subscription.frame)
         return ticket
 

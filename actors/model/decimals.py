@@ -83,12 +83,18 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
 
     Returns:
         Exact for linear contracts; rounded half-even to 12 decimals for inverse ones.
+
+    Raises:
+        Unparseable: More digits come of it than any venue means.
     """
     with localcontext() as context:
         context.prec = 2 * _MOST_DIGITS
         value = Decimal(contracts) * Decimal(contract_size)
         if contract_kind == "inverse":
-            value = (value / Decimal(price)).quantize(_INVERSE_STEP, rounding=ROUND_HALF_EVEN)
+            try:
+                value = (value / Decimal(price)).quantize(_INVERSE_STEP, rounding=ROUND_HALF_EVEN)
+            except InvalidOperation as e:
+                raise Unparseable(f"no size: {contracts[:40]} contracts at {price[:40]}") from e
         return f"{value.normalize():f}"
 
 

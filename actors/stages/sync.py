@@ -88,10 +88,11 @@ def _next(delta: BookDelta, seq: int | None) -> int:
 
 
 def _pointer(delta: BookDelta, seq: int | None) -> int:
-    # Before "old": after a venue's reset a pointer is right where the sequence goes back (OKX).
+    # okx.md 5.2: the sequence goes back at a venue's reset, so a lower one proves no age. Old is only
+    # what says again what was said last.
     if _number(delta.prev_seq, delta, "prev_seq") == seq:
         return _FOLLOWS
-    return _OLD if delta.last_seq is not None and seq is not None and delta.last_seq <= seq else _BEYOND
+    return _OLD if delta.last_seq is not None and delta.last_seq == seq else _BEYOND
 
 
 def _none(delta: BookDelta, seq: int | None) -> int:

@@ -4,18 +4,30 @@ The connector opens what ``plan`` says and never looks into a frame; the normali
 with the connection's ``Scratch``; the bookbuilder reads ``book_rule``. Nothing else knows a venue.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from actors.model.errors import Unparseable
 from actors.model.events import Channel, Event, Verified
-from actors.model.instruments import Instrument, MarketKind
+from actors.model.instruments import Instrument, MarketKind, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
 Operation = Literal["instruments", "snapshot", "backfill", "open_interest"]
 T = TypeVar("T")
+
+_OF_CONTRACTS: Final[frozenset[Channel]] = frozenset(("liquidation", "open_interest", "funding"))
+
+
+def items_of(symbols: Iterable[str], channels: Iterable[Channel]) -> list[Item]:
+    """Return what there is to subscribe of ``symbols``, symbol by symbol, in the order of ``channels``.
+
+    A spot pair has no liquidations, open interest or funding, on any venue.
+    """
+    every: list[Channel] = list(channels)
+    spot: list[Channel] = [channel for channel in every if channel not in _OF_CONTRACTS]
+    return [(c, symbol) for symbol in symbols for c in (spot if market_kind(symbol) == "spot" else every)]
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -28,13 +40,14 @@ class Endpoints(msgspec.Struct, frozen=True):
 class Subscription(msgspec.Struct, frozen=True):
     """One frame to send and what it asks for. ``id``: what its answer will carry, or None.
 
-    Also the payload of an ``s`` line in ``raw``.
+    ``answers``: how many frames the venue answers it with. Also the payload of an ``s`` line in ``raw``.
     """
 
     op: Literal["subscribe", "unsubscribe"]
     items: list[Item]
     frame: str
     id: int | None = None
+    answers: int = 1
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -208,7 +221,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """A venue. Siblings by ``msgspec.structs.replace``, not by inheritance.
 
     Attributes:
-        plan: (endpoints, instruments, channels) -> connections; splits by ``limits``.
+        markets: What it trades under this name, and so which symbols may be asked of it.
+        plan: (endpoints, instruments, channels) -> connections with all ``items_of`` them; splits by
+            ``limits``.
         subscribe: (items, instruments by symbol, first id) -> frames for an open connection.
         unsubscribe: The same, the other way.
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
@@ -229,7 +244,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    market: MarketKind
+    markets: frozenset[MarketKind]
     endpoints: Endpoints
     channels: frozenset[Channel]
     limits: Limits

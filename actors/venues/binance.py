@@ -40,6 +40,7 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    items_of,
     read,
 )
 
@@ -482,7 +483,7 @@ def plan(
     most = LIMITS.items_per_connection // max(1, len(channels))
     connections: list[Connection] = []
     for start in range(0, len(symbols), most):
-        items: list[Item] = [(c, symbol) for symbol in symbols[start : start + most] for c in channels]
+        items = items_of(symbols[start : start + most], channels)
         connections.append(Connection(f"{endpoints.ws}/stream", subscribe(items, by_symbol, 1)))
     return connections
 
@@ -515,7 +516,7 @@ BOOK_RULE: Final = BookRule(snapshot="rest", join="range", chain="range", depth=
 
 VENUE: Final = Venue(
     name=NAME,
-    market="spot",
+    markets=frozenset({"spot"}),
     endpoints=Endpoints("wss://stream.binance.com:9443", "https://api.binance.com"),
     channels=frozenset(STREAMS),
     limits=LIMITS,

@@ -378,7 +378,7 @@ def _frames(
             number = first_id + len(subscriptions)
             params = {**_params(channel, op, depth), "symbol": symbols}
             frame = msgspec.json.encode({"method": op, "params": params, "req_id": number}).decode()
-            subscriptions.append(Subscription(op, part, frame, number))
+            subscriptions.append(Subscription(op, part, frame, number, len(part)))
     return subscriptions
 
 
@@ -428,7 +428,7 @@ BOOK_RULE: Final = BookRule(
 
 VENUE: Final = Venue(
     name=NAME,
-    market="spot",
+    markets=frozenset({"spot"}),
     endpoints=Endpoints("wss://ws.kraken.com", "https://api.kraken.com"),
     channels=frozenset(CHANNELS),
     limits=LIMITS,

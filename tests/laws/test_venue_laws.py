@@ -15,10 +15,20 @@ from hypothesis import strategies as st
 from actors.model import codec
 from actors.model.decimals import levels_text, price_text, size_text
 from actors.model.errors import Unparseable
-from actors.model.events import L1, BookDelta, BookSnapshot, Event, Ticker, Trade
+from actors.model.events import (
+    L1,
+    BookDelta,
+    BookSnapshot,
+    Event,
+    Funding,
+    Liquidation,
+    OpenInterest,
+    Ticker,
+    Trade,
+)
 from actors.model.instruments import Instrument
 from actors.venues import VENUES
-from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Request, Scratch, Venue
+from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Request, Scratch, Venue, items_of
 
 CASES = Path(__file__).parents[1] / "cases"
 WIRE = Path(__file__).parents[3] / "shared" / "wire"
@@ -73,6 +83,12 @@ def texts(event: Event) -> list[str]:
             values = [event.bid, event.bid_size, event.ask, event.ask_size]
         case Ticker():
             values = [event.last, event.open, event.high, event.low, event.volume_base, event.volume_quote]
+        case Liquidation():
+            return [event.price, event.size]
+        case OpenInterest():
+            values = [event.contracts, event.base, event.notional]
+        case Funding():
+            values = [event.rate, event.predicted_rate, event.mark, event.index]
         case _:
             return []
     return [value for value in values if value is not None]
@@ -188,10 +204,13 @@ def test_a_plan_asks_for_everything_once_within_the_limits(
 ) -> None:
     venue: Venue = VENUES[venue_name]
     channels = data.draw(st.lists(st.sampled_from(sorted(venue.channels)), min_size=1, unique=True))
-    instruments = [Instrument(f"A{n}-B", f"A{n}B", f"A{n}", "B") for n in range(number)]
+    market = data.draw(st.sampled_from(sorted(venue.markets)))
+    end = {"spot": "", "perpetual": "-PERP", "future": "-261225"}[market]
+    instruments = [Instrument(f"A{n}-B{end}", f"A{n}B{end}", f"A{n}", "B") for n in range(number)]
     connections = venue.plan(venue.endpoints, instruments, channels)
     asked = Counter(item for conn in connections for sub in conn.subscriptions for item in sub.items)
-    assert asked == Counter((channel, i.symbol) for i in instruments for channel in channels)
+    assert asked == Counter(items_of((i.symbol for i in instruments), channels))
+    assert all(connection.subscriptions for connection in connections)
     for connection in connections:
         items = sum(len(sub.items) for sub in connection.subscriptions)
         assert items <= venue.limits.items_per_connection

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-METRICS = {"simulator": 7500, "connector": 7600, "normalizer": 7700, "bookbuilder": 7800, "broadcaster": 7900}
+METRICS = {
+    "simulator": 7500, "connector": 7600, "normalizer": 7700, "bookbuilder": 7800, "analytics": 7900,
+    "broadcaster": 8000,
+}  # fmt: skip
 PORTS = (6391, 7400, *METRICS.values(), 9001, 9700)
 
 

@@ -101,7 +101,7 @@ def run_command(role: str, *, config: Config = None) -> int:
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, broadcaster or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster or simulator.
     """
     return run(role, config, os.environ)
 
@@ -115,7 +115,7 @@ def supervise(role: str, *, config: Config = None) -> int:
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, broadcaster or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster or simulator.
     """
     from actors.runtime.supervisor import main as supervise_main  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ from actors.config import ConfigError, Settings, load
 from actors.config.judge import nearest
 from actors.runtime.supervisor import STOP, Signals, hold_lifeline
 
-ROLES: Final = ("connector", "normalizer", "bookbuilder", "broadcaster", "simulator")
+ROLES: Final = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator")
 LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
 
 

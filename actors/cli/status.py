@@ -26,10 +26,10 @@ from actors.venues.base import items_of
 _PAGE: Final = 256  # entries of events to read at once
 _PAGES: Final = 40  # chosen: how far back to look for what the last checkpoint does not know
 _STATUS: Final = codec.prefix("status")
-_INPUT: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events"}
-_NEEDED: Final = ("normalizer", "bookbuilder")
+_INPUT: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events", "analytics": "events"}
+_NEEDED: Final = ("normalizer", "bookbuilder", "analytics")
 _LISTED: Final = ("wanted", "subscribed", "live")  # said of no symbol that the venue does not list
-_MEMBERS: Final = ("connector", "normalizer", "bookbuilder", "broadcaster")
+_MEMBERS: Final = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster")
 
 
 class Instance(msgspec.Struct, frozen=True):

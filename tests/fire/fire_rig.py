@@ -32,7 +32,7 @@ from actors.streams.partition import entry_of
 
 PARTITION = Partition("binance", 0)
 SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
-ROLES = ("connector", "normalizer", "bookbuilder", "broadcaster")
+ROLES = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster")
 TTL_S = 1.0  # of a lease; a supervisor's first back-off is below 0.4 s
 BACK_S = TTL_S + 2.0 + 10.0  # the contract, and what a small machine under load may take beyond it
 STOPPED_S = 8.0  # everything has ended

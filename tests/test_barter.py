@@ -8,6 +8,7 @@ from actors.dialects import barter
 from actors.model.events import (
     L1,
     Book,
+    Cvd,
     Event,
     Funding,
     Gap,
@@ -130,6 +131,16 @@ def test_open_interest():
     timeless = OpenInterest("bybit_linear", "BTC-USDT-PERP", None, RECEIVED, None, "123.0", None, "11.5")
     data = json.loads(said("bybit_linear", timeless))["data"]
     assert data == {"contracts": 123.0, "notional": 11.5, "time": None}
+
+
+def test_cumulative_volume_delta_is_two_json_numbers():
+    event = Cvd("binance", "BTC-USDT", AT, RECEIVED, None, "12.3", "-1168500.05")
+    assert said("binance", event) == head("BinanceSpot", "cumulative_volume_delta") + (
+        '{"delta_base":12.3,"delta_quote":-1168500.05}}'
+    )
+    small = json.loads(said("binance", Cvd("binance", "BTC-USDT", None, RECEIVED, None, "-0.00001", "0")))
+    assert small["data"] == {"delta_base": -0.00001, "delta_quote": 0}
+    assert small["time_exchange"] == small["time_received"]
 
 
 def test_funding_rate():

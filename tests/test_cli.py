@@ -15,7 +15,7 @@ from actors.cli import session, status, tail
 from actors.cli.app import app
 from actors.cli.run import LINES
 from actors.config import ConfigError, Settings, VenueSettings
-from actors.model.events import L1, Book, Event, Gap, Status, Trade
+from actors.model.events import L1, Book, Cvd, Event, Gap, Status, Trade
 from actors.streams.keys import Partition
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,6 +143,10 @@ def test_every_line_of_the_procfile_is_a_role():
                 "00:00:00.000 binance    BTC-USDT       book     delta live, 1 bids (2 @ 1), 0 asks, "
                 "proof sequence, seq 5"
             ),
+        ),
+        (
+            Cvd("binance", "BTC-USDT", None, 0, 5, "1.5", "-142500.15"),
+            "00:00:00.000 binance    BTC-USDT       cvd      delta_base=1.5 delta_quote=-142500.15",
         ),
         (
             Gap("binance", "BTC-USDT", None, 0, None, "trade", "sequence", "3", "4"),

@@ -1,4 +1,4 @@
-"""The way in: one follower a partition, from ``events`` and ``books`` to the outlets and pub/sub.
+"""The way in: one follower a partition, from ``events``, ``books`` and ``flow`` to the outlets and pub/sub.
 
 A follower writes no cursor: it starts at the newest entries, its books folded from the last snapshots.
 When entries are missing (retention, a rollback) it counts them, reads the books again and says them
@@ -36,6 +36,7 @@ _PAGE: Final = 16  # entries a request when the books are read back
 _BACK_NS: Final = 30 * SECOND  # a live book has a snapshot about every 10 s; without one it is not live
 _BACK_BYTES: Final = 64 * 1024 * 1024  # chosen: half a minute at full speed
 _BOOK: Final = codec.prefix("book")
+_PLAIN: Final[tuple[Stream, ...]] = ("events", "flow")  # every event stands for itself
 
 
 class Clock:
@@ -91,7 +92,7 @@ class Follower:
         """
         self.partition = partition
         self.shelf = Shelf()
-        self.cursors: dict[Stream, Cursor] = {"events": START, "books": START}
+        self.cursors: dict[Stream, Cursor] = {"events": START, "books": START, "flow": START}
         self.events = 0  # lines of ``events`` seen by this process
         self._symbols = frozenset(symbols)
         self._outlets = listeners.outlets
@@ -124,9 +125,7 @@ class Follower:
         """Follow until cancelled."""
         hot = await cold(settings, keys.stream(self.partition, "events"))
         try:
-            self.cursors["events"] = await persist(
-                hot, lambda: newest(hot, keys, self.partition, "events"), self._lost
-            )
+            await persist(hot, lambda: self._begin(hot, keys), self._lost)
             while True:
                 await persist(hot, lambda: self._read_back(hot, keys), self._lost)
                 tail = Tail(hot, keys, self.partition, self.cursors)
@@ -139,6 +138,11 @@ class Follower:
     def _lost(self, error: Exception) -> None:
         self._metrics.count("tapeline_redis_reconnects_total", role="broadcaster")
         log.warning("redis_away", partition=str(self.partition), reason=str(error))
+
+    async def _begin(self, hot: Hot, keys: Keys) -> None:
+        """Stand at the newest of all that needs nothing from before."""
+        for stream in _PLAIN:
+            self.cursors[stream] = await newest(hot, keys, self.partition, stream)
 
     async def _read_back(self, hot: Hot, keys: Keys) -> None:
         """Fold the books from their last snapshots, and stand at the end of what was read."""
@@ -185,7 +189,7 @@ class Follower:
             if stream == "books":
                 self._books(entry)
             else:
-                self._events(entry.lines)
+                self._plain(stream, entry.lines)
             size += sum(map(len, entry.lines))
             if size > _FLUSH_BYTES:
                 self._flush()
@@ -215,9 +219,10 @@ class Follower:
             self._metrics.observe("tapeline_delivery_seconds", waited_s)
             self._said_ns = 0
 
-    def _events(self, lines: Sequence[bytes]) -> None:
-        self.events += len(lines)
-        wanted = frozenset[bytes]().union(*(outlet.wanted("events") for outlet in self._outlets))
+    def _plain(self, stream: Stream, lines: Sequence[bytes]) -> None:
+        if stream == "events":
+            self.events += len(lines)
+        wanted = frozenset[bytes]().union(*(outlet.wanted(stream) for outlet in self._outlets))
         for line in lines:
             kind = line[9 : line.find(b'"', 9)]  # see codec.kind_of; without its two calls
             if kind in wanted:

@@ -15,6 +15,7 @@ from actors.streams.keys import Partition, Stream
 _OF_STREAM: Final[dict[Stream, tuple[str, ...]]] = {
     "events": ("trade", "liquidation", "open_interest", "funding"),
     "books": ("l1", "book"),
+    "flow": ("cvd",),
 }
 
 

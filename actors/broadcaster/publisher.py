@@ -29,6 +29,7 @@ log: Any = structlog.get_logger()
 _KINDS: Final[dict[Stream, tuple[str, ...]]] = {
     "events": ("trade", "ticker", "liquidation", "open_interest", "funding", "gap", "status"),
     "books": ("book", "l1", "gap"),
+    "flow": ("cvd", "gap"),
 }
 _NO_SYMBOL: Final = "-"  # stands where an event is about a whole connection or venue
 _DEAF_S: Final = 1.0  # how long a channel is left out that nobody received
@@ -81,7 +82,7 @@ class Publisher:
         self._boxes: dict[Partition, _Box] = {}
         self._channels: dict[tuple[str, str, str], str] = {}
         self._cluster = isinstance(client, RedisCluster)
-        self._kinds: dict[Stream, frozenset[bytes]] = {"events": frozenset(), "books": frozenset()}
+        self._kinds: dict[Stream, frozenset[bytes]] = dict.fromkeys(_KINDS, frozenset[bytes]())
         self.audience = Audience()
 
     async def ask(self) -> None:

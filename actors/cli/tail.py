@@ -24,7 +24,8 @@ from actors.streams.partition import Tail, closing, newest
 _STREAM_OF: Final[dict[str, tuple[Stream, ...]]] = {
     "book": ("books",),
     "l1": ("books",),
-    "gap": ("events", "books"),
+    "cvd": ("flow",),
+    "gap": ("events", "books", "flow"),
 }
 _BY_NAME_ONLY: Final = frozenset({"tick", "instrument", "book_snapshot", "book_delta"})  # not for people
 _KINDS: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
@@ -100,7 +101,7 @@ def _keep(kind: str, symbol: str) -> Keep:
 async def _follow(
     settings: Settings, keys: Keys, partition: Partition, keep: Keep, show: Callable[[AnyEvent], str]
 ) -> None:
-    streams: Sequence[Stream] = ("events", "books")
+    streams: Sequence[Stream] = ("events", "books", "flow")
     async with closing(await hot(settings, keys.stream(partition, "events"))) as connection:
         cursors: dict[Stream, Cursor] = {
             stream: await newest(connection, keys, partition, stream) for stream in streams

@@ -17,6 +17,7 @@ import msgspec
 from actors.model.events import (
     L1,
     Book,
+    Cvd,
     Event,
     Funding,
     Level,
@@ -26,13 +27,14 @@ from actors.model.events import (
 )
 from actors.model.instruments import canonical, market_kind
 
-# Ours -> theirs; ``cumulative_volume_delta`` joins when there is a stream of it.
+# Ours -> theirs.
 KINDS: Final[dict[str, str]] = {
     "trade": "trade",
     "l1": "order_book_l1",
     "book": "order_book_l2",
     "liquidation": "liquidation",
     "open_interest": "open_interest",
+    "cvd": "cumulative_volume_delta",
     "funding": "funding_rate",
 }
 
@@ -186,6 +188,7 @@ class Words:
             L1: ("l1", _l1),
             Liquidation: ("liquidation", _liquidation),
             OpenInterest: ("open_interest", _open_interest),
+            Cvd: ("cvd", _cvd),
             Funding: ("funding", _funding),
         }
 
@@ -282,6 +285,10 @@ def _open_interest(event: OpenInterest) -> str | None:
         return None
     notional = "null" if event.notional is None else _number(event.notional)
     return f'"contracts":{_number(event.contracts)},"notional":{notional},"time":{_time(event.ts_event)}'
+
+
+def _cvd(event: Cvd) -> str:
+    return f'"delta_base":{_number(event.delta_base)},"delta_quote":{_number(event.delta_quote)}'
 
 
 def _funding(event: Funding) -> str | None:

@@ -41,7 +41,7 @@ class Script:
     """Writes events as the stages do: dense ``k`` a stream, ``prev`` a symbol."""
 
     def __init__(self) -> None:
-        self.k: dict[Stream, int] = {"events": 0, "books": 0}
+        self.k: dict[Stream, int] = {"events": 0, "books": 0, "flow": 0}
         self.prev: dict[str, int] = {}
         self.epoch = 1
         self.trades = 0

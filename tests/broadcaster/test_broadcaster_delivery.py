@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from broadcaster_rig import PARTITION, SYMBOLS, Script, heard, running, until
 
-from actors.model.events import L1, Book, Event, Gap, Level, Status, Ticker
+from actors.model.events import L1, Book, Cvd, Event, Gap, Level, Status, Ticker
 from actors.streams.partition import Entry
 
 
@@ -202,12 +202,36 @@ async def test_filters_choose_kinds_and_symbols():
             assert "Snapshot" in (await heard(other))["data"]
 
 
+async def test_sums_of_flow_are_sent_to_who_wants_them_and_its_gaps_to_nobody():
+    async with (
+        running() as r,
+        r.client() as all_of_it,
+        r.client("/?kind=cumulative_volume_delta&symbol=ETH-USDT") as sums,
+    ):
+        s = r.script
+        gap = Gap("binance", None, None, 1, None, "trade", "retention", "1", "9")
+        deltas = [Cvd("binance", name, None, 1, None, f"{i}.5", "-7") for i, name in enumerate(SYMBOLS)]
+        await r.tell(s.entry("events", s.trade()), s.entry("flow", gap, *deltas))
+        assert [(await heard(all_of_it)).get("kind") for _ in range(4)] == [
+            None, "trade", "cumulative_volume_delta", "cumulative_volume_delta",
+        ]  # fmt: skip
+        await heard(sums)
+        message = await heard(sums)
+        assert message["instrument"]["base"] == "eth"
+        assert message["data"] == {"delta_base": 1.5, "delta_quote": -7}
+        assert r.follower.events == 1  # of ``events`` only
+        s.k["flow"] += 5  # retention took these
+        await r.tell(s.entry("flow", deltas[1]))
+        assert (await heard(sums))["data"] == {"delta_base": 1.5, "delta_quote": -7}
+        assert r.count("tapeline_trimmed_unread_total", role="broadcaster", partition="binance.0") == 5
+
+
 async def test_nothing_is_encoded_for_nobody():
     async with running() as r:
         assert r.outlet.wanted("events") == frozenset()
         async with r.client("/?kind=trade"):
             assert r.outlet.wanted("events") == {b"trade"}
-            assert r.outlet.wanted("books") == frozenset()
+            assert r.outlet.wanted("books") == r.outlet.wanted("flow") == frozenset()
         await until(lambda: len(r.hub) == 0)
         assert r.outlet.wanted("events") == frozenset()
 

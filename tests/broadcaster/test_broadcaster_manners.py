@@ -344,7 +344,8 @@ async def test_health_follows_the_ticks():
         assert health["ok"]
         assert health["clients"] == 0
         assert health["partitions"]["binance.0"]["books"] == ["BTC-USDT"]
-        assert health["partitions"]["binance.0"]["cursors"] == {"events": "1-1", "books": "1-1"}
+        cursors = {"events": "1-1", "books": "1-1", "flow": "0-0"}
+        assert health["partitions"]["binance.0"]["cursors"] == cursors
         await r.tick(age_s=3.5)
         assert (await get(r, "/healthz"))[0] == 503
         r.feed.clock.set(time.time_ns() - 3_000_000_000)  # our clock is ahead of Redis': its time counts

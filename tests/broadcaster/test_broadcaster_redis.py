@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from actors import broadcaster
 from actors.broadcaster.publisher import Audience, Publisher, _Box
 from actors.config import BroadcasterSettings, Settings, VenueSettings
-from actors.model.events import Event
+from actors.model.events import Cvd, Event
 from actors.runtime.metrics import Metrics
 from actors.streams.keys import Keys, Stream
 
@@ -211,6 +211,16 @@ async def test_a_channel_that_nobody_received_is_left_out_for_a_second():
     publisher.listen(Audience())
     publisher.take(PARTITION, "events", entry.lines)
     assert not box.messages
+
+
+async def test_sums_of_flow_are_published():
+    publisher = Publisher(redis.asyncio.Redis(), Keys(), Metrics())
+    publisher.listen(Audience(frozenset({"md.cvd.binance.BTC-USDT"}), patterns=False))
+    box = publisher._boxes[PARTITION] = _Box()
+    deltas = [Cvd("binance", name, None, 1, None, "1", "2") for name in ("BTC-USDT", "ETH-USDT")]
+    _, entry = Script().entry("flow", *deltas)
+    publisher.take(PARTITION, "flow", entry.lines)
+    assert [(m.kind, m.channel) for m in box.empty()] == [("cvd", "md.cvd.binance.BTC-USDT")]
 
 
 async def test_it_stops_in_time_closes_its_clients_and_gives_its_lease_back(stage: Stage):

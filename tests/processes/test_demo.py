@@ -195,7 +195,7 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
     with connect(f"ws://127.0.0.1:{9001 + running.offset}", proxy=None) as client:
         assert json.loads(client.recv(5))["type"] == "welcome"
         kinds: set[str] = set()
-        while not kinds >= {"trade", "order_book_l1", "Snapshot", "Update"}:
+        while not kinds >= {"trade", "order_book_l1", "Snapshot", "Update", "cumulative_volume_delta"}:
             message = json.loads(client.recv(5))
             kinds.add(message["kind"])
             if message["kind"] == "order_book_l2":
@@ -212,6 +212,7 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
         "connector",
         "normalizer",
         "bookbuilder",
+        "analytics",
         "broadcaster",
     }
     assert report["venues"]["binance"]["books"] == {"live": 3}
@@ -233,12 +234,14 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
 
 
 def test_a_killed_actor_comes_back_and_a_killed_honcho_or_guide_ends_all(running: Demo):
-    for role in ("connector", "normalizer", "bookbuilder", "broadcaster"):
+    for role in ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster"):
         before = last_k(running, "books")
+        summed = last_k(running, "flow")
         old = running.pid(f"actors run {role}")
         os.kill(old, signal.SIGKILL)
         await_true(f"{role} is back", lambda old=old, role=role: running.pid(f"actors run {role}") != old)
         await_true("books go on", lambda before=before: last_k(running, "books") > before, 10)
+        await_true("sums go on", lambda summed=summed: last_k(running, "flow") > summed, 10)
 
     def books_live() -> bool:
         with running.client() as client:

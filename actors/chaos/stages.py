@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
@@ -24,6 +25,7 @@ from actors.model.events import Book, Level
 from actors.simulator.binance.generate import Generated, generate
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
+from actors.stages.cvd import CumulativeDelta
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.streams.client import connect, hot
@@ -35,8 +37,8 @@ from actors.venues import VENUES
 log = structlog.get_logger()
 
 PARTITION: Final = Partition("binance", 0)
-READS: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events"}
-WRITES: Final[dict[str, Stream]] = {"normalizer": "events", "bookbuilder": "books"}
+READS: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events", "analytics": "events"}
+WRITES: Final[dict[str, Stream]] = {"normalizer": "events", "bookbuilder": "books", "analytics": "flow"}
 LEASE_TTL_S: Final = 0.5
 _BATCH: Final = 64  # small entries: more places to be killed at
 _LONG_LEASE_S: Final = 3600.0  # the recording's own leg never dies
@@ -161,19 +163,22 @@ def numbered(entries: Iterable[Entry]) -> list[tuple[int, bytes]]:
 
 
 def undisturbed(lines: Iterable[bytes]) -> dict[Stream, list[bytes]]:
-    """Fold ``raw`` in one go, in this process, and return what ``events`` and ``books`` must be."""
+    """Fold ``raw`` in one go, in this process, and return what the streams made of it must be."""
     venue = VENUES["binance"]
     normalize = Normalize(venue, str(PARTITION))
     bookbuild = Bookbuild(venue.name, venue.book_rule, has_l1=True)
     first = Output(("events", "control", "dead"))
     second = Output(("books", "control", "dead"))
+    analytics = CumulativeDelta(venue.name)
+    third = Output(("flow", "dead"))
     events: list[bytes] = []
     for k, line in enumerate(lines, 1):
         normalize.fold(k, line, first)
     events = list(first.lines["events"])
     for k, line in enumerate(events, 1):
         bookbuild.fold(k, line, second)
-    return {"events": events, "books": list(second.lines["books"])}
+        analytics.fold(k, line, third)
+    return {"events": events, "books": list(second.lines["books"]), "flow": list(third.lines["flow"])}
 
 
 def views(lines: Iterable[tuple[int, bytes]]) -> dict[str, View]:
@@ -253,14 +258,18 @@ class Scenario:
         head = self._watch.head("raw").k
         await self._until("raw is folded", lambda: self._watch.cursor("normalizer").k >= head, 120)
         head = self._watch.head("events").k
-        await self._until("events are folded", lambda: self._watch.cursor("bookbuilder").k >= head, 120)
+        await self._until(
+            "events are folded",
+            lambda: all(self._watch.cursor(role).k >= head for role, s in READS.items() if s == "events"),
+            120,
+        )
         await wire.aclose()
         await client.aclose()
         self._made.close_actors()
         self._compare(generated)
 
     async def _strike_all(self, plan: Plan, feed: Feed) -> None:
-        blows = [Kill(role, "kill") for role in READS for _ in range(plan.kills // 2)]
+        blows = [Kill(role, "kill") for role in islice(cycle(READS), plan.kills)]
         blows += [Kill(self._dice.choice(list(READS)), "stop") for _ in range(plan.stops)]
         blows += [Kill(self._dice.choice(list(READS)), "redis") for _ in range(plan.redis_kills)]
         self._dice.shuffle(blows)
@@ -324,7 +333,8 @@ class Scenario:
         await anyio.to_thread.run_sync(lambda: await_true(what, probe, within_s, 0.005))
 
     def _compare(self, generated: Generated) -> None:
-        entries: dict[Stream, list[Entry]] = {s: self._watch.entries(s) for s in ("raw", "events", "books")}
+        streams: tuple[Stream, ...] = ("raw", *WRITES.values())
+        entries: dict[Stream, list[Entry]] = {stream: self._watch.entries(stream) for stream in streams}
         expected = undisturbed(line for entry in entries["raw"] for line in entry.lines)
         got = {stream: numbered(entries[stream]) for stream in expected}
         for stream in expected:

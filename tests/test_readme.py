@@ -36,6 +36,7 @@ HERE = {
     ".venv/bin/tapeline config check config/tapeline.toml": "ok: live",
 }
 ELSEWHERE = {
+    "make chaos ARGS=--json": "test_chaos.py runs its short form and its judge; test_fire_*.py the rest",
     "make demo": "test_demo.py starts what it starts; .ci/run installs the lock files",
     ".venv/bin/tapeline simulate --seed 7 --port 9800": "test_the_simulator_runs_alone",
     "pkill -9 -f 'actors run normalizer'": "test_demo.py kills every actor by its command line",

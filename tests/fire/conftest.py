@@ -16,6 +16,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 def whole(ground: Ground) -> Iterator[None]:
     """After the test: no trade lost or repeated, for nobody; every book the true one, everywhere."""
     yield
-    ground.settle()
-    ground.check()
-    ground.made.control.post("resume")
+    try:
+        ground.settle()
+        ground.check()
+    finally:  # the next test wants a market
+        ground.made.control.post("resume")

@@ -120,6 +120,7 @@ def test_a_lost_connection_is_told_and_replaced(ground: Ground, kind: str):
     ground.inject(kind, **({"symbol": HIT, "channel": "trade"} if kind == "oversize" else {}))
     ground.until("it is told", lambda: any(s.state == "down" for s in reader.statuses[statuses:]))
     ground.flows(began_ns)
+    ground.until("every item is live", ground.all_live)  # what came before the loss does not count
     down = [s for s in reader.statuses[statuses:] if s.state == "down"]
     assert {s.symbol for s in down if s.channel == "book"} == {*SYMBOLS}
     connection = [s for s in down if s.symbol is None]

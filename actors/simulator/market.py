@@ -8,7 +8,7 @@ import math
 import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heapreplace
 from statistics import NormalDist
 from typing import Final, NamedTuple
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from actors.simulator.book import Book, Fill, Forgotten
+from actors.simulator.derivatives import Contract, Perpetual
 
 DAY_S: Final = 86_400
 MINUTE_NS: Final = 60_000_000_000
@@ -23,6 +24,7 @@ KEEP_CHANGES: Final = 1 << 19  # chosen: of all books together, 16 MiB; BTC-USDT
 KEEP_TRADES: Final = 1 << 19  # chosen: of all tapes together, 24 MiB; BTC-USDT: hours at its own pace
 _KEEP_LEAST: Final = 4096
 _REPRICE_S: Final = 0.1  # chosen: fair prices move ten times a second of market time
+_MOST_FORCED: Final = 4  # chosen: liquidations of one listing at a time; what is left waits for the next move
 
 
 class Asset(NamedTuple):
@@ -58,10 +60,11 @@ ASSETS: Final[dict[str, Asset]] = {
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """An instrument on one venue. Steps are decimal text in quote and base currency.
+    """An instrument on one venue. Steps are decimal text, in quote currency; and base currency or contracts.
 
     ``orders_per_s``: orders and cancellations at the market's own pace. ``levels``: about how many a
-    side. ``usual_usd``: the median order. ``trading`` False: listed, but halted.
+    side. ``usual_usd``: the median order. ``trading`` False: listed, but halted. ``contract``: None of a
+    spot pair.
     """
 
     venue: str
@@ -75,6 +78,14 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     levels: int = 300
     usual_usd: float = 900.0
     trading: bool = True
+    contract: Contract | None = None
+
+    def unit_usd(self, usd: Mapping[str, float]) -> float:
+        """Return what a unit of size (base currency, or a contract) costs; ``usd``: the assets' prices."""
+        contract = self.contract
+        if contract is None:
+            return usd[self.base]
+        return usd[self.base if contract.kind == "linear" else self.quote] * float(contract.size)
 
 
 class Fixed:
@@ -289,11 +300,13 @@ class Live:
         self.tape = Tape(first_id, max(_KEEP_LEAST, int(KEEP_TRADES * share)))
         self.day = Day()
         self.fair = 0.0  # in price steps
-        self._random = random.Random(f"{seed} {listing.venue} {listing.symbol}")
+        name = f"{seed} {listing.venue} {listing.symbol}"
+        self._random = random.Random(name)
         self._basis = 0.0
         self._price_step = float(listing.price_step)
         self._size_step = float(listing.size_step)
         self._usual = 1.0  # lots
+        self.perpetual = None if listing.contract is None else Perpetual(listing.contract, name, first_id)
         self._resting: list[int] = []  # ids, some of them gone
         self._target = int(2 * listing.levels * 1.25)
 
@@ -304,11 +317,17 @@ class Live:
         noise = self._BASIS * math.sqrt(2 * decay) * self._random.gauss(0, 1) if seconds else 0.0
         self._basis += noise - self._basis * decay
         fair = usd[listing.base] / usd[listing.quote]
+        self._usual = listing.usual_usd / listing.unit_usd(usd) / self._size_step
+        if self.perpetual is not None:
+            bid, _, ask, _ = self.book.top()
+            middle = (bid + ask) / 2 if bid and ask else 0.0
+            fair = self.perpetual.move(fair / self._price_step, middle, seconds) * self._price_step
         self.fair = fair * (1 + self._basis) / self._price_step
-        self._usual = listing.usual_usd / usd[listing.base] / self._size_step
 
     def open(self) -> None:
         """Fill the book before the first moment; nothing trades."""
+        if self.perpetual is not None:
+            self.perpetual.open(self._usual, self._usual / self.listing.usual_usd)
         for _ in range(self._target // 2):
             for side in (1, -1):
                 self._rest(side * max(1, math.floor(self.fair - side * (1 + self._away())) + (side < 0)))
@@ -367,6 +386,12 @@ class Live:
                 price = min(price, ask - 1) if side > 0 else max(price, bid + 1)
         return side, self._rest(side * max(1, price))
 
+    def close_out(self, held: int, size: int) -> list[Fill]:
+        """Close a position at what the book gives, not too far from the fair price; ``held`` is its sign."""
+        bid, _, ask, _ = self.book.top()
+        worst = max(ask, int(self.fair * 1.01)) if held < 0 else -max(1, min(bid, int(self.fair * 0.99)))
+        return self.book.submit(worst, size, rest=False)[1]
+
     def _withdraw(self) -> None:
         resting = self._resting
         while resting:
@@ -416,6 +441,7 @@ class Market:
                 live.open()
                 self.live[listing.venue, listing.symbol] = live
         self._order = list(self.live.values())
+        self._perpetuals = [i for i, live in enumerate(self._order) if live.perpetual is not None]
         self._tops = [live.book.top() for live in self._order]
         self._next = [(live.wait(), i) for i, live in enumerate(self._order)]
         heapify(self._next)
@@ -438,8 +464,34 @@ class Market:
             self._prices.move(_REPRICE_S)
             for live in self._order:
                 live.reprice(self._prices.usd, _REPRICE_S)
+            for j in self._perpetuals:
+                self._liquidate(j, now)
         live = self._order[i]
         sign, fills = live.act()
+        if fills and live.perpetual is not None:
+            live.perpetual.traded(sign, fills[0].price, sum(fill.size for fill in fills))
+        self._tell(i, sign, fills, now)
+        self.acts += 1
+        heapreplace(self._next, (at + live.wait(), i))
+
+    def _liquidate(self, i: int, now: int) -> None:
+        live = self._order[i]
+        perpetual = live.perpetual
+        if perpetual is None:
+            return
+        perpetual.settle(now)
+        for _ in range(_MOST_FORCED):
+            position = perpetual.due()
+            if position is None:
+                return
+            fills = live.close_out(position.held, position.size)
+            filled, quote = sum(f.size for f in fills), sum(f.size * f.price for f in fills)
+            perpetual.closed(position, filled, quote, now)
+            self._tell(i, -position.held, fills, now)
+
+    def _tell(self, i: int, sign: int, fills: list[Fill], now: int) -> None:
+        """Put what was filled on the tape and tell the venue what there is to publish."""
+        live = self._order[i]
         tape = live.tape
         for fill in fills:
             live.day.add(now, fill.price, fill.size, tape.next)
@@ -447,8 +499,6 @@ class Market:
         top = live.book.top()
         changed = top != self._tops[i]
         self._tops[i] = top
-        self.acts += 1
         self.published += len(fills) + changed
-        heapreplace(self._next, (at + live.wait(), i))
         if changed or fills:
             self.sinks.get(live.listing.venue, nothing)(live, sign, fills, changed, now)

@@ -169,3 +169,53 @@ def test_secrets_come_from_a_file_or_the_environment_and_hide_in_prints(tmp_path
 
 def test_a_secrets_file_that_is_not_there_is_told(tmp_path: Path):
     assert "cannot be read" in faults(tmp_path, f'{GOOD}\n[broadcaster]\ntoken_file = "/nowhere/x"\n')[0]
+
+
+def test_the_master_s_port_and_the_way_to_it_shift_together(tmp_path: Path):
+    text = f'{GOOD}\n[forwarder]\nurl = "ws://127.0.0.1:8766/in"\n'
+    settings = loaded(tmp_path, text, TAPELINE_PORT_OFFSET="100", TAPELINE_FORWARDER__KEY=CANARY)
+    assert (settings.master.port, settings.forwarder.url) == (8866, "ws://127.0.0.1:8866/in")
+    elsewhere = text.replace("127.0.0.1", "10.0.0.1")
+    settings = loaded(tmp_path, elsewhere, TAPELINE_PORT_OFFSET="100", TAPELINE_FORWARDER__KEY=CANARY)
+    assert settings.forwarder.url == "ws://10.0.0.1:8766/in"
+
+
+def test_keys_come_from_files_or_the_environment_only(tmp_path: Path):
+    told = faults(tmp_path, f'{GOOD}\n[forwarder]\nkey = "{CANARY}"\n[master]\nkeys = ["{CANARY}"]\n')
+    assert any("forwarder.key: is a secret" in fault for fault in told)
+    assert any("master.keys: is a secret" in fault for fault in told)
+    assert CANARY not in "".join(told)
+    keys = tmp_path / "keys"
+    keys.write_text(f"{CANARY}\nsecond\n")
+    settings = loaded(tmp_path, f'{GOOD}\n[master]\nenabled = true\nkeys_file = "{keys}"\n')
+    assert settings.master_keys() == [CANARY, "second"]
+    assert {CANARY, "second"} <= {*settings.secrets()}
+    settings = loaded(tmp_path, TAPELINE_MASTER__KEYS="a,b", TAPELINE_FORWARDER__KEY=CANARY)
+    assert (settings.master_keys(), settings.forwarder_key()) == (["a", "b"], CANARY)
+    assert CANARY not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('[forwarder]\nurl = "ws://m"', "forwarder: needs a key: set key_file, or TAPELINE_FORWARDER__KEY"),
+        ('[forwarder]\nurl = "http://m"', "forwarder.url: must begin with ws:// or wss://"),
+        ("[forwarder]\nconnections = 0", "forwarder.connections: must be at least 1, not 0"),
+        ("[forwarder.venues.binanc]", 'no such venue is configured; did you mean "binance"?'),
+        (
+            '[forwarder.venues.binance]\nbooks = ["SOL-USDT"]',
+            '"SOL-USDT" is not among venues.binance.symbols',
+        ),
+        ("[master]\nenabled = true", "master: needs keys"),
+        ('[master]\ntls_key = "x"', "master: tls_certificate and tls_key go together"),
+    ],
+)
+def test_a_forwarder_or_master_that_cannot_work_is_refused(tmp_path: Path, table: str, says: str):
+    assert any(says in fault for fault in faults(tmp_path, f"{GOOD}\n{table}\n"))
+
+
+def test_a_demo_forwards_to_this_machine_only(tmp_path: Path):
+    text = (ROOT / "config/demo.toml").read_text()
+    told = faults(tmp_path, text, TAPELINE_FORWARDER__URL="ws://10.0.0.1:8766")
+    assert "forwarder.url" in told[0] or "forwarder_url" in told[0].lower()
+    assert "not this machine" in told[0]

@@ -4,12 +4,14 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast, get_args
+from urllib.parse import urlsplit
 
 from actors.config.settings import Settings
 from actors.model.events import Channel
 from actors.model.instruments import canonical, market_kind
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
 
 
@@ -87,6 +89,11 @@ def judge(settings: Settings) -> Iterator[Problem]:
                 "needs ws_url and rest_url in a demo, so that simulated and real data never meet",
             )
     yield from _judge_ports(settings)
+    yield from _judge_forwarder(settings)
+    if settings.master.enabled and not settings.master_keys():
+        yield Problem(("master",), "needs keys: set keys_file (one a line), or TAPELINE_MASTER__KEYS")
+    if (settings.master.tls_certificate is None) != (settings.master.tls_key is None):
+        yield Problem(("master",), "tls_certificate and tls_key go together")
     if (settings.broadcaster.tls_certificate is None) != (settings.broadcaster.tls_key is None):
         yield Problem(("broadcaster",), "tls_certificate and tls_key go together")
     if settings.redis.url is not None:
@@ -96,10 +103,42 @@ def judge(settings: Settings) -> Iterator[Problem]:
             yield Problem(("redis", "url"), f"(or REDIS_URL) must begin with one of {schemes}")
 
 
+def _judge_forwarder(settings: Settings) -> Iterator[Problem]:
+    forwarder = settings.forwarder
+    if forwarder.active and not forwarder.demo:
+        if not settings.forwarder_key():
+            yield Problem(("forwarder",), "needs a key: set key_file, or TAPELINE_FORWARDER__KEY")
+        host = urlsplit(forwarder.url or "").hostname or ""
+        if settings.mode == "demo" and host not in _LOOPBACK:
+            yield Problem(
+                ("forwarder", "url"),
+                f'"{host}" is not this machine: a demo forwards to 127.0.0.1 only, so that simulated '
+                "and real data never meet",
+            )
+    for name, wanted in forwarder.venues.items():
+        venue = settings.venues.get(name)
+        if venue is None:
+            known = [*settings.venues]
+            near = nearest(name, known)
+            yield Problem(
+                ("forwarder", "venues", name), f"no such venue is configured{near} ({', '.join(known)})"
+            )
+            continue
+        for what in ("trades", "books", "tickers"):
+            for symbol in getattr(wanted, what) or ():
+                if symbol not in venue.symbols:
+                    yield Problem(
+                        ("forwarder", "venues", name, what),
+                        f'"{symbol}" is not among venues.{name}.symbols{nearest(symbol, venue.symbols)}',
+                    )
+
+
 def _judge_ports(settings: Settings) -> Iterator[Problem]:
     ports = {"broadcaster": settings.broadcaster.port}
     if settings.redis.url is None:
         ports["redis"] = settings.redis.port
+    if settings.master.enabled:
+        ports["master"] = settings.master.port
     if settings.mode == "demo":
         ports["simulator"] = settings.simulator.port
     taken: dict[int, str] = {}

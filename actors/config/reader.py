@@ -14,7 +14,13 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from actors.config.judge import Problem, judge, judge_venues, nearest, venue_tables
-from actors.config.settings import BroadcasterSettings, RedisSettings, Settings, SimulatorSettings
+from actors.config.settings import (
+    BroadcasterSettings,
+    MasterSettings,
+    RedisSettings,
+    Settings,
+    SimulatorSettings,
+)
 
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
@@ -41,6 +47,14 @@ _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_LIFELINE",  # supervisor to actor: the pipe whose end means that it is gone
     "TAPELINE_RESTARTS",  # supervisor to actor: how often it was started again
     "TAPELINE_GUIDE",  # demo and up to supervisors: the process that all hangs on
+}
+
+
+_SECRETS: Final = {  # key -> how it may be given
+    ("redis", "url"): "url_file, or REDIS_URL in the environment",
+    ("broadcaster", "token"): "token_file, or TAPELINE_BROADCASTER__TOKEN",
+    ("forwarder", "key"): "key_file, or TAPELINE_FORWARDER__KEY",
+    ("master", "keys"): "keys_file (one a line), or TAPELINE_MASTER__KEYS",
 }
 
 
@@ -86,8 +100,8 @@ def load(path: Path | None, env: Mapping[str, str]) -> Settings:
     offset = _offset_of(env, problems)
     if offset:
         _shift(tree, offset, problems)
-    _read_secret(tree, "redis", "url", problems)
-    _read_secret(tree, "broadcaster", "token", problems)
+    for section, key in _SECRETS:
+        _read_secret(tree, section, key, problems)
     if url := env.get("REDIS_URL"):
         _section(tree, "redis")["url"] = url
     settings: Settings | None = None
@@ -231,11 +245,12 @@ def _offset_of(env: Mapping[str, str], problems: list[Problem]) -> int:
 
 
 def _shift(tree: dict[str, Any], offset: int, problems: list[Problem]) -> None:
-    """Add ``offset`` to every port of ours, and to the venues' URLs that lead to our simulator."""
-    simulator = 0
+    """Add ``offset`` to every port of ours, and to the URLs that lead to our simulator and our master."""
+    ports: dict[str, int] = {}
     for name, model in (
         ("redis", RedisSettings),
         ("broadcaster", BroadcasterSettings),
+        ("master", MasterSettings),
         ("simulator", SimulatorSettings),
     ):
         section = _section(tree, name)
@@ -244,51 +259,50 @@ def _shift(tree: dict[str, Any], offset: int, problems: list[Problem]) -> None:
             port = int(port)
         if not isinstance(port, int):
             continue
+        ports[name] = port
         section["port"] = port + offset
-        if name == "simulator":
-            simulator = port
         if port <= 65535 < port + offset:
             problems.append(Problem((name, "port"), f"{port} + {OFFSET} {offset} is above 65535"))
             section["port"] = port
     for venue in venue_tables(tree).values():
         for key in ("ws_url", "rest_url"):
-            url: object = venue.get(key)
-            if isinstance(url, str):
-                venue[key] = re.sub(
-                    rf"^(\w+://(?:127\.0\.0\.1|localhost)):{simulator}(?=/|$)",
-                    rf"\1:{simulator + offset}",
-                    url,
-                )
+            _shift_url(venue, key, ports.get("simulator", 0), offset)
+    _shift_url(_section(tree, "forwarder"), "url", ports.get("master", 0), offset)
+
+
+def _shift_url(table: dict[str, Any], key: str, port: int, offset: int) -> None:
+    url: object = table.get(key)
+    if isinstance(url, str):
+        table[key] = re.sub(
+            rf"^(\w+://(?:127\.0\.0\.1|localhost)):{port}(?=/|$)", rf"\1:{port + offset}", url
+        )
 
 
 def _secrets_in_file(tree: Mapping[str, Any]) -> Iterator[Problem]:
-    broadcaster, redis = tree.get("broadcaster"), tree.get("redis")
-    if isinstance(broadcaster, dict) and "token" in broadcaster:
-        yield Problem(
-            ("broadcaster", "token"),
-            "is a secret and may not stand here: use token_file, or TAPELINE_BROADCASTER__TOKEN",
-        )
-    url = cast("dict[str, object]", redis).get("url") if isinstance(redis, dict) else None
-    if isinstance(url, str) and "@" in url:
-        yield Problem(
-            ("redis", "url"),
-            "holds a password, which may not stand here: use url_file, or REDIS_URL in the environment",
-        )
+    for (section, key), how in _SECRETS.items():
+        table: object = tree.get(section)
+        given: object = cast("dict[str, object]", table).get(key) if isinstance(table, dict) else None
+        if (section, key) != ("redis", "url"):
+            if given is not None:
+                yield Problem((section, key), f"is a secret and may not stand here: use {how}")
+        elif isinstance(given, str) and "@" in given:
+            yield Problem((section, key), f"holds a password, which may not stand here: use {how}")
 
 
 def _read_secret(tree: dict[str, Any], section: str, key: str, problems: list[Problem]) -> None:
-    """Read ``<key>_file`` into ``<key>`` where only the file is named."""
+    """Read ``<key>_file`` into ``<key>`` where only the file is named; ``keys`` are one a line."""
     table = _section(tree, section)
     file: object = table.get(f"{key}_file")
     if not isinstance(file, str) or key in table:
         return
     try:
-        table[key] = Path(file).read_text(encoding="utf-8").strip()
+        text = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         problems.append(Problem((section, f"{key}_file"), f"{file}: cannot be read: {why}"))
         return
-    if not table[key]:
+    table[key] = text.split("\n") if key == "keys" else text
+    if not text:
         problems.append(Problem((section, f"{key}_file"), f"{file}: is empty"))
 
 
@@ -297,7 +311,7 @@ def _told(error: Mapping[str, Any]) -> Problem:
     path = tuple(str(part) for part in error["loc"])
     context: dict[str, Any] = error.get("ctx", {})
     given: object = error["input"]
-    if path and path[-1] in {"url", "token"}:
+    if path[:2] in _SECRETS:
         return Problem(path, "is not usable text")
     match error["type"]:
         case "missing":
@@ -308,8 +322,8 @@ def _told(error: Mapping[str, Any]) -> Problem:
         case "literal_error":
             near = nearest(str(given), re.findall(r"'([^']+)'", str(context["expected"])))
             return Problem(path, f"must be {context['expected']}, not {given!r}{near}")
-        case "string_pattern_mismatch" if path[-1].endswith("_url"):
-            schemes = "ws:// or wss://" if path[-1] == "ws_url" else "http:// or https://"
+        case "string_pattern_mismatch" if path[-1].endswith("url"):
+            schemes = "http:// or https://" if path[-1] == "rest_url" else "ws:// or wss://"
             return Problem(path, f"must begin with {schemes} and name a host, not {given!r}")
         case kind if kind in _OURS:
             says = f"{_OURS[kind].format(**context)}, not {_short(given)}"

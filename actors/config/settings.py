@@ -1,13 +1,15 @@
 """What can be set: the model of a configuration, as one frozen tree."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from actors.model.events import Channel
 from actors.model.instruments import canonical
+
+_DEMO_KEY: Final = "demo"  # no secret: simulated data on loopback
 
 
 class Section(BaseModel):
@@ -59,6 +61,72 @@ class BroadcasterSettings(Section):
     tls_key: Path | None = None
 
 
+class ForwardVenueSettings(Section):
+    """What of one venue goes to the master; None: all that its channels give, or the forwarder's own."""
+
+    trades: list[str] | None = None
+    books: list[str] | None = None
+    tickers: list[str] | None = None
+    depth: int | None = Field(default=None, ge=1, le=1000)
+    update_interval_ms: int | None = Field(default=None, ge=10, le=3_600_000)
+
+    @field_validator("trades", "books", "tickers")
+    @classmethod
+    def _canonical(cls, symbols: list[str] | None) -> list[str] | None:
+        return None if symbols is None else [canonical(symbol) for symbol in symbols]
+
+
+class ForwarderSettings(Section):
+    """The way to a master service. With neither ``url`` nor ``demo`` the role idles.
+
+    ``protocol``: ``ftsobest`` speaks to any master of FTSOBest's collector; ``acked`` to one that answers.
+    ``demo``: no socket; every message goes to standard output. ``debug_log``: a ``[METRICS]`` line there
+    every ten seconds, as FTSOBest's collector printed it.
+    """
+
+    enabled: bool = True
+    url: str | None = Field(default=None, pattern=r"^wss?://[^\s/@]+(/[^\s]*)?$")
+    key: SecretStr | None = None
+    key_file: Path | None = None
+    protocol: Literal["ftsobest", "acked"] = "ftsobest"
+    connections: int = Field(default=1, ge=1, le=256)
+    depth: int = Field(default=20, ge=1, le=1000)
+    update_interval_ms: int = Field(default=1000, ge=10, le=3_600_000)
+    demo: bool = False
+    debug_log: bool = False
+    venues: dict[str, ForwardVenueSettings] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to forward to."""
+        return self.enabled and (self.demo or self.url is not None)
+
+
+class MasterSettings(Section):
+    """The reference master. ``folder`` None: ``.tapeline/demo/master`` or ``.tapeline/live/master``.
+
+    ``keys``: what a collector may log in with. ``fsync``: what an acknowledgement promises: ``always``
+    that the batch is on the disk, ``everysec`` that it is within a second, ``no`` that the kernel has it.
+    ``keep_bytes``: how much of each stream is kept, in whole files; None: everything.
+    """
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: int = Field(default=8766, ge=0, le=65535)
+    keys: list[SecretStr] | None = Field(default=None, min_length=1)
+    keys_file: Path | None = None
+    folder: Path | None = None
+    fsync: Literal["always", "everysec", "no"] = "always"
+    rotate_bytes: int = Field(default=64 * 1024 * 1024, ge=4096)
+    rotate_s: float = Field(default=3600.0, ge=1)
+    keep_bytes: int | None = Field(default=None, ge=4096)
+    max_connections: int = Field(default=256, ge=1)
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_messages_per_s: float = Field(default=50_000, gt=0)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
 class SimulatorSettings(Section):
     """The local venues. ``events_per_s`` None: the market's own pace."""
 
@@ -106,13 +174,27 @@ class Settings(Section):
     redis: RedisSettings = RedisSettings()
     streams: StreamSettings = StreamSettings()
     broadcaster: BroadcasterSettings = BroadcasterSettings()
+    forwarder: ForwarderSettings = ForwarderSettings()
+    master: MasterSettings = MasterSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     log: LogSettings = LogSettings()
     venues: dict[str, VenueSettings]
 
+    def forwarder_key(self) -> str:
+        """Return the key to log in to the master with; a demo needs none of its own."""
+        key = self.forwarder.key
+        return key.get_secret_value() if key is not None else _DEMO_KEY if self.mode == "demo" else ""
+
+    def master_keys(self) -> list[str]:
+        """Return the keys that the master accepts; a demo needs none of its own."""
+        if self.master.keys is not None:
+            return [key.get_secret_value() for key in self.master.keys]
+        return [_DEMO_KEY] if self.mode == "demo" else []
+
     def secrets(self) -> list[str]:
         """Return every secret text, for the log to strike out."""
         found = [self.broadcaster.token.get_secret_value()] if self.broadcaster.token else []
+        found += [key.get_secret_value() for key in (self.forwarder.key, *(self.master.keys or ())) if key]
         if self.redis.url:
             found.append(urlsplit(self.redis.url.get_secret_value()).password or "")
         return [secret for secret in found if secret]

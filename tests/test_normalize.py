@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from actors.model import codec
 from actors.model.events import L1, BookDelta, BookSnapshot, Gap, InstrumentEvent, Status, Tick, Trade
@@ -16,7 +17,7 @@ from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.stages.trades import MOST_HOLES
 from actors.venues import binance
-from actors.venues.base import Answer, Channel, Item
+from actors.venues.base import Answer, Channel, Item, Venue
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "ETHUSDT", "ETH", "USDT")
@@ -29,8 +30,8 @@ ALL: tuple[Channel, ...] = ("trade", "book", "l1", "ticker")
 class Feed:
     """Writes lines of ``raw`` into a fold and tells what it said since one last looked."""
 
-    def __init__(self) -> None:
-        self.fold = Normalize(binance.VENUE, "binance.0")
+    def __init__(self, venue: Venue = binance.VENUE) -> None:
+        self.fold = Normalize(venue, "binance.0")
         self.out = Output(("events", "control", "dead"))
         self.k = 0
         self.now = START
@@ -510,6 +511,53 @@ def test_an_old_trade_repeated_is_a_duplicate_not_a_reset(feed: Feed) -> None:
     feed.events()
     feed.trade("a.1", 500_000, 12, time=feed.now // 1_000_000 - 5)
     assert feed.said() == []
+
+
+@pytest.mark.parametrize("ids", ["increasing", "unordered"])
+def test_where_ids_tell_no_holes_two_legs_give_each_trade_once(ids: Any) -> None:
+    venue = replace(binance.VENUE, trade_ids=ids)
+    feed = Feed(venue)
+    feed.open("a.1", "trade")
+    feed.open("b.1", "trade")
+    feed.trade("a.1", 5, 700, 900)
+    feed.trade("b.1", 5, 700)
+    feed.fold = Normalize(venue, "binance.0", feed.fold.dump())
+    feed.close("a.1")
+    feed.trade("b.1", 900, 901)
+    feed.open("a.2", "trade")
+    feed.trade("a.2", 901, 2000, 2003)
+    feed.trade("b.1", 1500, 2000, 2003)  # it lags: 1500 came before 2000, and a.2 began later
+    told = [(e.id if isinstance(e, Trade) else e.channel) for e in feed.of(Trade, Gap)]
+    assert told == ["5", "700", "900", "901", "2000", "2003", "1500"]
+    assert feed.out.counts["tapeline_duplicates_total", "trade"] == 6
+    assert not feed.asked()
+
+
+@pytest.mark.parametrize(("ids", "first"), [("increasing", "901"), ("unordered", None)])
+def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any, first: str | None) -> None:
+    feed = Feed(replace(binance.VENUE, trade_ids=ids))
+    feed.open("a.1", "trade")
+    feed.open("b.1", "trade")
+    feed.trade("a.1", 5, 900)
+    feed.trade("b.1", 5)
+    feed.close("a.1")
+    assert not feed.of(Gap)
+    feed.close("b.1")
+    [gap] = feed.of(Gap)
+    assert (gap.channel, gap.cause, gap.first, gap.last) == ("trade", "disconnect", first, None)
+    assert not feed.asked()
+
+
+def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> None:
+    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 900_000)
+    feed.wait(1, "a")
+    feed.trade("a.1", 5, 9)
+    assert [e.id if isinstance(e, Trade) else e.cause for e in feed.of(Trade, Gap)] == [
+        "900000", "sequence", "5", "9",
+    ]  # fmt: skip
+    assert feed.out.counts["tapeline_duplicates_total", "venue_reset"] == 1
 
 
 def test_holes_are_bounded(feed: Feed) -> None:

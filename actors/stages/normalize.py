@@ -1,9 +1,9 @@
 """The normalizer's fold: lines of ``raw`` become events, requests to the connector and dead letters.
 
 Frames are decoded by the venue with their connection's notes. Trades pass once each, by id, whichever
-connection brings them first; a hole is named before its successor and filled by backfill. Book frames of
-every connection pass, with its name; of all else only the active connection's. What connections were
-asked for and whether they give it is kept in ``connections``.
+connection brings them first; where ids are contiguous a hole is named before its successor and filled by
+backfill. Book frames of every connection pass, with its name; of all else only the active connection's.
+What connections were asked for and whether they give it is kept in ``connections``.
 """
 
 import base64
@@ -38,7 +38,7 @@ from actors.stages.connections import BEST_FIRST, Conn, Connections, Ledger, Los
 from actors.stages.fold import JumpCause, Output
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.sink import Sink
-from actors.stages.trades import Duplicate, Filled, Marks, Opened, Reset, Step
+from actors.stages.trades import Duplicate, Filled, Marks, Opened, Recent, Reset, Step
 from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Scratch, Subscription, Venue
 
 ROLE: Final = "normalizer"
@@ -76,7 +76,8 @@ class _State(msgspec.Struct):
         instruments: By native symbol.
         unknown: Symbols that the venue does not list, with what was told of them.
         ledger: Connections and subscriptions.
-        marks: Of trades, by symbol.
+        marks: Of trades with contiguous ids, by symbol.
+        recent: Of trades with other ids, by symbol.
         snapshots: Those that failed, by connection and symbol.
     """
 
@@ -85,6 +86,7 @@ class _State(msgspec.Struct):
     unknown: dict[str, str] = {}
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     marks: dict[str, Marks] = {}
+    recent: dict[str, Recent] = {}
     snapshots: dict[tuple[str, str], _Retry] = {}
 
 
@@ -100,7 +102,8 @@ class Normalize:
         self._sink = Sink(ROLE, partition, Output(()))
         self._sink.now = self._state.now
         self._connections = Connections(venue, self._state.ledger, self._sink)
-        self._by_id = venue.trade_ids == "contiguous"
+        self._trade = self._numbered if venue.trade_ids == "contiguous" else self._unnumbered
+        self._increasing = venue.trade_ids == "increasing"
         self._open: dict[bytes, tuple[str, Conn, Scratch]] = {}
         for name, conn in self._state.ledger.conns.items():
             self._bind(name, conn)
@@ -196,12 +199,15 @@ class Normalize:
         """Say what closed connections leave missing. Trades of numbered ids tell it by their next."""
         for lost in items:
             channel, symbol = lost.item
-            marks = self._state.marks.get(symbol) if channel == "trade" and self._by_id else None
+            marks = self._state.marks.get(symbol) if channel == "trade" else None
             if marks is not None:
                 marks.cause = "disconnect"
                 self._resolve(symbol, marks)
             elif lost.last:
                 first = None if lost.seq is None else str(lost.seq)
+                if channel == "trade":
+                    recent = self._state.recent.get(symbol)
+                    first = str(recent.high + 1) if recent is not None and self._increasing else None
                 now = self._sink.now
                 self._sink.event(
                     Gap(self._venue.name, symbol, None, now, None, channel, "disconnect", first, None)
@@ -294,7 +300,7 @@ class Normalize:
             else:
                 sub.since = now
             sub.seq = said.seq
-            if self._by_id and isinstance(said, Trade):
+            if isinstance(said, Trade):
                 self._trade(item[1], said, sub)
             elif channel == "book" or sub.active:
                 self._sink.event(said)
@@ -323,7 +329,19 @@ class Normalize:
 
     # ---- trades -----------------------------------------------------------------------------------
 
-    def _trade(self, symbol: str, trade: Trade, sub: Sub) -> None:
+    def _unnumbered(self, symbol: str, trade: Trade, _sub: Sub) -> None:
+        recent = self._state.recent.get(symbol)
+        if recent is None:
+            recent = self._state.recent[symbol] = Recent()
+        step = recent.see(trade, increasing=self._increasing)
+        if isinstance(step, Duplicate):
+            self._sink.count("tapeline_duplicates_total", "trade")
+            return
+        if step is not None:
+            self._restarted(symbol)
+        self._sink.event(trade)
+
+    def _numbered(self, symbol: str, trade: Trade, sub: Sub) -> None:
         marks = self._state.marks.get(symbol)
         if marks is None:
             marks = self._state.marks[symbol] = Marks.of(trade)
@@ -367,10 +385,13 @@ class Normalize:
                 case Duplicate():
                     self._sink.count("tapeline_duplicates_total", "trade")
                 case Reset():
-                    self._sink.count("tapeline_duplicates_total", "venue_reset")
-                    self._gap(symbol, "sequence", None, None, filled=False)
+                    self._restarted(symbol)
         if opened:
             self._backfill(symbol, marks)
+
+    def _restarted(self, symbol: str) -> None:
+        self._sink.count("tapeline_duplicates_total", "venue_reset")
+        self._gap(symbol, "sequence", None, None, filled=False)
 
     def _gap(self, symbol: str, cause: Cause, first: int | None, last: int | None, *, filled: bool) -> None:
         ends = (None if first is None else str(first), None if last is None else str(last))

@@ -1,7 +1,8 @@
 """Which trades of one symbol have been seen: once each, holes found and closed.
 
-For venues whose trade ids are contiguous: each is one above the last, so a jump is a hole. Trades come
-from several connections, each in order of its own; the first to bring an id wins.
+Trades come from several connections, each in order of its own; the first to bring an id wins.
+
+``Marks`` is for venues whose trade ids are contiguous: each is one above the last, so a jump is a hole.
 
 States of an id, and what a trade with it does:
 
@@ -16,9 +17,12 @@ duplicate  any other: dropped and counted
 ========== ===================================================================================
 
 An id far below the highest with a later event time means that the venue started its ids again.
+
+``Recent`` is for all others, where no id tells what is missing: it remembers the last of them.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -27,6 +31,8 @@ from actors.model.events import Cause, Trade
 
 MOST_HOLES: Final = 64  # DESIGN 6; beyond it the oldest is no longer watched, and stays open in the data
 MOST_HELD: Final = 1024  # chosen: a second of a wild market
+MOST_RECENT: Final = 4096  # DESIGN 6; forgotten are the oldest of them, some at a time
+_FORGOTTEN: Final = 512  # chosen: at once, which costs a tenth of one by one
 RESET_BELOW: Final = 10_000  # chosen: ids that far back are no late duplicates when their time is later
 
 
@@ -241,4 +247,53 @@ class Marks(msgspec.Struct):
             if not hole.hopeless:
                 low, high = hole.missing[0]
                 return low, min(high, low + most - 1)
+        return None
+
+
+class Recent(msgspec.Struct):
+    """The last trades seen of one symbol, where ids are not contiguous.
+
+    An ``increasing`` id above all others is new without a look; one below, if it was not seen, is of a
+    connection that lags, and passes as long as it is among the last ones. ``unordered`` ids are only
+    told apart.
+
+    Attributes:
+        ids: In order of their coming; the ``MOST_RECENT`` last, or some more.
+        high: Highest id seen, -1 before the first; of increasing ids only, like the rest.
+        ts: Event time of the highest, ns.
+        floor: Highest id that was forgotten, -1 for none.
+    """
+
+    ids: dict[str, None] = {}
+    high: int = -1
+    ts: int | None = None
+    floor: int = -1
+
+    def see(self, trade: Trade, *, increasing: bool) -> Duplicate | Reset | None:
+        """Take one trade; None: it passes, and so it does after a ``Reset``."""
+        told: Reset | None = None
+        if increasing:
+            number = int(trade.id)
+            if number <= self.high:
+                if not self._is_reset(trade, number):
+                    return Duplicate() if number <= self.floor else self._note(trade.id)
+                self.ids, self.floor, told = {}, -1, Reset()
+            self.high, self.ts = number, trade.ts_event
+        return self._note(trade.id) or told
+
+    def _is_reset(self, trade: Trade, number: int) -> bool:
+        later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
+        return later and self.high - number > RESET_BELOW
+
+    def _note(self, identity: str) -> Duplicate | None:
+        ids = self.ids
+        if identity in ids:
+            return Duplicate()
+        ids[identity] = None
+        if len(ids) == MOST_RECENT + _FORGOTTEN:
+            oldest = list(islice(ids, _FORGOTTEN))
+            for forgotten in oldest:
+                del ids[forgotten]
+            if self.high >= 0:
+                self.floor = max(self.floor, *map(int, oldest))
         return None

@@ -3,15 +3,17 @@
 VENV := .venv
 ROUNDS ?= 5
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # The first Python of 3.11 or later; `make PYTHON=/path/to/python demo` takes another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV ?= uv
-LOCK := $(UV) pip compile pyproject.toml --extra build --generate-hashes --no-emit-index-url \
-	--universal --python-version 3.11 --no-header --quiet
+COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
+	--no-header --quiet
+LOCK := $(COMPILE) pyproject.toml --extra build
 
-.PHONY: help install demo up test lint bench chaos lock clean
+.PHONY: help install demo up test lint bench bench-peers chaos lock clean
 
 help:
 	@echo 'make demo     everything here, against local venues: no network, no account'
@@ -19,6 +21,7 @@ help:
 	@echo 'make install  only set up .venv'
 	@echo 'make test     all tests          make lint   style, types, import rules'
 	@echo 'make bench    what it carries    make chaos  kill it again and again, count what is lost'
+	@echo 'make bench-peers  the same frames through cryptofeed and through Tapeline: CPU a frame'
 	@echo 'make lock     renew requirements/*.txt from pyproject.toml (needs uv; UPGRADE=1 takes newer versions)'
 
 install: $(VENV)/.runtime
@@ -40,6 +43,9 @@ lint: $(VENV)/.dev
 bench: install
 	@exec $(BIN)/tapeline bench $(ARGS)
 
+bench-peers: install $(PEERS)/.installed
+	@exec $(BIN)/python -m benchmarks.peers --python $(PEERS)/bin/python $(ARGS)
+
 chaos: $(VENV)/.dev
 	$(BIN)/tapeline chaos $(ARGS)
 	TAPELINE_FIRE_ROUNDS=$(ROUNDS) $(BIN)/pytest -m fire
@@ -47,9 +53,11 @@ chaos: $(VENV)/.dev
 lock:
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements/runtime.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra test --extra lint -c requirements/runtime.txt -o requirements/dev.txt
+	for list in build requirements; do \
+		$(COMPILE) benchmarks/peers/$$list.in $(if $(UPGRADE),--upgrade) -o benchmarks/peers/$$list.txt || exit 1; done
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Tapeline needs Python 3.11 or later, and none is on the PATH (make PYTHON=... names one).'; exit 1; }
@@ -66,4 +74,14 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo 'Installing test and lint tools into $(VENV) (once) ...'
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# What Tapeline is compared with: an environment of its own, with nothing of ours in it.
+$(PEERS)/.installed: benchmarks/peers/build.txt benchmarks/peers/requirements.txt
+	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or later on the PATH (make PYTHON=... names one).'; exit 1; }
+	@echo 'Installing cryptofeed into $(PEERS) (once; it is compiled: this takes a C compiler and half a minute) ...'
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r benchmarks/peers/build.txt
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-build-isolation \
+		-r benchmarks/peers/requirements.txt
 	@touch $@

@@ -34,6 +34,7 @@ class Client(Protocol):
     def info(self, section: str) -> dict[str, object]: ...  # noqa: D102
     def hget(self, name: str, key: str) -> str | None: ...  # noqa: D102
     def hmget(self, name: str, keys: Sequence[str]) -> list[str | None]: ...  # noqa: D102
+    def xlen(self, name: str) -> int: ...  # noqa: D102
     def xrange(self, name: str, min: str, count: int) -> Rows: ...  # noqa: A002, D102
     def xrevrange(self, name: str, *, count: int) -> Rows: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102

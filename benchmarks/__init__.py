@@ -1,0 +1,1 @@
+"""Benchmarks that need more than the project itself; ``tapeline bench`` is in ``actors/bench``."""

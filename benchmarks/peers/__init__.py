@@ -1,0 +1,17 @@
+"""``make bench-peers``: the same frames through cryptofeed and through Tapeline, CPU a frame of either.
+
+What is measured: from a frame in the memory of the process that holds the venue's socket to events that
+are in Redis, drained; CPU of the client processes only, the server and the sockets not counted.
+
+* cryptofeed 2.4.1, in an environment of its own: its ``Binance`` feed's message handler with its Redis
+  stream backend (trades, ticker, book) on redis-py and hiredis, on uvloop as its own handler runs it. It
+  keeps the books, writes their changes and each thousandth time the whole one; one process; what waits
+  for Redis waits in its memory.
+* Tapeline: the connector's ``Link.frame`` to ``raw``, then the normalizer, a real actor with its lease,
+  ticks, metrics and checkpoints; two processes, each frame durable twice. It keeps no book there; the
+  second figure adds the bookbuilder, which verifies books and writes changes, snapshots and best bid and
+  offer.
+
+Each pass over the frames is one connection's life with a snapshot of its own, its ids moved so that none
+comes twice. Either side is given frames in bursts, as they come out of a socket's buffer.
+"""

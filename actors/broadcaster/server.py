@@ -5,11 +5,8 @@ token, filter, room for clients; ``websockets`` itself checks the origin and the
 ever read from disk for a request.
 """
 
-import errno
 import hmac
 import logging
-import resource
-import ssl
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,15 +24,15 @@ from websockets.typing import Origin
 from actors.broadcaster.clients import Client
 from actors.broadcaster.outlet import BarterOutlet
 from actors.broadcaster.page import Pages
-from actors.config import BroadcasterSettings, ConfigError, Settings
+from actors.config import Settings
 from actors.dialects import barter
+from actors.runtime.listening import Rate, cannot_listen, make_room, tls_context
 from actors.runtime.metrics import Metrics
 
 log: Any = structlog.get_logger()
 
 _NATIVE: Final = "/v1"
 _SPARE_SOCKETS: Final = 64  # chosen: handshakes and page visits beside the clients
-_OTHER_FILES: Final = 128  # chosen: Redis connections, the listening socket, logs
 _OPEN_TIMEOUT_S: Final = 5  # chosen: a handshake is one round trip
 _PING_S: Final = 20  # chosen: under the half minute after which some proxies drop an idle connection
 _CLOSE_TIMEOUT_S: Final = 1.0  # SIGTERM leaves 2.5 s for everything
@@ -48,24 +45,6 @@ _LABELS: Final[dict[int, str]] = {
     CloseCode.MESSAGE_TOO_BIG: "too_big",
     CloseCode.INTERNAL_ERROR: "no_pong",
 }
-
-
-class _Rate:
-    """A token bucket: ``per_s`` on average, a second's worth at once."""
-
-    __slots__ = ("_at", "_left", "_per_s")
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._left = max(1.0, per_s)
-        self._at = time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._left = min(max(1.0, self._per_s), self._left + (now - self._at) * self._per_s)
-        self._at = now
-        self._left -= 1
-        return self._left >= 0
 
 
 class _Connection(ServerConnection):
@@ -203,7 +182,7 @@ class WebSocketServer:
         self._hub = outlet.hub
         port = self._settings.port
         self._port = port if self._settings.reuse_port or not port else port + number - 1
-        self._tls = _tls(self._settings)
+        self._tls = tls_context("broadcaster", self._settings.tls_certificate, self._settings.tls_key)
         self._pages = Pages(health, self.url)
         self._gate = Gate(settings, metrics, self._pages)
         self._server: Server | None = None
@@ -227,7 +206,7 @@ class WebSocketServer:
             ConfigError: The port or the address cannot be had.
         """
         settings = self._settings
-        _make_room(self._gate.most_sockets)
+        make_room(self._gate.most_sockets, "broadcaster.max_clients")
         origins = None if settings.origins is None else [*map(Origin, settings.origins), None]
         library = logging.getLogger("tapeline.websockets")
         library.setLevel(logging.CRITICAL)  # what clients do wrong is counted by reason, see metrics
@@ -253,16 +232,7 @@ class WebSocketServer:
                 reuse_port=settings.reuse_port or None,
             )
         except OSError as e:
-            raise ConfigError(self._cannot_listen(e)) from e
-
-    def _cannot_listen(self, e: OSError) -> str:
-        where = f"{self._settings.host}:{self._port}"
-        if e.errno == errno.EADDRINUSE:
-            return (
-                f"the broadcaster cannot listen on {where}: the port is in use, perhaps by another Tapeline. "
-                "Stop it, or set broadcaster.port (TAPELINE_PORT_OFFSET shifts all ports)"
-            )
-        return f"the broadcaster cannot listen on {where} ({e.strerror or e}): set broadcaster.host or .port"
+            raise cannot_listen("broadcaster", settings.host, self._port, e) from e
 
     async def stop(self, within_s: float) -> None:
         """Close every client (1001) and the port; abort whoever has not gone in time."""
@@ -280,7 +250,7 @@ class WebSocketServer:
     async def _converse(self, connection: ServerConnection) -> None:
         assert isinstance(connection, _Connection)  # noqa: S101
         client = self._hub.join(connection, connection.filter, barter.welcome(time.time_ns()))
-        rate = _Rate(self._settings.max_messages_per_s)
+        rate = Rate(self._settings.max_messages_per_s)
         connection.on_ping = partial(self._within, rate, client)
         try:
             async for message in connection:
@@ -295,14 +265,14 @@ class WebSocketServer:
                 if label is not None:
                     self._gate.refused(label)
 
-    def _within(self, rate: _Rate, client: Client[barter.Topic]) -> bool:
+    def _within(self, rate: Rate, client: Client[barter.Topic]) -> bool:
         """Close a client that says too much, pings included; False when it is closed, now or before."""
         if client.deadline is None and not rate.take():
             reason = f"more than {self._settings.max_messages_per_s:g} messages a second"
             self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "rate")
         return client.deadline is None
 
-    def _hear(self, client: Client[barter.Topic], rate: _Rate, message: str | bytes) -> None:
+    def _hear(self, client: Client[barter.Topic], rate: Rate, message: str | bytes) -> None:
         # The predecessor heard nothing of what clients say; a request is refused, so that nobody waits.
         if not self._within(rate, client):
             return
@@ -311,28 +281,3 @@ class WebSocketServer:
         elif message.lstrip().startswith("{") and '"op"' in message:
             reason = "no requests here: filters go in the query, ?kind=trade&symbol=BTC-USDT"
             self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "op")
-
-
-def _make_room(sockets: int) -> None:
-    """Raise the soft limit of open files so that the cap on clients is what is met first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = sockets + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            log.warning("few_files_allowed", allowed=most, wanted=wanted, setting="broadcaster.max_clients")
-
-
-def _tls(settings: BroadcasterSettings) -> ssl.SSLContext | None:
-    if settings.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except OSError as e:  # ssl.SSLError is one
-        raise ConfigError(
-            f"broadcaster.tls_certificate {settings.tls_certificate} with broadcaster.tls_key "
-            f"{settings.tls_key or '(none)'} cannot be used: {e.strerror or e}"
-        ) from e
-    return context

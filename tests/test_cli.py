@@ -215,6 +215,21 @@ def test_status_says_which_symbol_a_venue_does_not_list():
     assert (market.state, market.reason) == ("partly live", "binance lists no BTC-USDX")
 
 
+def test_status_counts_an_acknowledged_channel_as_well_that_may_be_silent_for_ever():
+    items = {
+        ("liquidation", "BTC-USDT-PERP"): ("subscribed", "acknowledged"),
+        ("book", "BTC-USDT-PERP"): ("live", ""),
+    }
+    venue = VenueSettings(symbols=["BTC-USDT-PERP"], channels=["liquidation", "book"])
+    market = status.market("okx", venue, [status._Channels(items)], {})
+    assert (market.state, market.channels["liquidation"]) == ("live", {"subscribed": 1})
+    assert not any("liquidation" in problem for problem in status.judge([], [], {"okx": market}))
+    items["book", "BTC-USDT-PERP"] = ("subscribed", "acknowledged")  # a book opens with a snapshot
+    market = status.market("okx", venue, [status._Channels(items)], {})
+    assert (market.state, market.reason) == ("partly live", "acknowledged")
+    assert "okx book: 1 of 1 symbols subscribed" in status.judge([], [], {"okx": market})
+
+
 def test_help_names_no_folder_of_this_machine(tapeline: Tapeline):
     for command in ("demo", "up", "simulate"):
         assert str(ROOT) not in tapeline(command, "--help").stdout.replace("\n", "")

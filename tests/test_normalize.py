@@ -198,6 +198,14 @@ def test_an_unknown_symbol_is_refused_with_the_nearest_names_and_the_others_go_o
     assert len(feed.of(Trade)) == 1
 
 
+def test_an_unusable_instrument_is_refused_with_its_reason(feed: Feed) -> None:
+    feed.events()
+    feed.say("a.*", "i", UnknownInstrument("BTC-USDT-PERP", [], "ctVal ''"))
+    (status,) = feed.of(Status)
+    assert (status.symbol, status.state) == ("BTC-USDT-PERP", "refused")
+    assert status.reason == "binance lists BTC-USDT-PERP without meaning: ctVal ''"
+
+
 def test_a_closed_connection_is_told_before_its_items_are_down(feed: Feed) -> None:
     feed.open("a.1", "trade", "l1")
     feed.trade("a.1", 5)

@@ -419,6 +419,38 @@ def test_one_argument_asks_for_the_liquidations_of_every_swap_and_its_consent_is
     assert liquidations.items == items[2:]
 
 
+def liquidation(at: int) -> dict[str, Any]:
+    detail = {"side": "sell", "posSide": "long", "bkPx": "60000", "sz": "2", "ts": str(at // 1_000_000)}
+    row = {"instId": "BTC-USDT-SWAP", "details": [detail]}
+    return {"arg": {"channel": "liquidation-orders", "instType": "SWAP"}, "data": [row]}
+
+
+def test_a_liquidation_from_before_the_subscription_is_not_news_however_young():
+    feed = Feed()
+    consent = {"event": "subscribe", "arg": {"channel": "liquidation-orders", "instType": "SWAP"}}
+    feed.send("subscribe", ("liquidation", "BTC-USDT-PERP"))
+    feed.hear(id="1", **consent)
+    feed.now += SECOND // 10
+    feed.hear(**liquidation(START - 3 * SECOND))
+    assert not [e for e in feed.events() if isinstance(e, Liquidation)]
+    feed.hear(**liquidation(START - 3 * SECOND))  # late, but not said again by the subscription
+    feed.hear(**liquidation(START + SECOND // 20))
+    assert len([e for e in feed.events() if isinstance(e, Liquidation)]) == 2
+    feed.send("subscribe", ("liquidation", "BTC-USDT-PERP"), number=2)
+    feed.now += SECOND
+    feed.hear(id="2", **consent)
+    feed.hear(**liquidation(START + SECOND // 20))
+    assert not [e for e in feed.events() if isinstance(e, Liquidation)]
+
+
+@pytest.mark.parametrize(("age_s", "told"), [(1, 1), (3, 0)])
+def test_a_liquidation_that_comes_before_its_consent_is_judged_by_its_age(age_s: int, told: int):
+    feed = Feed()
+    feed.send("subscribe", ("liquidation", "BTC-USDT-PERP"))
+    feed.hear(**liquidation(START - age_s * SECOND))
+    assert len([e for e in feed.events() if isinstance(e, Liquidation)]) == told
+
+
 def test_a_hole_before_an_aggregate_is_backfilled_by_its_single_fills():
     feed = Feed()
     trade = {"px": "1", "sz": "1", "side": "buy", "ts": "1786540436090"}

@@ -292,6 +292,21 @@ def test_a_crossed_book_is_flagged_heals_by_itself_or_is_lost():
     assert book.sync.fault.cause == "crossed"
 
 
+def test_a_stream_that_opens_with_a_crossed_book_means_it_for_the_length_of_an_auction():
+    book = Book(POINTER)
+    assert book.snapshot(100, bids=[("101", "1")]) == "joined"
+    assert book.wait(500) == "kept"
+    state = book.sync.dump()
+    book.sync = Sync.load(Alignment(POINTER), state)
+    assert book.wait(99) == "kept"
+    book.delta(101, 101, prev=100, bids=[("101", "0"), ("99", "1")])
+    assert book.sync.crossed_since is None
+    book.delta(102, 102, prev=101, bids=[("101", "1")])  # not said by a snapshot: ours may be wrong
+    assert book.wait(2.1) == "lost"
+    book.snapshot(103, bids=[("101", "1")])
+    assert book.wait(601) == "lost"
+
+
 # Other rules
 
 

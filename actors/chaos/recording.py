@@ -25,7 +25,7 @@ def opening(generated: Generated, recv: int) -> list[bytes]:
     the first depth frames join.
     """
     venue = binance.VENUE
-    rows = {row.symbol: row for row in venue.rows(generated.exchange_info)}
+    rows = {row.symbol: row for row in binance.rows(generated.exchange_info)}
     items: list[Item] = [(channel, symbol) for symbol in generated.snapshots for channel in CHANNELS]
     asked = Subscription("subscribe", items, "generated", id=1)
     lines = [
@@ -71,7 +71,7 @@ class Recording:
 
     def __init__(self, generated: Generated) -> None:
         self._generated = generated
-        self._rows = {row.symbol: row for row in binance.VENUE.rows(generated.exchange_info)}
+        self._rows = {row.symbol: row for row in binance.rows(generated.exchange_info)}
         self._later = iter([*generated.later, (len(generated.frames) + 1, "", b"")])
         self._next = next(self._later)
         self.sent = 0

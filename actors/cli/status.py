@@ -63,7 +63,7 @@ class Market(msgspec.Struct, frozen=True):
 
     state: str
     reason: str
-    channels: dict[str, dict[str, int]]
+    channels: dict[Channel, dict[str, int]]
     books: dict[str, int]
 
 
@@ -278,27 +278,39 @@ def _channels(name: str, venue: VenueSettings) -> list[Channel]:
     return sorted(VENUES[name].channels if venue.channels is None else venue.channels)
 
 
+def healthy(name: str, channel: Channel) -> frozenset[str]:
+    """Return the states in which a channel of a venue is as it should be.
+
+    One that may be silent for ever (liquidations, say) says no more than that it was acknowledged.
+    """
+    venue = VENUES[name]
+    watched = channel in venue.silence_s or channel in venue.first_s
+    return frozenset(("live",)) if watched else frozenset(("live", "subscribed"))
+
+
 def market(name: str, venue: VenueSettings, told: Sequence[_Channels], books: Mapping[str, int]) -> Market:
     """Return how a venue is, from what is known of its partitions."""
     items = {item: state for part in told for item, state in part.items.items()}
     refused = {symbol: why for part in told for symbol, why in part.refused.items()}
-    states: dict[str, dict[str, int]] = {}
+    states: dict[Channel, dict[str, int]] = {}
     reasons: Counter[str] = Counter()
+    everything: Counter[str] = Counter()
     for channel in _channels(name, venue):
         counted: Counter[str] = Counter()
+        fine = healthy(name, channel)
         for item in items_of(venue.symbols, [channel]):
             why = refused.get(item[1])
             state, reason = items.get(item, ("unknown", "")) if why is None else ("refused", why)
             counted[state] += 1
-            if state != "live" and reason:
+            everything["fine" if state in fine else "not"] += 1
+            if state not in fine and reason:
                 reasons[reason] += 1
         states[channel] = dict(counted)
-    everything = Counter(state for counted in states.values() for state in Counter(counted).elements())
     down = next((part.down for part in told if part.down), "")
-    if everything["live"] == everything.total():
+    if not everything["not"]:
         return Market("live", "", states, dict(books))
-    state = "down" if not everything["live"] else "partly live"
-    reason = down if down and not everything["live"] else next(iter(dict(reasons.most_common(1))), down)
+    state = "down" if not everything["fine"] else "partly live"
+    reason = down if down and not everything["fine"] else next(iter(dict(reasons.most_common(1))), down)
     return Market(state, reason or "nothing is known yet", states, dict(books))
 
 
@@ -325,10 +337,11 @@ def judge(
         if venue.state != "live":
             problems.append(f"{name} is {venue.state}: {venue.reason}")
         for channel, states in venue.channels.items():
+            fine = healthy(name, channel)
             problems += [
                 f"{name} {channel}: {n} of {sum(states.values())} symbols {state}"
                 for state, n in states.items()
-                if state != "live" and venue.state != "down"
+                if state not in fine and venue.state != "down"
             ]
         problems += [f"{name}: {n} books {state}" for state, n in venue.books.items() if state != "live"]
     return problems
@@ -342,10 +355,10 @@ def _print(report: Report) -> None:
         return Table(*(Column(name, overflow="fold") for name in names), title=title)
 
     console = Console()
-    venues = table("Venues", "venue", "state", "channels (live / all)", "books live", "reason")
+    venues = table("Venues", "venue", "state", "channels (well / all)", "books live", "reason")
     for name, venue in report.venues.items():
         counts = "\n".join(
-            f"{channel} {states.get('live', 0)}/{sum(states.values())}"
+            f"{channel} {sum(states.get(s, 0) for s in healthy(name, channel))}/{sum(states.values())}"
             for channel, states in venue.channels.items()
         )
         live = f"{venue.books.get('live', 0)}/{sum(venue.books.values())}"

@@ -136,7 +136,7 @@ class Leg:
     def _learn(self) -> list[Instrument]:
         """Write what is new of our symbols; return the instruments that have no connection yet."""
         fresh: list[Instrument] = []
-        for row in select(self._listing.rows or {}, self._symbols):
+        for row in select(self._listing.rows or {}, self._symbols, self._listing.unusable):
             if self._told.get(row.symbol) == row:
                 continue
             self._told[row.symbol] = row
@@ -147,6 +147,7 @@ class Leg:
                     venue=self._side.venue.name,
                     symbol=row.symbol,
                     nearest=", ".join(row.nearest),
+                    reason=row.reason or "not listed",
                 )
             elif row.symbol not in self._instruments:
                 fresh.append(row)

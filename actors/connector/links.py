@@ -13,7 +13,8 @@ replacing    the new link carries frames         holding the new; the old is clo
              the new closes, or is deaf          opening again; the old stays
 ============ =================================== ===================================================
 
-The back-off starts anew once a link carried more frames than acknowledgements were due.
+The back-off starts anew once a link carried more frames than answers were due. A link that has spent the
+subscriptions that its venue allows in an hour is replaced: the next one has an hour's of its own.
 """
 
 import base64
@@ -40,6 +41,7 @@ from actors.venues.base import Connection, Item, Subscription, Venue, answer_not
 
 log = structlog.get_logger()
 
+HOUR_S: Final = 3600.0
 TRY_LATER_S: Final = 10.0  # chosen: the least wait after close code 1013
 _LIFE_PART: Final = 0.9  # chosen: links of one age are not replaced at once, and never after their time
 _POLL_S: Final = 0.05
@@ -106,8 +108,10 @@ class Link:
         self._answer = None if side.venue.answer is answer_nothing else side.venue.answer
         self._socket: Socket | None = None
         self._window = Window(side.venue.limits.frames_per_s)
+        hourly = side.venue.limits.subscriptions_per_hour
+        self._hour = None if hourly is None else Window(hourly / HOUR_S, HOUR_S)
         self._muted = False
-        self._acks_due = 0
+        self._answers_due = 0
         self._sent_at = 0.0
         self._next_id = 1
         self._counted = 0  # frames that are in the metrics
@@ -120,8 +124,13 @@ class Link:
 
     @property
     def carries(self) -> bool:
-        """Whether more came than what acknowledges our frames."""
-        return self.frames > self._acks_due
+        """Whether more came than what answers our frames."""
+        return self.frames > self._answers_due
+
+    @property
+    def spent(self) -> bool:
+        """Whether the venue allows no more subscriptions on this connection for now."""
+        return self._hour is not None and self._hour.wait(anyio.current_time()) > 0
 
     @property
     def next_id(self) -> int:
@@ -237,17 +246,22 @@ class Link:
             await anyio.sleep(wait_s)
 
     async def send(self, subscriptions: Sequence[Subscription]) -> int | None:
-        """Send ``subscriptions`` in order, each after its ``s`` line; return the ticket of the last."""
+        """Send ``subscriptions`` in order, each after its ``s`` line; return the ticket of the last.
+
+        What the venue would not allow is not sent.
+        """
         ticket: int | None = None
         for subscription in subscriptions:
             await self.pace()
-            if self._muted:
+            if self._muted or self.spent:
                 return ticket
+            if self._hour is not None:
+                self._hour.note(anyio.current_time())
             # The record goes first: an acknowledgement can never stand before it in raw.
             ticket = self._sink.note(line(self._now(), self.id, "s", _encoder.encode(subscription)))
             if subscription.id is not None:
                 self._next_id = max(self._next_id, subscription.id + 1)
-            self._acks_due += subscription.answers
+            self._answers_due += subscription.answers
             self._write(subscription.frame)
         return ticket
 
@@ -262,6 +276,7 @@ class Link:
                 await self.ended.wait()
             if not self._muted and anyio.current_time() >= self._sent_at + keepalive.every_s:
                 await self.pace()
+                self._answers_due += 1  # by a pong, which proves no subscription
                 self._write(keepalive.frame)
 
 
@@ -329,6 +344,8 @@ class Slot:
         for link in list(self.links):
             if conn in (None, link.id):
                 ticket = await link.send(frames(items, self._instruments, link.next_id)) or ticket
+                if link.spent and link is self.link:
+                    self.replace("its subscriptions of an hour are spent")
         return ticket
 
     # ---------------------------------------------------------------------------------------- its life

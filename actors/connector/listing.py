@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 
 from actors.connector.rest import MOST_LISTING_BYTES, Rest
 from actors.model.errors import Unparseable
-from actors.model.instruments import Instrument, UnknownInstrument
+from actors.model.instruments import Instrument, UnknownInstrument, Unusable
 from actors.runtime.backoff import backoff
+from actors.runtime.metrics import Metrics
 from actors.stages.raw import Closed
 from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys
@@ -41,10 +42,12 @@ class Listing:
     Attributes:
         rows: None until they were fetched once.
         failure: Why the last attempt failed, None after one that did not.
+        unusable: Why instruments cannot be used that it lists all the same.
     """
 
-    def __init__(self, venue: Venue, rest: Rest, client: Redis, keys: Keys) -> None:
+    def __init__(self, venue: Venue, rest: Rest, client: Redis, keys: Keys, metrics: Metrics) -> None:
         self._venue = venue
+        self._metrics = metrics
         self._rest = rest
         self._client = client
         self._key = keys.instruments(venue.name)
@@ -52,6 +55,7 @@ class Listing:
         self._wanted = anyio.Event()
         self.rows: Mapping[str, Instrument] | None = None
         self.failure: Closed | None = None
+        self.unusable: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Fetch once somebody asks, then refresh for ever; what failed is tried again soon."""
@@ -90,18 +94,31 @@ class Listing:
 
     async def _fetch(self) -> dict[str, Instrument]:
         found: dict[str, Instrument] = {}
+        unusable: dict[str, str] = {}
         for request in self._venue.instruments:
             reply = await self._rest.fetch(request, MOST_LISTING_BYTES)
             assert reply is not None  # noqa: S101 - it was wanted throughout
             if reply.status != 200:
                 raise Unlisted(reply.status or None, reply.text[:200] or f"HTTP {reply.status}")
             try:
-                found.update((row.symbol, row) for row in self._venue.rows(reply.body))
+                rows = self._venue.rows(reply.body)
             except Unparseable as e:
                 raise Unlisted(None, str(e)) from e
+            found.update((row.symbol, row) for row in rows if isinstance(row, Instrument))
+            unusable.update((row.symbol, row.reason) for row in rows if isinstance(row, Unusable))
         if not found:
             raise Unlisted(None, "the venue lists none")
+        self._complain(unusable)
         return found
+
+    def _complain(self, unusable: Mapping[str, str]) -> None:
+        self.unusable = unusable
+        if unusable:
+            name, symbol = self._venue.name, next(iter(unusable))
+            self._metrics.count("tapeline_unparseable_total", len(unusable), venue=name, reason="instrument")
+            log.warning(
+                "unusable_instruments", venue=name, n=len(unusable), first=symbol, reason=unusable[symbol]
+            )
 
     async def _publish(self) -> None:
         rows = sorted((self.rows or {}).values(), key=lambda row: row.symbol)
@@ -114,12 +131,20 @@ class Listing:
             log.warning("listing_not_stored", venue=self._venue.name, reason=type(e).__name__)
 
 
-def select(rows: Mapping[str, Instrument], symbols: Iterable[str]) -> list[Instrument | UnknownInstrument]:
-    """Return each of ``symbols`` as the venue lists it, or as unknown with the nearest it lists."""
+def select(
+    rows: Mapping[str, Instrument], symbols: Iterable[str], unusable: Mapping[str, str]
+) -> list[Instrument | UnknownInstrument]:
+    """Return each of ``symbols`` as the venue lists it, or as unknown with the nearest it lists.
+
+    Args:
+        rows: By symbol, what it lists.
+        symbols: What is wanted.
+        unusable: By symbol, why what it lists cannot be used.
+    """
     found: list[Instrument | UnknownInstrument] = []
     for symbol in symbols:
         row = rows.get(symbol)
-        found.append(row if row is not None else UnknownInstrument(symbol, _nearest(symbol, rows)))
+        found.append(row or UnknownInstrument(symbol, _nearest(symbol, rows), unusable.get(symbol)))
     return found
 
 

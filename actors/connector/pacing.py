@@ -6,9 +6,10 @@ from collections import deque
 class Window:
     """At most ``most`` in any span of ``window_s``, wherever it begins."""
 
-    def __init__(self, per_s: float) -> None:
-        # A rate below one a second is one in a longer window.
-        self.most = max(1, int(per_s))
+    def __init__(self, per_s: float, span_s: float = 1.0) -> None:
+        """``span_s``: what ``per_s`` gives in so long may be done at once."""
+        # A rate below one a span is one in a longer window.
+        self.most = max(1, int(per_s * span_s))
         self.window_s = self.most / per_s
         self._times: deque[float] = deque(maxlen=self.most)
 

@@ -26,11 +26,23 @@ class Instrument(msgspec.Struct, frozen=True, omit_defaults=True):
     size_step: str | None = None
 
 
-class UnknownInstrument(msgspec.Struct, frozen=True):
-    """A wanted symbol that the venue does not list; the other payload of an ``i`` line."""
+class Unusable(msgspec.Struct, frozen=True):
+    """An instrument that its venue lists with numbers that mean nothing; ``reason`` says which."""
+
+    symbol: str  # canonical
+    native: str
+    reason: str
+
+
+class UnknownInstrument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A wanted symbol that is not to be had; the other payload of an ``i`` line.
+
+    ``reason``: why, where the venue lists it all the same.
+    """
 
     symbol: str
     nearest: list[str]  # canonical symbols of the venue, best first; may be empty
+    reason: str | None = None
 
 
 def canonical(text: str) -> str:

@@ -39,7 +39,7 @@ TABLE: Final[dict[str, Row]] = {
     # stages
     "tapeline_events_total": Row("counter", ("role", "partition", "kind"), "Events written, by kind."),
     "tapeline_unparseable_total": Row(
-        "counter", ("venue", "reason"), "Frames that could not be decoded.", loss=True
+        "counter", ("venue", "reason"), "Frames and instruments that could not be decoded.", loss=True
     ),
     "tapeline_ignored_total": Row("counter", ("venue", "reason"), "Frames that rightly give no event."),
     "tapeline_duplicates_total": Row("counter", ("venue", "reason"), "Trades dropped as seen before."),

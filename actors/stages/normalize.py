@@ -255,6 +255,10 @@ class Normalize:
     def _unknown(self, unknown: UnknownInstrument) -> None:
         nearest = f"; nearest: {', '.join(unknown.nearest)}" if unknown.nearest else ""
         reason = f"{self._venue.name} lists no {unknown.symbol}{nearest}"
+        if unknown.reason is not None:
+            reason = (
+                f"{self._venue.name} lists {unknown.symbol} in a way that means nothing: {unknown.reason}"
+            )
         if self._state.unknown.get(unknown.symbol) != reason:
             self._state.unknown[unknown.symbol] = reason
             now = self._sink.now

@@ -13,7 +13,8 @@ Events and what they do::
     snapshot    touches the buffer -> joined              rest: ignored, unless a new one was asked
                 older than the buffer -> ask again        for because the book got thin -> replaced
                 rest, no delta yet -> held                stream, every: -> replaced
-    tick        asks (again) when due                     crossed or old for too long: a fault -> waiting;
+    tick        asks (again) when due                     crossed or old for too long: a fault -> waiting
+                                                          (crossed by the stream's own snapshot: far longer);
                                                           thin: asks for a new snapshot, stays joined
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
                 stays waiting
@@ -45,6 +46,7 @@ AGAIN_MOST_S: Final = 30
 CALM_S: Final = 60  # chosen: a book joined for so long may ask at once when it is lost again
 GRACE_S: Final = 3  # chosen: a stream that opens with a snapshot gets so long to send it
 CROSSED_S: Final = 2  # chosen: longer than any venue needs to send both halves of a crossing
+AUCTION_S: Final = 600  # chosen: a stream that opens with a crossed book means it (a call auction), so long
 OLD_S: Final = 5  # chosen: only old deltas for so long means that the venue began to count anew
 OLD_FRESH_S: Final = 30  # the same right after a snapshot, which a late stream has to catch up with
 BACKWARDS_NS: Final = SECOND  # binance.md 5.3: resync when the event time jumps back
@@ -162,6 +164,7 @@ class SyncState(msgspec.Struct, array_like=True):
     old_since: int | None
     silence: int
     reason: str
+    crossed_most: int = CROSSED_S
 
 
 class Sync:
@@ -188,6 +191,7 @@ class Sync:
         "_buffer",
         "_buffered_bytes",
         "_chains",
+        "_crossed_most",
         "_fresh",
         "_held",
         "_joined_at",
@@ -225,6 +229,7 @@ class Sync:
         self.changes: tuple[list[Level], list[Level]] = ([], [])
         self.fault: Fault | None = None
         self.crossed_since: int | None = None
+        self._crossed_most = CROSSED_S
         self.due: int | None = None
         if rule.snapshot != "every":
             self.due = now if self._rest else now + GRACE_S * SECOND
@@ -272,7 +277,7 @@ class Sync:
             if self.crossed_since is None:
                 self.crossed_since = now
         else:
-            self.crossed_since = None
+            self.crossed_since, self._crossed_most = None, CROSSED_S
             if not (book.bids.keys and book.asks.keys) and book.spent:
                 fault = Fault(None, None, None, "the market left the known levels")
                 return self._lose(fault, now, None, 0)
@@ -297,8 +302,9 @@ class Sync:
         """Let time pass."""
         if not self.joined:
             return "kept"
-        if self.crossed_since is not None and now - self.crossed_since > CROSSED_S * SECOND:
-            fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {CROSSED_S} s")
+        most_s = self._crossed_most
+        if self.crossed_since is not None and now - self.crossed_since > most_s * SECOND:
+            fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {most_s} s")
             return self._lose(fault, now, None, 0)
         if self._rest and not self._refreshing and self.book.thin:
             self._refreshing = True
@@ -409,6 +415,8 @@ class Sync:
         if not was_joined:
             self._joined_at = now
         self.crossed_since = now if self.book.crossed else None
+        # The stream's own snapshot says so: asking again would bring the same.
+        self._crossed_most = AUCTION_S if self.book.crossed and not self._rest else CROSSED_S
         if not self._proved(checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum of the snapshot differs")
             return self._lose(fault, now, None, 0)
@@ -485,6 +493,7 @@ class Sync:
             old_since=self._old_since,
             silence=self.silence,
             reason=self.reason,
+            crossed_most=self._crossed_most,
         )
 
     @classmethod
@@ -499,6 +508,7 @@ class Sync:
         sync.crossed_since = state.crossed_since
         sync.silence = state.silence
         sync.reason = state.reason
+        sync._crossed_most = state.crossed_most
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._rest)
         sync.book.bids.restore(*state.bids)

@@ -11,7 +11,7 @@ import msgspec
 
 from actors.model.errors import Unparseable
 from actors.model.events import Channel, Event, Verified
-from actors.model.instruments import Instrument, MarketKind, market_kind
+from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
 Operation = Literal["instruments", "snapshot", "backfill", "open_interest"]
@@ -167,7 +167,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     ``lifetime_s``: the venue cuts a connection at this age; ours is replaced before. ``frames_per_s``:
     what we may send on one connection. ``weight_per_minute``: REST budget of one address.
-    ``connects_per_minute``: connection attempts of one address.
+    ``connects_per_minute``: connection attempts of one address. ``subscriptions_per_hour``: frames that
+    subscribe or end it, on one connection; at the last of them it is replaced.
     """
 
     items_per_connection: int
@@ -176,6 +177,7 @@ class Limits(msgspec.Struct, frozen=True):
     connects_per_minute: int
     lifetime_s: float | None = None
     max_frame_bytes: int = 4 * 1024 * 1024
+    subscriptions_per_hour: int | None = None
 
 
 class Keepalive(msgspec.Struct, frozen=True):
@@ -229,7 +231,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
         decode_rest: (answer, scratch) -> events of a snapshot, backfill, open interest; raises only
             ``Unparseable``. Called for answers of status 200 only.
-        instruments: REST requests that list the instruments; ``rows`` reads one such body.
+        instruments: REST requests that list the instruments; ``rows`` reads one such body. An instrument
+            that cannot be used is told apart (``Unusable``) and costs the others nothing.
         snapshot: Instrument -> request, or None where the stream brings it.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
         answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
@@ -257,7 +260,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     decode: Callable[[bytes, Scratch], list[Decoded]]
     decode_rest: Callable[[Answer, Scratch], list[Event]]
     instruments: Sequence[Request]
-    rows: Callable[[bytes], list[Instrument]]
+    rows: Callable[[bytes], Sequence[Instrument | Unusable]]
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_most: int = 1000

@@ -12,7 +12,7 @@ answer an argument, and data may come before it; an error names its argument onl
 and ``pong`` are bare text; ``seqId`` may go back while ``prevSeqId`` still fits; ``checksum`` is 0 since
 2026-05; liquidations are subscribed for all swaps at once, so ending one ends all, and the first message
 may be an old one; the latest trade comes at subscription, and its id tells whether it is news; in a call
-auction a crossed book is legal, and counts as crossed here all the same.
+auction a crossed book is legal, and is told as ``crossed`` all the same.
 
 Source: OKX v5 documentation as mirrored 2026-08-22, sections WebSocket, Public Data, Order Book Trading.
 """
@@ -39,7 +39,7 @@ from actors.model.events import (
     Ticker,
     Trade,
 )
-from actors.model.instruments import ContractKind, Instrument
+from actors.model.instruments import ContractKind, Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
@@ -67,7 +67,7 @@ BOOK_LEVELS: Final = 400  # documented: what ``books`` holds of a side
 BOOKS_PER_CONNECTION: Final = 25  # documented: fewer than 30
 ITEMS_PER_FRAME: Final = 100  # chosen: some 20 KB where 64 KB are allowed
 BACKFILL_MOST: Final = 100  # documented: most rows of history-trades
-OLD_NS: Final = 10_000_000_000  # chosen: a first liquidation so old was there before we asked
+EARLY_NS: Final = 2_000_000_000  # chosen: liquidations are told once a second, this is time to travel
 SWAP: Final = "-SWAP"
 STREAMS: Final[dict[Channel, str]] = {
     "trade": "trades",
@@ -79,6 +79,8 @@ STREAMS: Final[dict[Channel, str]] = {
     "funding": "funding-rate",
 }
 _CHANNELS: Final[dict[str, Channel]] = {name: channel for channel, name in STREAMS.items()}
+_LIQUIDATED: Final = "liquidated"  # in a connection's memory: liquidations have come
+_CONSENT: Final = "liquidations from"  # when they were acknowledged, ns
 _COMPANIONS: Final = frozenset(("mark-price", "index-tickers"))  # of funding-rate
 
 # An id, sequence or count may come as text or as a number: the decoders are lax about that, and only that.
@@ -412,8 +414,7 @@ def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
 def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     """Return those of our instruments: whoever subscribes is sent all swaps."""
     said = read("liquidation-orders", _liquidations_decoder, frame)
-    first = "liquidated" not in scratch.memory
-    scratch.memory["liquidated"] = True
+    before = _history_until(scratch)
     found: list[Decoded] = []
     for row in said.data:
         instrument = scratch.instruments.get(row.instId)
@@ -422,9 +423,22 @@ def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
             continue
         for detail in row.details:
             event = _liquidation(detail, instrument, scratch)
-            old = first and event.ts_event is not None and event.ts_event < scratch.recv - OLD_NS
+            old = event.ts_event is not None and event.ts_event < before
             found.append(Ignored("history") if old else event)
     return found
+
+
+def _history_until(scratch: Scratch) -> int:
+    """Return the time (ns) before which a liquidation of this frame is none of the subscription's: 0 mostly.
+
+    The first frame of a subscription may repeat an old one: what is older than the consent is not news, or
+    older than ``EARLY_NS`` where data comes before the consent. Later frames may be late, and are news.
+    """
+    if _LIQUIDATED in scratch.memory:
+        return 0
+    scratch.memory[_LIQUIDATED] = True
+    consent = scratch.memory.pop(_CONSENT, None)
+    return consent if isinstance(consent, int) else scratch.recv - EARLY_NS
 
 
 def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquidation:
@@ -581,7 +595,8 @@ def _consent(arg: _Arg, ours: int | None, scratch: Scratch) -> Decoded:
     if arg.channel in _COMPANIONS:
         return Ignored("companion")
     if arg.channel == STREAMS["liquidation"]:
-        scratch.memory.pop("liquidated", None)  # what comes first of a new subscription may be old again
+        scratch.memory.pop(_LIQUIDATED, None)  # what comes first of a new subscription may be old again
+        scratch.memory[_CONSENT] = scratch.recv
     items = _items(arg.channel, arg.instId, scratch)
     return Acked(ours, items) if items else Ignored("not_ours")
 
@@ -618,8 +633,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     return [_trade(found[n], instrument, scratch, backfilled=True) for n in sorted(found)]
 
 
-def rows(body: bytes) -> list[Instrument]:
-    """Return the spot pairs and swaps of one list that are live.
+def rows(body: bytes) -> list[Instrument | Unusable]:
+    """Return the spot pairs and swaps of one list that are live; unusable are swaps without a contract size.
 
     Raises:
         Unparseable: The body is no list of instruments, or an error.
@@ -631,7 +646,7 @@ def rows(body: bytes) -> list[Instrument]:
     return [instrument for instrument in found if instrument is not None]
 
 
-def _listed(row: _Row) -> Instrument | None:
+def _listed(row: _Row) -> Instrument | Unusable | None:
     if row.instType == "SPOT" and row.baseCcy and row.quoteCcy:
         base, quote = row.baseCcy.upper(), row.quoteCcy.upper()
         return Instrument(
@@ -648,9 +663,13 @@ def _listed(row: _Row) -> Instrument | None:
     # Of one base and quote there may be several families (BTC-USD, BTC-USD_UM): only the plain one is ours.
     if row.instType != "SWAP" or row.uly != f"{base}-{quote}" or row.instId != row.uly + SWAP:
         return None
-    contract = to_base(price_text(row.ctVal), price_text(row.ctMult or "1"), "linear", "1")
+    symbol = f"{base}-{quote}-PERP"
+    try:
+        contract = to_base(price_text(row.ctVal), price_text(row.ctMult or "1"), "linear", "1")
+    except Unparseable as e:
+        return Unusable(symbol, row.instId, f"ctVal {row.ctVal[:40]!r}, ctMult {row.ctMult[:40]!r}: {e}")
     return Instrument(
-        f"{base}-{quote}-PERP",
+        symbol,
         row.instId,
         base,
         quote,
@@ -734,8 +753,9 @@ def plan(
 
 
 LIMITS: Final = Limits(
-    items_per_connection=200,  # chosen: of 480 subscriptions an hour, half are left to repair with
+    items_per_connection=200,  # chosen: two frames open them all
     frames_per_s=3,  # chosen: each is of many subscriptions, which an hour's budget limits
+    subscriptions_per_hour=450,  # documented: 480
     weight_per_minute=300,  # documented: 20 in 2 s for each kind of request; half of that for all
     connects_per_minute=60,  # documented: 3 a second
 )

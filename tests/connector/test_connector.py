@@ -6,9 +6,12 @@ import anyio
 import pytest
 from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, kinds, lines, of, running, trade, until
 from fake_venue import listing as rows
+from msgspec.structs import replace
 
 from actors.connector import listing
+from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
+from actors.venues import VENUES, binance
 
 pytestmark = pytest.mark.redis
 
@@ -50,6 +53,26 @@ async def test_an_unknown_symbol_is_named_with_its_nearest_and_the_others_go_on(
     assert instruments[1].json == {"symbol": "ETH-USTD", "nearest": ["ETH-USDT"]}
     assert venue.received[0][1]["params"] == ["btcusdt@trade"]
     assert [row["symbol"] for row in listed] == ["BTC-USDT", "ETH-USDT", "SOL-BTC"]
+
+
+async def test_an_unusable_instrument_is_refused_with_its_reason_counted_and_the_others_go_on(
+    redis_server, settings_for, monkeypatch
+):
+    def listed(body: bytes) -> list[Instrument | Unusable]:
+        bad = Unusable("ETH-USDT", "ETHUSDT", "step 'x'")
+        return [bad if row.symbol == "ETH-USDT" else row for row in binance.rows(body)]
+
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], rows=listed))
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            settings = settings_for(server, venue.venue(symbols=["BTC-USDT", "ETH-USDT"]))
+            async with running(settings) as actor:
+                await until(lambda: venue.received)
+                instruments = of(client, "i")
+                assert actor.metric("tapeline_unparseable_total", venue="binance", reason="instrument") == 1
+    assert instruments[1].json == {"symbol": "ETH-USDT", "nearest": ["BTC-USDT"], "reason": "step 'x'"}
+    assert venue.received[0][1]["params"] == ["btcusdt@trade"]
 
 
 async def test_a_symbol_that_is_listed_later_is_connected_then(redis_server, settings_for, monkeypatch):

@@ -140,6 +140,49 @@ async def test_a_new_connection_that_gives_nothing_does_not_replace_one_that_doe
                 assert old.close_code is None
 
 
+async def test_a_new_connection_that_only_answers_our_keepalives_does_not_replace_one_that_gives(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(role, "CARRY_S", 1.0)
+    alive = replace(VENUES["binance"], keepalive=Keepalive('{"id":"alive"}', 0.1))
+    monkeypatch.setitem(VENUES, "binance", alive)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())) as actor:
+                first = (await until(lambda: of(client, "o")))[0].conn
+                old = venue.open[0]
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first))
+                with anyio.fail_after(8):
+                    while not actor.metric("tapeline_reconnects_total", venue="binance", reason="deaf"):
+                        await old.send(trade(1))
+                        await anyio.sleep(0.02)
+                assert sum(n == 1 and frame["id"] == "alive" for n, frame in venue.received) > 1
+                assert old.close_code is None
+
+
+async def test_a_connection_that_has_spent_its_subscriptions_is_replaced(
+    redis_server, settings_for, monkeypatch, limits
+):
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    limits(subscriptions_per_hour=3)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                first = (await until(lambda: of(client, "f")))[0].conn
+                for n in range(4):
+                    ask(client, ControlRequest(f"n/{n}/0", "subscribe", "BTC-USDT", "trade", conn=first))
+                closed = await until(lambda: of(client, "x")[1:])
+    assert (closed[0].conn, closed[0].json["reason"]) == (
+        first,
+        "replaced: its subscriptions of an hour are spent",
+    )
+    assert sum(n == 0 for n, _ in venue.received) == 3, "what the venue would not allow is not sent"
+    assert [n for n, _ in venue.received].count(1) == 1, "the next one has a budget of its own"
+
+
 async def test_a_connector_whose_lease_is_taken_closes_its_sockets_and_writes_nothing(
     redis_server, settings_for
 ):

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from actors.simulator.binance.generate import Generated, generate
+from actors.simulator.generate import Generated, generate
 
 # Books of less than 1,000 levels: a tape runs hours of market in seconds, and a larger one would be at the
 # end of what its snapshot knows before a tick, of this clock, lets it ask for another.
@@ -35,7 +35,7 @@ def record(folder: Path, seed: int, n: int) -> Tape:
     """Generate ``n`` frames into ``folder``.
 
     The mix: for each symbol ten frames of trades and L1, about two in five of them trades, then one of
-    depth with what changed meanwhile (see ``simulator.binance.generate``).
+    depth with what changed meanwhile (see ``simulator.generate``).
     """
     made = generate(seed, n, SYMBOLS)
     tape = Tape(folder / "frames", folder / "beside")

@@ -6,7 +6,7 @@ import msgspec
 
 from actors.model.events import Channel
 from actors.model.instruments import Instrument
-from actors.simulator.binance.generate import Generated
+from actors.simulator.generate import Generated
 from actors.stages import raw
 from actors.venues import binance
 from actors.venues.base import Answer, Item, Subscription

@@ -22,7 +22,7 @@ from actors.config import Settings, load
 from actors.formation import Child, Formation, await_true
 from actors.model import codec
 from actors.model.events import Book, Level
-from actors.simulator.binance.generate import Generated, generate
+from actors.simulator.generate import Generated, generate
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
 from actors.stages.cvd import CumulativeDelta

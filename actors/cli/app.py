@@ -131,6 +131,7 @@ def simulate(
     seed: int | None = None,
     port: int | None = None,
     events_per_s: float | None = None,
+    venues: str | None = None,
     replay: Path | None = None,
 ) -> int:
     """Serve the venues' protocols on loopback, with truth and faults on demand. Needs no Redis.
@@ -145,10 +146,18 @@ def simulate(
         Where to listen; 9700 unless the configuration says otherwise.
     events_per_s:
         How fast the market is; its own pace unless given.
+    venues:
+        Which of them, with commas between; those of the configuration unless given.
     replay:
         Serve the frames of this recording instead.
     """
-    given = {"seed": seed, "port": port, "events_per_s": events_per_s, "replay": replay}
+    given = {
+        "seed": seed,
+        "port": port,
+        "events_per_s": events_per_s,
+        "venues": venues,
+        "replay": replay,
+    }
     over = {
         f"TAPELINE_SIMULATOR__{name.upper()}": str(value)
         for name, value in given.items()

@@ -128,12 +128,13 @@ class MasterSettings(Section):
 
 
 class SimulatorSettings(Section):
-    """The local venues. ``events_per_s`` None: the market's own pace."""
+    """The local venues. ``events_per_s`` None: the market's own pace. ``venues`` None: those configured."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=9700, ge=0, le=65535)
     seed: int = 1
     events_per_s: float | None = Field(default=None, gt=0)
+    venues: list[str] | None = Field(default=None, min_length=1)
     replay: Path | None = None  # serve the frames of this recording instead of the market
 
 

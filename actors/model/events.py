@@ -12,6 +12,7 @@ import msgspec
 
 SCHEMA_VERSION = 1
 SECOND: Final = 1_000_000_000  # ns
+MS: Final = 1_000_000  # ns
 STALE_S: Final = 3.0  # DESIGN 4: no tick for so long, and what is delivered is stale
 
 Level = tuple[str, str]  # price, size

@@ -9,7 +9,8 @@ import structlog
 from aiohttp import web
 from websockets.frames import Frame, Opcode
 
-from actors.simulator.faults import Active, Fault
+from actors.model.events import MS, SECOND
+from actors.simulator.faults import EDITS, Active, Fault, Hurt
 from actors.simulator.venue import Binary, Session, Venue
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ class Connection:
         self.half_open = False
         self.closing = False
         self.pinged: int | None = None  # the ping that waits for its pong, ns
-        self.last_ping = session.opened
+        self.talked = session.opened  # when the client, or as far as is known the venue, said anything
+        self._last_ping = session.opened
+        self._checked = 0  # frames
         self._ws = ws
         self._transport: asyncio.Transport = transport
         self._slow = bytearray()
@@ -89,7 +92,7 @@ class Connection:
             self._transport.write(data)
             buffered = self._transport.get_write_buffer_size()
         if buffered > MOST_BUFFERED:
-            log.warning("client_too_slow", venue=self.venue.name, connection=self.session.number)
+            log.warning("client_too_slow", venue=self.venue.house.name, connection=self.session.number)
             self._transport.abort()
 
     def _trickle(self, allowed: float) -> None:
@@ -99,6 +102,12 @@ class Connection:
             self._transport.write(bytes(self._slow[:n]))
             del self._slow[:n]
             self._allowance -= n
+
+    def hurt(self, active: Active) -> None:
+        """Begin a fault of its frames, if it is one that the venue's frames can have."""
+        edits = self.venue.edits
+        if active.fault.kind not in EDITS or active.fault.kind in edits:
+            self.session.wounds.append(Hurt(active.id, active.fault, edits))
 
     def suffer(self, fault: Fault, now: int) -> None:
         """Begin a fault of this socket; those of other kinds do nothing here."""
@@ -126,12 +135,29 @@ class Connection:
                 self._transport.write(bytes(self._slow))
             self._slow.clear()
 
-    def ping(self, now: int) -> None:
-        """Send a ping that must come back."""
-        self.last_ping = now
+    def check(self, now: int) -> None:
+        """Ping where it is time, and close what has been silent or open for too long."""
+        limits, goodbyes = self.venue.house.limits, self.venue.house.goodbyes
+
+        def after(since: int, limit: str) -> bool:
+            return limit in limits and now - since > limits[limit] * SECOND
+
+        if self.frames != self._checked:
+            self._checked, self.talked = self.frames, now
+        if after(self._last_ping, "ping_every_s"):
+            self._ping(now)
+        if self.pinged is not None and after(self.pinged, "pong_within_s"):
+            self.session.close = goodbyes["pong"]
+        if after(self.talked, "idle_s"):
+            self.session.close = goodbyes["idle"]
+        if after(self.session.opened, "lifetime_s"):
+            self.session.close = goodbyes["age"]
+
+    def _ping(self, now: int) -> None:
+        self._last_ping = now
         self.pinged = now if self.pinged is None else self.pinged
         if not self.half_open and not self.closing:
-            self._write(Frame(Opcode.PING, b"%d" % (now // 1_000_000)).serialize(mask=False))
+            self._write(Frame(Opcode.PING, b"%d" % (now // MS)).serialize(mask=False))
 
     def pong(self, payload: bytes) -> None:
         """Answer a client's ping."""

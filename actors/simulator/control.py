@@ -2,7 +2,8 @@
 
 ==================== ======================================================================================
 GET  status          seed, pace, connections, symbols with their sequences and trade ids, faults
-GET  truth           the book of ``venue``, ``symbol`` at ``seq`` (now), its best ``depth`` levels (all)
+GET  truth           the book of ``venue``, ``symbol`` at ``seq``, or as it was told with time ``ts`` in ns
+                     (by default now), its best ``depth`` levels (all)
 GET  tape            the trades of ``venue``, ``symbol`` from id ``first`` to ``last`` (all that are kept)
 GET  faults          what is wrong, and what will be
 POST fault           a ``faults.Fault``, or a list of them (a schedule)
@@ -14,17 +15,19 @@ POST limits          ``{"venue": ..., "<limit>": number}``; answers with all lim
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
+from actors.model.events import SECOND
 from actors.model.instruments import canonical
 from actors.simulator.book import Forgotten
 from actors.simulator.connection import Connection
-from actors.simulator.faults import Fault
-from actors.simulator.simulation import SECOND, Simulator
+from actors.simulator.faults import EDITS, Fault
+from actors.simulator.house import Shop, Truth
+from actors.simulator.simulation import Simulator
 from actors.simulator.venue import Venue
 
 _Body = TypeVar("_Body")
@@ -108,12 +111,12 @@ class _Control:
             raise _Bad(404, f"there is no venue {name!r}; there are {', '.join(venues)}")
         return venues[name]
 
-    def _asked(self, request: web.Request) -> tuple[Venue, str]:
-        venue = self._venue(request.query.get("venue", "binance"))
+    def _asked(self, request: web.Request) -> Shop:
+        house = self._venue(request.query.get("venue", "binance")).house
         symbol = canonical(request.query.get("symbol", ""))
-        if symbol not in venue.truths():
-            raise _Bad(404, f"{venue.name} knows no truth about {symbol!r}")
-        return venue, symbol
+        if symbol not in house.by_symbol:
+            raise _Bad(404, f"{house.name} knows no truth about {symbol!r}")
+        return house.by_symbol[symbol]
 
     async def status(self, _request: web.Request) -> object:
         simulator = self._simulator
@@ -131,7 +134,7 @@ class _Control:
             "connections": [_connection(each, now) for each in simulator.connections.values()],
             "venues": {
                 name: {
-                    "limits": venue.limits,
+                    "limits": venue.house.limits,
                     "symbols": {
                         symbol: {
                             "seq": truth.newest,
@@ -139,7 +142,7 @@ class _Control:
                             "first_trade": truth.first_trade,
                             "last_trade": truth.next_trade - 1,
                         }
-                        for symbol, truth in venue.truths().items()
+                        for symbol, truth in _truths(venue)
                     },
                 }
                 for name, venue in simulator.venues.items()
@@ -148,34 +151,29 @@ class _Control:
         }
 
     async def truth(self, request: web.Request) -> object:
-        venue, symbol = self._asked(request)
+        shop = self._asked(request)
         sequence, depth = _number(request.query, "seq"), _number(request.query, "depth")
+        ts = _number(request.query, "ts")
         try:
-            at, levels, price, size = venue.book(symbol, sequence, depth)
+            book = shop.book(sequence if ts is None else shop.sequence(ts), depth)
         except Forgotten as e:
             raise _Bad(404, str(e)) from e
-        return {
-            "venue": venue.name,
-            "symbol": symbol,
-            "seq": at,
-            "bids": [(price(p).decode(), size(s).decode()) for p, s in levels.bids],
-            "asks": [(price(p).decode(), size(s).decode()) for p, s in levels.asks],
-        }
+        return {"venue": shop.listing.venue, "symbol": shop.symbol, **book._asdict()}
 
     async def tape(self, request: web.Request) -> object:
-        venue, symbol = self._asked(request)
-        truth = venue.truths()[symbol]
+        shop = self._asked(request)
+        truth = shop.truth()
         first, last = _number(request.query, "first"), _number(request.query, "last")
         first = max(truth.first_trade, truth.first_trade if first is None else first)
         last = min(truth.next_trade - 1, truth.next_trade - 1 if last is None else last)
         if last - first >= _MOST_TRADES:
             raise _Bad(400, f"at most {_MOST_TRADES} trades at once: name first and last")
         return {
-            "venue": venue.name,
-            "symbol": symbol,
+            "venue": shop.listing.venue,
+            "symbol": shop.symbol,
             "first": first,
             "last": last,
-            "trades": venue.trades(symbol, first, last),
+            "trades": shop.trades(first, last),
         }
 
     async def faults(self, _request: web.Request) -> object:
@@ -201,8 +199,11 @@ class _Control:
         many = text.lstrip().startswith(b"[")
         given = _decode(text, list[Fault]) if many else [_decode(text, Fault)]
         for fault in given:
-            if fault.venue is not None:
-                self._venue(fault.venue)
+            if fault.venue is None:
+                continue
+            edits = self._venue(fault.venue).edits
+            if fault.kind in EDITS and fault.kind not in edits:
+                raise _Bad(400, f"{fault.venue} sends nothing that could have the fault {fault.kind!r}")
         done: list[dict[str, object]] = []
         for fault in given:
             if fault.symbol is not None:
@@ -237,23 +238,27 @@ class _Control:
 
     async def limits(self, request: web.Request) -> object:
         wanted = _decode(await request.read(), dict[str, float | str])
-        venue = self._venue(str(wanted.pop("venue", "binance")))
+        limits = self._venue(str(wanted.pop("venue", "binance"))).house.limits
         for name, value in wanted.items():
-            if name not in venue.limits or not isinstance(value, int | float) or value < 0:
-                raise _Bad(400, f"{name}: a number, and one of {', '.join(venue.limits)}")
-        venue.limits.update({name: float(value) for name, value in wanted.items()})
-        return venue.limits
+            if name not in limits or not isinstance(value, int | float) or value < 0:
+                raise _Bad(400, f"{name}: a number, and one of {', '.join(limits)}")
+        limits.update({name: float(value) for name, value in wanted.items()})
+        return limits
+
+
+def _truths(venue: Venue) -> Iterator[tuple[str, Truth]]:
+    return ((symbol, shop.truth()) for symbol, shop in venue.house.by_symbol.items())
 
 
 def _connection(connection: Connection, now: int) -> dict[str, object]:
     session = connection.session
     return {
         "number": session.number,
-        "venue": connection.venue.name,
+        "venue": connection.venue.house.name,
         "peer": connection.peer,
         "path": connection.path,
         "age_s": round((now - session.opened) / SECOND, 3),
-        "subscribed": session.subscribed(),
+        "subscribed": list(session.topics),
         "frames": connection.frames,
         "bytes": connection.sent_bytes,
         "half_open": connection.half_open,

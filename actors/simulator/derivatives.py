@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from actors.model.events import SECOND
 from actors.model.instruments import ContractKind
 
-SECOND: Final = 1_000_000_000
 KEEP_FORCED: Final = 1 << 14  # chosen: of one listing, hours at the market's own pace
 _BASIS: Final = 0.0003  # chosen: how far a swap strays from its index, a fraction of the price
 _BASIS_MEAN: Final = 0.0001  # chosen: longs pay, as in most months

@@ -14,7 +14,9 @@ import msgspec
 from actors.model.events import Channel
 from actors.simulator.venue import Binary
 
-FrameKind = Literal["gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "silence"]
+FrameKind = Literal[
+    "gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "checksum", "silence"
+]
 SocketKind = Literal["drop", "reset", "half_open", "slow", "shutdown"]
 VenueKind = Literal[
     "refuse", "unlist", "silent_ack", "no_ack", "rest", "stale_snapshot", "maintenance", "connect", "clock"
@@ -24,7 +26,10 @@ Corruption = Literal["truncated", "garbage", "utf8", "binary", "nan", "huge", "n
 
 FRAME_KINDS: Final[tuple[str, ...]] = get_args(FrameKind)
 _TIMED_S: Final = {"silence": 10.0, "half_open": 120.0, "slow": 10.0, "maintenance": 10.0, "shutdown": 3.0}
-_COUNTED: Final = {"gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed"}
+_COUNTED: Final = {
+    "gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "checksum"
+}  # fmt: skip
+EDITS: Final = ("crossed", "checksum")  # only a venue knows how
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -40,6 +45,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     null_price               ... carry null for the first price
     oversize                 ... grow to ``size`` bytes
     crossed                  ... of a book carry a bid above the best ask that is not there
+    checksum                 ... of a book carry a wrong checksum, where the venue sends one
     silence                  frames are withheld and lost for ``for_s``; pings are answered
     drop                     connections close with ``code`` (1001) and ``reason``
     reset                    connections are reset (RST)
@@ -109,7 +115,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return 1
 
 
-_DECIMAL: Final = re.compile(rb'"\d+\.\d+"')
+_DECIMAL: Final = re.compile(rb'"\d+\.\d+"|(?<=[:\[,])\d+\.\d+(?=[,}\]])')  # in quotes, or bare
 
 
 def _price(replacement: bytes) -> Callable[[bytes], bytes]:
@@ -117,11 +123,15 @@ def _price(replacement: bytes) -> Callable[[bytes], bytes]:
 
 
 def _number(payload: bytes) -> bytes:
-    return _DECIMAL.sub(lambda found: found.group().strip(b'"'), payload, count=1)
+    def other(found: re.Match[bytes]) -> bytes:
+        text = found.group()
+        return text[1:-1] if text.startswith(b'"') else b'"%b"' % text
+
+    return _DECIMAL.sub(other, payload, count=1)
 
 
 def _negative(payload: bytes) -> bytes:
-    return _DECIMAL.sub(lambda found: b'"-' + found.group()[1:], payload, count=1)
+    return _DECIMAL.sub(lambda found: re.sub(rb"\d", rb"-\g<0>", found.group(), count=1), payload, count=1)
 
 
 _CORRUPTIONS: Final[dict[Corruption, Callable[[bytes], bytes]]] = {
@@ -156,7 +166,7 @@ class Hurt:
         self._symbol = fault.symbol
         self._left = fault.frames()
         self._held: bytes | None = None
-        if fault.kind == "crossed":
+        if fault.kind in EDITS:
             self._channel = "book"
         self._edit = {
             "corrupt": _CORRUPTIONS[fault.how],

@@ -7,22 +7,21 @@ served, or the first. What nobody recorded is what an unknown name is: acknowled
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from actors.model.events import Channel
-from actors.simulator.binance.gateway import Gateway, Stream
-from actors.simulator.binance.generate import Generated
-from actors.simulator.binance.listings import LIMITS, LISTINGS, NAME, SECOND, exchange_info
-from actors.simulator.binance.rest import refused
-from actors.simulator.book import Forgotten, Levels
+from actors.model.events import MS, SECOND, Channel
+from actors.simulator.binance import LIMITS, LISTINGS, NAME, REFUSAL, Gateway, Stream, exchange_info
 from actors.simulator.faults import Faults
-from actors.simulator.market import Fixed, Listing
-from actors.simulator.venue import Reply, TrueTrade, Truth
+from actors.simulator.generate import Generated
+from actors.simulator.house import House
+from actors.simulator.market import Listing
+from actors.simulator.venue import Edit, Reply
 
 SETTLE_S: Final = 1.0  # chosen: time for the other subscriptions of a client that has just made one
 _UNTIMED_S: Final = 0.01  # chosen: what lies between two frames where the recording does not say
@@ -184,16 +183,12 @@ class Replay:
         position: How many frames have been sent, of ``total``.
     """
 
-    name = NAME
-
     def __init__(self, recording: Recording, faults: Faults, speed: float = 1.0) -> None:
-        self.limits = dict(LIMITS)
-        self.edits: dict[str, Callable[[bytes], bytes]] = {}
+        self.edits: dict[str, Edit] = {}
         self.speed = speed
         self.position = 0
         self.total = len(recording.frames)
         self.paused = False
-        self._faults = faults
         self._frames = recording.frames
         self._answers = recording.answers
         self._elapsed = 0.0  # recorded seconds
@@ -206,17 +201,18 @@ class Replay:
         for name in {frame.stream: None for frame in recording.frames}:
             native, _, kind = name.partition("@")
             self._streams[name] = Stream(name, _channel(kind), self._rows[native.upper()].symbol)
-        self.gateway = Gateway(self._streams, faults, self.limits)
-        self.accept = self.gateway.accept
-        self.receive = self.gateway.receive
-        self.heartbeat = self.gateway.heartbeat
-        self.closed = self.gateway.closed
-        self.announce = self.gateway.announce
+        # Its shops are empty: a recording does not know the truth.
+        self.house = House(NAME, LIMITS, faults, [*self._rows.values()])
+        self._gateway = Gateway(self.house, self._streams)
+        self.open = self._gateway.open
+        self.receive = self._gateway.receive
+        self.hurried = self._gateway.hurried
+        self.announce = self._gateway.announce
 
     def publish(self, now: int) -> None:
         """Send the frames that are due."""
         if self._start is None:
-            if not self.gateway.asked:
+            if not self._gateway.asked:
                 return
             self._start = now + int(SETTLE_S * SECOND)
         if now < self._start or self.paused:
@@ -228,16 +224,17 @@ class Replay:
         for frame in self._frames[self.position : self.position + _EACH_TIME]:
             if self.speed and frame.at_s > self._elapsed:
                 break
-            self._streams[frame.stream].send(lambda _unit, payload=frame.payload: payload)
+            self._streams[frame.stream].say(lambda _unit, payload=frame.payload: payload)
             self.position += 1
 
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
         """Answer as recorded; the instrument list is made up where there is none."""
-        row = self._rows.get(query.get("symbol", ""))
-        refusal = refused(self._faults, path, row.symbol if row else None)
-        if refusal is not None and refusal.status:
-            return refusal
-        rows = self._answers.get((path, query.get("symbol", "")))
+        native = query.get("symbol", "")
+        answer = partial(self._answer, path, native)
+        return self.house.answer({path: answer}, path, query, now, native=native, refusal=REFUSAL)
+
+    def _answer(self, path: str, native: str, _query: Mapping[str, str], now: int) -> Reply:
+        rows = self._answers.get((path, native))
         if rows is not None:
             index = bisect_right(rows, self._elapsed, key=lambda row: row[0])
             return Reply(200, rows[max(0, index - 1)][1])
@@ -245,21 +242,9 @@ class Replay:
             case "/api/v3/ping":
                 return Reply(200, b"{}")
             case "/api/v3/time":
-                return Reply(200, b'{"serverTime":%d}' % (now // 1_000_000))
+                return Reply(200, b'{"serverTime":%d}' % (now // MS))
             case "/api/v3/exchangeInfo":
-                info = exchange_info(self._rows.values(), self.limits["weight_per_minute"], now)
+                info = exchange_info(self._rows.values(), self.house.limits["weight_per_minute"], now)
                 return Reply(200, info)
             case _:
                 return Reply(400, b'{"code":-1121,"msg":"Invalid symbol."}')
-
-    def truths(self) -> dict[str, Truth]:
-        """Return nothing: a recording does not know the truth."""
-        return {}
-
-    def book(self, symbol: str, sequence: int | None, most: int | None) -> tuple[int, Levels, Fixed, Fixed]:
-        """Raise: a recording does not know the truth."""
-        raise Forgotten(f"a recording knows no true book: {symbol} {sequence} {most}")
-
-    def trades(self, symbol: str, first: int, last: int) -> Sequence[TrueTrade]:
-        """Raise: a recording does not know the truth."""
-        raise Forgotten(f"a recording keeps no tape: {symbol} {first} {last}")

@@ -2,12 +2,14 @@
 
 import structlog
 
-from actors.config import ConfigError
+from actors.config import ConfigError, Settings
+from actors.config.judge import nearest
 from actors.runtime.lifecycle import Actor
 from actors.simulator.faults import Faults
 from actors.simulator.replay import RecordingError, Replay, paced, read
 from actors.simulator.server import serving
 from actors.simulator.simulation import Simulator
+from actors.simulator.street import simulated
 
 log = structlog.get_logger()
 
@@ -29,7 +31,29 @@ async def run(actor: Actor) -> None:
         if settings.events_per_s is not None:
             recording = paced(recording, settings.events_per_s)
         replay = Replay(recording, faults)
-    simulator = Simulator(settings.seed, settings.events_per_s, replay, faults)
+    venues = _wanted(actor.settings)
+    simulator = Simulator(settings.seed, settings.events_per_s, replay, faults, venues=venues)
     async with serving(simulator, settings.host, settings.port) as port:
         log.info("simulator_ready", port=port, venues=" ".join(simulator.venues), seed=settings.seed)
         await actor.stopping.wait()
+
+
+def _wanted(settings: Settings) -> list[str]:
+    """Return which venues to serve: those named for it, else those that are configured.
+
+    Raises:
+        ConfigError: There is none, or one cannot be simulated.
+    """
+    known = simulated()
+    named = settings.simulator.venues
+    if named is None:
+        wanted = [name for name, venue in settings.venues.items() if venue.enabled and name in known]
+        if not wanted:
+            raise ConfigError(f"no venue is configured that can be simulated ({', '.join(known)})")
+        return wanted
+    for name in named:
+        if name not in known:
+            raise ConfigError(
+                f"simulator.venues: {name} cannot be simulated{nearest(name, known)} ({', '.join(known)})"
+            )
+    return list(dict.fromkeys(named))

@@ -12,19 +12,19 @@ import anyio
 import structlog
 from aiohttp import WSMsgType, web
 
-from actors.simulator.binance import LISTINGS, Binance
+from actors.model.events import SECOND
 from actors.simulator.connection import CLOSE_S, Connection, Headers
-from actors.simulator.faults import FRAME_KINDS, Active, Fault, Faults, Hurt
+from actors.simulator.faults import FRAME_KINDS, Active, Fault, Faults
 from actors.simulator.market import Listing, Market
 from actors.simulator.replay import Replay
-from actors.simulator.venue import Reply, Session, Venue
+from actors.simulator.street import load, simulated
+from actors.simulator.venue import Reply, Session, Venue, accept, hear
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 log = structlog.get_logger()
 
-SECOND: Final = 1_000_000_000
 _IDLE_S: Final = 0.01  # chosen: how often the market looks at the clock at its own pace
 _BUSY_S: Final = 0.001  # chosen: the same at the highest pace
 _CATCH_UP_S: Final = 0.25  # chosen: what a late loop makes up for; more is dropped
@@ -36,6 +36,7 @@ class Simulator:
     """All venues, their market, their faults and their clients.
 
     Attributes:
+        venues: By name.
         events_per_s: Trades and changes of a book's top a second and venue; None: the market's own pace.
         paused: Nothing happens at the venues; timers and pings go on.
     """
@@ -46,17 +47,29 @@ class Simulator:
         events_per_s: float | None = None,
         replay: Replay | None = None,
         faults: Faults | None = None,
-        listings: Sequence[Listing] = LISTINGS,
+        *,
+        venues: Sequence[str] | None = None,
+        listings: Sequence[Listing] | None = None,
     ) -> None:
+        """Take which venues to serve (None: all that can be), and of what (None: all that they list)."""
         now = time.time_ns()
         self.started = now
         self.events_per_s = events_per_s
         self.paused = False
         self.faults = faults if faults is not None else Faults()
-        self.market = Market(seed, listings if replay is None else (), first_id=now // 1000)
         self.replay = replay
-        venue: Venue = replay or Binance(self.market, self.faults, now, listings)
-        self.venues: dict[str, Venue] = {venue.name: venue}
+        self.venues: dict[str, Venue] = {}
+        if replay is not None:
+            self.market = Market(seed, (), first_id=now // 1000)
+            self.venues[replay.house.name] = replay
+        else:
+            files = [load(name) for name in (simulated() if venues is None else venues)]
+            if listings is None:
+                listings = [listing for file in files for listing in file.LISTINGS]
+            self.market = Market(seed, listings, first_id=now // 1000)
+            for file in files:
+                if any(listing.venue == file.NAME for listing in listings):
+                    self.venues[file.NAME] = file.serve(self.market, self.faults, now, listings)
         self.connections: dict[int, Connection] = {}
         self.clock_offset = 0
         self._accepted = 0
@@ -141,13 +154,7 @@ class Simulator:
 
     def _check(self, now: int) -> None:
         for connection in self.connections.values():
-            limits = connection.venue.limits
-            if now - connection.last_ping >= limits["ping_every_s"] * SECOND:
-                connection.ping(now)
-            if connection.pinged is not None and now - connection.pinged > limits["pong_within_s"] * SECOND:
-                connection.session.close = (1008, "Pong timeout")
-            if now - connection.session.opened > limits["lifetime_s"] * SECOND:
-                connection.session.close = (1001, "the connection has reached its age")
+            connection.check(now)
 
     def _close(self, connections: Iterable[Connection], code: int, reason: str) -> None:
         if self._tasks is None:
@@ -185,7 +192,7 @@ class Simulator:
         here = [
             connection
             for connection in self.connections.values()
-            if fault.venue in (None, connection.venue.name) and not connection.closing
+            if fault.venue in (None, connection.venue.house.name) and not connection.closing
         ]
         match fault.connection:
             case None:
@@ -201,7 +208,7 @@ class Simulator:
         fault = active.fault
         if fault.kind in FRAME_KINDS:
             for connection in chosen:
-                connection.session.wounds.append(Hurt(active.id, fault, connection.venue.edits))
+                connection.hurt(active)
         elif fault.kind in ("drop", "maintenance"):
             self._close(chosen, fault.code, fault.reason)
         elif fault.kind == "clock":
@@ -234,7 +241,7 @@ class Simulator:
         now = time.time_ns() + self.clock_offset
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return await self._answer(venue.rest(path, request.query, now))
-        session = venue.accept(self._accepted + 1, path, request.query, now)
+        session = accept(venue, self._accepted + 1, path, request.query, now)
         if isinstance(session, Reply):
             return await self._answer(session)
         self._accepted += 1
@@ -242,7 +249,7 @@ class Simulator:
             return await self._converse(request, venue, session)
         finally:
             self.connections.pop(session.number, None)
-            venue.closed(session)
+            venue.house.closed(session)
 
     @staticmethod
     async def _answer(reply: Reply) -> web.Response:
@@ -264,15 +271,16 @@ class Simulator:
         async for message in ws:
             if connection.half_open:
                 continue
-            now = time.time_ns() + self.clock_offset
+            connection.talked = time.time_ns()
+            now = connection.talked + self.clock_offset
             match message.type:
                 case WSMsgType.TEXT:
-                    venue.receive(session, message.data, now)
+                    hear(venue, session, message.data, now)
                 case WSMsgType.PING:
-                    venue.heartbeat(session, now)
+                    hear(venue, session, None, now)
                     connection.pong(message.data)
                 case WSMsgType.PONG:
-                    venue.heartbeat(session, now)
+                    hear(venue, session, None, now)
                     if message.data:  # an empty one is allowed and does not count
                         connection.pinged = None
                 case _:
@@ -285,9 +293,9 @@ class Simulator:
     def _inherit(self, active: Active, connection: Connection) -> None:
         """Give a new connection the faults that time ends: they are the venue's, not a socket's."""
         fault = active.fault
-        if fault.connection is None and fault.venue in (None, connection.venue.name):
+        if fault.connection is None and fault.venue in (None, connection.venue.house.name):
             if fault.kind in FRAME_KINDS:
-                connection.session.wounds.append(Hurt(active.id, fault, connection.venue.edits))
+                connection.hurt(active)
             elif fault.kind == "slow":
                 connection.bytes_per_s = fault.bytes_per_s
             active.hit.append(connection.session.number)

@@ -1,20 +1,25 @@
 """What the server and a venue's protocol know of each other. A venue is pure: time is an argument."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from actors.model.events import Channel
-from actors.simulator.book import Levels
-from actors.simulator.market import Fixed
+from actors.model.events import SECOND, Channel
+
+if TYPE_CHECKING:
+    from actors.simulator.house import House
+
+Form = tuple[int, ...]  # how a session wants its data; what it means is the venue's affair
+Edit = Callable[[bytes], bytes]
 
 
 class Reply(msgspec.Struct, frozen=True):
     """An HTTP answer. ``delay_s``: hold it back so long."""
 
     status: int
-    body: bytes
+    body: bytes = b""
     headers: Mapping[str, str] = {}
     delay_s: float = 0.0
 
@@ -44,6 +49,44 @@ class Wound(Protocol):
         ...
 
 
+class Rate:
+    """Counts what happens within a sliding time, up to what is allowed."""
+
+    __slots__ = ("_stamps",)
+
+    def __init__(self) -> None:
+        self._stamps: deque[int] = deque()
+
+    def wait(self, now: int, most: float, within_s: float) -> int:
+        """Count one more and return 0, or how many ns are left until it is allowed."""
+        stamps = self._stamps
+        within = int(within_s * SECOND)
+        while stamps and stamps[0] <= now - within:
+            stamps.popleft()
+        if len(stamps) >= most:
+            return stamps[0] + within - now if stamps else within
+        stamps.append(now)
+        return 0
+
+
+class Every:
+    """A timer at whole multiples of its interval."""
+
+    __slots__ = ("_at", "_interval")
+
+    def __init__(self, interval: int, now: int) -> None:
+        """Take the interval in ns; the first time is at once."""
+        self._interval = interval
+        self._at = now
+
+    def due(self, now: int) -> bool:
+        """Tell whether it is time, once an interval."""
+        if now < self._at:
+            return False
+        self._at = now - now % self._interval + self._interval
+        return True
+
+
 class Session:
     """One WebSocket connection as its venue sees it.
 
@@ -53,9 +96,11 @@ class Session:
         out: Payloads to send, in order; the server empties it.
         close: Set by the venue: the code and reason to close with once ``out`` is sent.
         wounds: Faults in its frames; while there are any, data goes through ``send``.
+        form: In which form it wants its data; set before it joins a topic.
+        topics: What the client asked for, in the venue's words; None: acknowledged, and will be silent.
     """
 
-    __slots__ = ("close", "number", "opened", "out", "wounds")
+    __slots__ = ("close", "form", "number", "opened", "out", "rate", "topics", "wounds")
 
     def __init__(self, number: int, opened: int) -> None:
         self.number = number
@@ -63,6 +108,9 @@ class Session:
         self.out: list[bytes] = []
         self.close: tuple[int, str] | None = None
         self.wounds: list[Wound] = []
+        self.rate = Rate()
+        self.form: Form = ()
+        self.topics: dict[str, Topic | None] = {}
 
     def send(self, channel: Channel, symbol: str, payload: bytes) -> None:
         """Send one data frame past the session's wounds."""
@@ -73,86 +121,109 @@ class Session:
         self.out.extend(frames)
         self.wounds = [wound for wound in self.wounds if not wound.spent]
 
-    def subscribed(self) -> list[str]:
-        """Return what the client asked for, in the venue's words."""
-        return []
+    def join(self, name: str, topic: "Topic | None") -> None:
+        """Ask for a topic; None is asked for too, and never says anything."""
+        if self.topics.get(name) is not None:
+            return
+        self.topics[name] = topic
+        if topic is not None:
+            topic.add(self)
+
+    def leave(self, name: str) -> bool:
+        """Ask for a topic no more; False if it was not asked for."""
+        if name not in self.topics:
+            return False
+        topic = self.topics.pop(name)
+        if topic is not None:
+            topic.remove(self)
+        return True
 
 
-class Truth(NamedTuple):
-    """What a venue knows of one of its instruments, for the control port."""
+class Topic:
+    """One thing to listen to, and who listens: each payload is made once for each form."""
 
-    oldest: int  # the first sequence that can be asked for
-    newest: int
-    first_trade: int
-    next_trade: int
+    __slots__ = ("channel", "groups", "name", "symbol")
 
+    def __init__(self, name: str, channel: Channel, symbol: str) -> None:
+        self.name = name
+        self.channel: Channel = channel
+        self.symbol = symbol
+        self.groups: dict[Form, list[Session]] = {}
 
-class TrueTrade(msgspec.Struct, frozen=True):
-    """One trade of the tape; ``ts`` in ns."""
+    def add(self, session: Session) -> None:
+        """Let a session listen."""
+        self.groups.setdefault(session.form, []).append(session)
 
-    id: str
-    ts: int
-    price: str
-    size: str
-    aggressor: str
+    def remove(self, session: Session) -> None:
+        """Let a session listen no more."""
+        group = self.groups[session.form]
+        group.remove(session)
+        if not group:
+            del self.groups[session.form]
+
+    def send(self, encode: Callable[[Form], bytes]) -> None:
+        """Send one payload to all who listen, each in its form."""
+        for form, sessions in self.groups.items():
+            self.deliver(sessions, encode(form))
+
+    def deliver(self, sessions: Iterable[Session], frame: bytes) -> None:
+        """Hand a finished frame to sessions."""
+        for session in sessions:
+            if session.wounds:
+                session.send(self.channel, self.symbol, frame)
+            else:
+                session.out.append(frame)
 
 
 class Venue(Protocol):
-    """A simulated venue."""
+    """A simulated venue: its words. What all venues have in common is in its ``house``."""
 
-    name: str
-    limits: dict[str, float]  # what it enforces; the control port may change a value
+    house: "House"
 
     @property
-    def edits(self) -> Mapping[str, Callable[[bytes], bytes]]:
-        """Faults of a frame that take knowledge of its shape."""
+    def edits(self) -> Mapping[str, Edit]:
+        """Faults of a frame that take knowledge of its shape, by the fault's kind."""
         ...
 
-    def accept(self, number: int, path: str, query: Mapping[str, str], now: int) -> Session | Reply:
-        """Return a new session, or how the handshake is refused."""
+    def open(self, session: Session, path: str, query: Mapping[str, str], now: int, /) -> Reply | None:
+        """Greet a new session, or return how the handshake is refused."""
         ...
 
-    def receive(self, session: Session, text: str, now: int) -> None:
+    def receive(self, session: Session, text: str, now: int, /) -> None:
         """Take a text frame of the client."""
         ...
 
-    def heartbeat(self, session: Session, now: int) -> None:
-        """Take a ping or pong of the client, for the venue's limits."""
+    def hurried(self, session: Session, now: int, /) -> None:
+        """Take note that the client says more than ``messages``, which was not heard."""
         ...
 
-    def closed(self, session: Session) -> None:
-        """Forget a session."""
-        ...
-
-    def announce(self, session: Session, now: int) -> None:
+    def announce(self, session: Session, now: int, /) -> None:
         """Announce that the connection will be dropped, if the venue has words for it."""
         ...
 
-    def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
+    def rest(self, path: str, query: Mapping[str, str], now: int, /) -> Reply:
         """Answer a REST request."""
         ...
 
-    def publish(self, now: int) -> None:
+    def publish(self, now: int, /) -> None:
         """Send what is due by time: called every few milliseconds."""
         ...
 
-    def truths(self) -> dict[str, Truth]:
-        """Return what there is to be asked, by canonical symbol."""
-        ...
 
-    def book(self, symbol: str, sequence: int | None, most: int | None) -> tuple[int, Levels, Fixed, Fixed]:
-        """Return a book as it was at a sequence (None: now), with how its prices and sizes are written.
+def accept(venue: Venue, number: int, path: str, query: Mapping[str, str], now: int) -> Session | Reply:
+    """Return a new session at a venue, or how the handshake is refused."""
+    session = venue.house.admit(number, now)
+    if isinstance(session, Reply):
+        return session
+    refusal = venue.open(session, path, query, now)
+    if refusal is not None:
+        venue.house.closed(session)
+    return session if refusal is None else refusal
 
-        Raises:
-            Forgotten: That sequence is not known, or not any more.
-            KeyError: No such symbol.
-        """
-        ...
 
-    def trades(self, symbol: str, first: int, last: int) -> Sequence[TrueTrade]:
-        """Return trades of the tape by id, both ends included.
-
-        Raises:
-            KeyError: No such symbol.
-        """
-        ...
+def hear(venue: Venue, session: Session, text: str | None, now: int) -> None:
+    """Let a venue hear its client: a text frame, or (None) a ping or pong, which count as one."""
+    if venue.house.hurries(session, now):
+        venue.hurried(session, now)
+    elif text is not None:
+        venue.receive(session, text, now)

@@ -1,8 +1,9 @@
-"""A simulator on a free port, with clients that wait for what they want to see."""
+"""A venue at a desk, its clock moved by hand; and a simulator on a free port, with clients that wait."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import anyio
@@ -11,10 +12,88 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from actors.simulator.binance import LISTINGS
+from actors.simulator.faults import Fault, Faults, Hurt
+from actors.simulator.market import Market
 from actors.simulator.server import serving
 from actors.simulator.simulation import Simulator
+from actors.simulator.street import load
+from actors.simulator.venue import Reply, Session, accept, hear
 
 DEADLINE_S = 10
+START = 1_767_225_600_000_000_000
+MS = 1_000_000
+S = 1_000_000_000
+
+
+class Desk:
+    """One venue without a socket, with a clock that the test moves."""
+
+    def __init__(self, name: str, *symbols: str, seed: int = 1) -> None:
+        file = load(name)
+        self.now = START
+        chosen = [each for each in file.LISTINGS if not symbols or each.symbol in symbols]
+        self.faults = Faults()
+        self.market = Market(seed, chosen, START // 1000)
+        self.venue = file.serve(self.market, self.faults, START, chosen)
+        self.house = self.venue.house
+        self.opened = 0
+
+    def knock(self, url: str) -> Session | Reply:
+        """Try to open a connection; scheme and host of ``url`` do not matter."""
+        self.opened += 1
+        parts = urlsplit(url)
+        return accept(self.venue, self.opened, parts.path, dict(parse_qsl(parts.query)), self.now)
+
+    def open(self, url: str) -> Session:
+        session = self.knock(url)
+        assert isinstance(session, Session)
+        return session
+
+    def run(self, seconds: float, step_s: float = 0.1) -> None:
+        """Let the market go on at its own pace, a step at a time."""
+        until = self.now + int(seconds * S)
+        while self.now < until:
+            self.now += int(step_s * S)
+            while START + self.market.due * S <= self.now:
+                self.market.step(START + int(self.market.due * S))
+            self.venue.publish(self.now)
+
+    def tell(self, session: Session, text: str) -> None:
+        """Let the client say something, never too fast."""
+        self.now += S
+        hear(self.venue, session, text, self.now)
+
+    def say(self, session: Session, text: str) -> Any:
+        """The same; return the one answer."""
+        session.out.clear()
+        self.tell(session, text)
+        assert len(session.out) == 1
+        return msgspec.json.decode(session.out.pop())
+
+    def ask(self, path: str, **query: str) -> Reply:
+        return self.venue.rest(path, query, self.now)
+
+    def get(self, path: str, **query: str) -> Any:
+        reply = self.ask(path, **query)
+        assert reply.status == 200, reply.body
+        return msgspec.json.decode(reply.body)
+
+    def fault(self, kind: str, *sessions: Session, **more: object) -> None:
+        """Begin a fault; one of frames is in those of ``sessions``."""
+        fault = msgspec.convert({"kind": kind, **more}, Fault)
+        if sessions:
+            for session in sessions:
+                session.wounds.append(Hurt(1, fault, self.venue.edits))
+        else:
+            self.faults.ask(fault, self.now)
+            self.faults.due(self.now)
+
+
+def heard(session: Session) -> list[Any]:
+    """Return what a session was told since the last time."""
+    documents = [msgspec.json.decode(payload) for payload in session.out]
+    session.out.clear()
+    return documents
 
 
 class Rig:
@@ -44,8 +123,10 @@ class Rig:
         return await self.post("/control/fault", kind=kind, **more)
 
     @asynccontextmanager
-    async def connect(self, path: str, **more: Any) -> AsyncIterator[ClientConnection]:
-        url = f"ws://127.0.0.1:{self.port}/binance{path}"
+    async def connect(
+        self, path: str, venue: str = "binance", **more: Any
+    ) -> AsyncIterator[ClientConnection]:
+        url = f"ws://127.0.0.1:{self.port}/{venue}{path}"
         async with websockets.connect(url, max_size=None, close_timeout=1, **more) as ws:
             yield ws
 

@@ -7,7 +7,7 @@ from actors.model.events import BookSnapshot, Trade
 from actors.simulator.binance import LISTINGS, Binance
 from actors.simulator.faults import Faults
 from actors.simulator.market import Market
-from actors.simulator.venue import Session
+from actors.simulator.venue import Session, accept, hear
 from actors.venues.base import Answer, Request, Scratch
 from actors.venues.binance import VENUE
 
@@ -25,12 +25,12 @@ def test_the_adapter_plans_subscribes_decodes_and_fetches_without_a_doubt() -> N
     sessions: list[Session] = []
     for plan in VENUE.plan(VENUE.endpoints, rows, sorted(VENUE.channels)):
         url = urlsplit(plan.url)
-        session = venue.accept(len(sessions) + 1, url.path, dict(parse_qsl(url.query)), now)
+        session = accept(venue, len(sessions) + 1, url.path, dict(parse_qsl(url.query)), now)
         assert isinstance(session, Session)
         sessions.append(session)
         for subscription in plan.subscriptions:
             now += 1_000_000_000
-            venue.receive(session, subscription.frame, now)
+            hear(venue, session, subscription.frame, now)
     for _ in range(3_000):
         now += 4_000_000
         market.step(now)

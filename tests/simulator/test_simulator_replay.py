@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from simulator_rig import command, frame, rig, silent
 
-from actors.simulator.binance import generate
 from actors.simulator.faults import Faults
+from actors.simulator.generate import generate
 from actors.simulator.replay import RecordingError, Replay, paced, read, written
 from actors.simulator.simulation import Simulator
 

@@ -90,7 +90,7 @@ async def test_the_pace_can_be_changed_and_is_kept() -> None:
 
 async def test_a_client_that_answers_pings_stays_and_one_that_does_not_is_closed() -> None:
     async with rig() as it:
-        limits = it.simulator.venues["binance"].limits
+        limits = it.simulator.venues["binance"].house.limits
         limits["ping_every_s"], limits["pong_within_s"] = 0.1, 0.4
         reader, writer = await _handshake(it.port)
         async with it.stream("btcusdt@trade") as ws, reader, writer:
@@ -126,7 +126,7 @@ async def test_a_connection_ends_at_its_age() -> None:
 
 async def test_what_a_venue_does_not_serve_is_refused() -> None:
     async with rig() as it:
-        for path in ("/kraken/ws", "/binance/v2", "/nothing"):
+        for path in ("/nowhere/ws", "/binance/v2", "/nothing"):
             with pytest.raises(websockets.InvalidStatus) as e:
                 await websockets.connect(f"ws://127.0.0.1:{it.port}{path}")
             assert e.value.response.status_code == 404
@@ -160,6 +160,8 @@ async def test_wrong_faults_and_limits_are_refused_with_the_reason() -> None:
         ]:
             assert reason in (await it.post("/control/fault", 400, **document))["error"]
         assert "nowhere" in (await it.post("/control/fault", 404, kind="drop", venue="nowhere"))["error"]
+        fault = await it.post("/control/fault", 400, kind="checksum", venue="binance")
+        assert "sends nothing" in fault["error"]
         assert "weight" in (await it.post("/control/limits", 400, patience=1))["error"]
 
 

@@ -1,14 +1,14 @@
-"""Frames without a server, for benchmarks and tests: pure, the same for the same arguments."""
+"""Frames of Binance without a server, for benchmarks and tests: the same for the same arguments."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from actors.simulator.binance.listings import LIMITS, LISTINGS, NAME, SECOND, exchange_info
-from actors.simulator.binance.spot import Binance
-from actors.simulator.book import Levels
+from actors.model.events import SECOND
+from actors.simulator.binance import LIMITS, LISTINGS, NAME, Binance, exchange_info
 from actors.simulator.faults import Faults
-from actors.simulator.market import Fill, Fixed, Live, Market
-from actors.simulator.venue import Reply
+from actors.simulator.house import TrueBook
+from actors.simulator.market import Fill, Live, Market
+from actors.simulator.venue import Reply, accept
 
 
 class Generated(NamedTuple):
@@ -23,7 +23,7 @@ class Generated(NamedTuple):
     frames: list[bytes]
     exchange_info: bytes
     snapshots: dict[str, bytes]
-    books: dict[str, tuple[int, list[tuple[str, str]], list[tuple[str, str]]]]
+    books: dict[str, TrueBook]
     later: list[tuple[int, str, bytes]]
 
 
@@ -50,11 +50,11 @@ def generate(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS, start: in
     venue = Binance(market, Faults(), start, chosen)
     natives = [listing.native.lower() for listing in chosen]
     names = "/".join(f"{native}@{kind}" for native in natives for kind in _GENERATED)
-    session = venue.accept(1, "/stream", {"streams": names}, start)
+    session = accept(venue, 1, "/stream", {"streams": names}, start)
     if isinstance(session, Reply):
         raise TypeError(f"the gateway refused: {session.status}")
     snapshots = {symbol: venue.snapshot(symbol) for symbol in symbols}
-    sequences = {live.listing.symbol: live.book.sequence for live in market.of(NAME)}
+    sequences = {symbol: shop.live.book.sequence for symbol, shop in venue.house.by_symbol.items()}
     others = dict.fromkeys(symbols, 0)
     later: list[tuple[int, str, bytes]] = []
     due = dict.fromkeys(symbols, FRAMES_PER_SNAPSHOT)
@@ -77,16 +77,9 @@ def generate(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS, start: in
     market.sinks[NAME] = act
     while len(session.out) < n:
         market.step(start + int(market.due * SECOND))
-    books = {symbol: _texts(*venue.book(symbol, sequences[symbol], None)) for symbol in symbols}
+    books = {symbol: venue.house.by_symbol[symbol].book(sequences[symbol]) for symbol in symbols}
     info = exchange_info(chosen, LIMITS["weight_per_minute"], start)
     return Generated(session.out[:n], info, snapshots, books, later)
-
-
-def _texts(
-    sequence: int, levels: Levels, price: Fixed, size: Fixed
-) -> tuple[int, list[tuple[str, str]], list[tuple[str, str]]]:
-    bids = [(price(p).decode(), size(s).decode()) for p, s in levels.bids]
-    return sequence, bids, [(price(p).decode(), size(s).decode()) for p, s in levels.asks]
 
 
 def frames(seed: int, n: int, symbols: Sequence[str] = DEMO_SYMBOLS) -> list[bytes]:

@@ -1,0 +1,244 @@
+"""What every venue has: listings as it shows them, visitors, limits, faults, and the truth about it all."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from actors.model.events import SECOND
+from actors.simulator.book import Forgotten
+from actors.simulator.faults import Fault, Faults, VenueKind
+from actors.simulator.market import Fixed, Listing, Live, Market, fixed
+from actors.simulator.venue import Rate, Reply, Session
+
+GOODBYES: Final[Mapping[str, tuple[int, str]]] = {
+    "pong": (1008, "Pong timeout"),
+    "idle": (1000, "nothing was said for too long"),
+    "age": (1001, "the connection has reached its age"),
+}
+KEEP_TOLD: Final = 1 << 16  # chosen: an hour and more of one book, 10 MiB at worst
+
+Handler = Callable[[Mapping[str, str], int], Reply]
+"""Query of a request, now in ns -> answer."""
+
+
+class Truth(NamedTuple):
+    """What a venue knows of one of its instruments, for the control port."""
+
+    oldest: int  # the first sequence that can be asked for
+    newest: int
+    first_trade: int
+    next_trade: int
+
+
+class TrueTrade(msgspec.Struct, frozen=True):
+    """One trade of the tape; ``ts`` in ns."""
+
+    id: str
+    ts: int
+    price: str
+    size: str
+    aggressor: str
+
+
+class TrueBook(NamedTuple):
+    """A book as it was: texts of price and size, best first."""
+
+    seq: int
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+
+
+class Shop:
+    """One listing as its venue shows it: numbers as text, and the truth.
+
+    A venue whose books carry no sequence notes with ``told`` which one stood behind which time, so that
+    a book can be asked for by what its readers know of it.
+    """
+
+    def __init__(self, live: Live, shown: int | None = None) -> None:
+        """Take how many decimals the venue writes; None: those of the listing's steps."""
+        listing = live.listing
+        self.live = live
+        self.listing = listing
+        self.symbol = listing.symbol
+        self.native = listing.native.encode()
+        self.price = Fixed(listing.price_step, shown)
+        self.size = Fixed(listing.size_step, shown)
+        self._decimals = sum(len(step.partition(".")[2]) for step in (listing.price_step, listing.size_step))
+        self._told: dict[int, int] = {}
+
+    def quote(self, amount: int, decimals: int) -> bytes:
+        """Return steps times lots as quote currency."""
+        exact = amount * self.price.unit * self.size.unit
+        more = decimals - self._decimals
+        return fixed(exact * 10**more if more >= 0 else exact // 10**-more, decimals)
+
+    def told(self, ts: int) -> None:
+        """Note that the book of now is what the venue tells with time ``ts`` (ns)."""
+        if len(self._told) >= KEEP_TOLD:
+            del self._told[next(iter(self._told))]
+        self._told[ts] = self.live.book.sequence
+
+    def sequence(self, ts: int) -> int:
+        """Return the sequence of the book that was told with a time.
+
+        Raises:
+            Forgotten: None was, or it is too long ago.
+        """
+        try:
+            return self._told[ts]
+        except KeyError:
+            raise Forgotten(f"no book of {self.symbol} was told with time {ts}") from None
+
+    def truth(self) -> Truth:
+        """Return what there is to be asked."""
+        book, tape = self.live.book, self.live.tape
+        return Truth(book.oldest, book.sequence, tape.first, tape.next)
+
+    def book(self, sequence: int | None = None, most: int | None = None) -> TrueBook:
+        """Return the best ``most`` levels a side as they were at a sequence (None: now).
+
+        Raises:
+            Forgotten: That sequence is not known, or not any more.
+        """
+        book = self.live.book
+        at = book.sequence if sequence is None else sequence
+        levels = book.depth(most) if sequence is None else book.at(sequence, most)
+        return TrueBook(at, self.texts(levels.bids), self.texts(levels.asks))
+
+    def texts(self, levels: Iterable[tuple[int, int]]) -> list[tuple[str, str]]:
+        """Return levels as the venue writes their numbers."""
+        return [(self.price(p).decode(), self.size(s).decode()) for p, s in levels]
+
+    def trades(self, first: int, last: int) -> list[TrueTrade]:
+        """Return trades of the tape by id, both ends included."""
+        return [
+            TrueTrade(
+                id=str(trade.id),
+                ts=trade.ts,
+                price=self.price(trade.price).decode(),
+                size=self.size(trade.size).decode(),
+                aggressor="buy" if trade.sign > 0 else "sell",
+            )
+            for trade in self.live.tape.read(first, last)
+        ]
+
+
+class House:
+    """A venue's shops and visitors, and what it enforces.
+
+    Attributes:
+        limits: What it enforces; the control port may change a value. Known to all venues, none of
+            them a must: ``connects`` within ``connects_s`` of one address; ``messages`` of a client
+            within ``messages_s``; ``ping_every_s`` and ``pong_within_s`` (the server's pings);
+            ``idle_s`` (neither side says anything); ``lifetime_s``.
+        goodbyes: Code and reason for a client that does not answer a ping (``pong``), is ``idle`` or has
+            reached its ``age``.
+        listings: All of them, halted ones too, by native symbol.
+        shops: Those that trade, by native symbol.
+        by_symbol: The same by canonical symbol.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limits: Mapping[str, float],
+        faults: Faults,
+        listings: Sequence[Listing],
+        market: Market | None = None,
+        *,
+        shown: int | None = None,
+    ) -> None:
+        self.name = name
+        self.limits = dict(limits)
+        self.goodbyes = dict(GOODBYES)
+        self.faults = faults
+        self.listings = {each.native: each for each in listings if each.venue == name}
+        shops = () if market is None else (Shop(live, shown) for live in market.of(name))
+        self.shops = {shop.listing.native: shop for shop in shops}
+        self.by_symbol = {shop.symbol: shop for shop in self.shops.values()}
+        self.sessions: dict[int, Session] = {}
+        self._connects = Rate()
+
+    # -- visitors --------------------------------------------------------------------------------
+
+    def admit(self, number: int, now: int) -> Session | Reply:
+        """Return a new session, or the refusal: maintenance, a fault, too many attempts."""
+        if fault := self.find("maintenance"):
+            return Reply(503, headers=retry_after(fault.retry_after_s))
+        if fault := self.find("connect"):
+            return Reply(fault.status, headers=retry_after(fault.retry_after_s))
+        if "connects" in self.limits:
+            wait = self._connects.wait(now, self.limits["connects"], self.limits["connects_s"])
+            if wait:
+                return Reply(429, headers=retry_after(-(-wait // SECOND)))
+        session = self.sessions[number] = Session(number, now)
+        return session
+
+    def closed(self, session: Session) -> None:
+        """Forget a session."""
+        self.sessions.pop(session.number, None)
+        for name in list(session.topics):
+            session.leave(name)
+
+    def hurries(self, session: Session, now: int) -> bool:
+        """Count a message of the client; True where it is one too many."""
+        if "messages" not in self.limits:
+            return False
+        return session.rate.wait(now, self.limits["messages"], self.limits["messages_s"]) > 0
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def find(self, kind: VenueKind, symbol: str | None = None, path: str = "") -> Fault | None:
+        """Return the first such fault that is active here, and count one request of it."""
+        return self.faults.find(kind, self.name, symbol, path)
+
+    def listed(self, native: str) -> Listing | None:
+        """Return a listing, unless a fault hides it."""
+        listing = self.listings.get(native)
+        return None if listing is None or self.find("unlist", listing.symbol) else listing
+
+    def shop(self, native: str) -> Shop | None:
+        """Return the shop of a listing that trades, unless a fault hides it."""
+        return self.shops.get(native) if self.listed(native) else None
+
+    def answer(
+        self,
+        routes: Mapping[str, Handler],
+        path: str,
+        query: Mapping[str, str],
+        now: int,
+        *,
+        native: str,
+        refusal: bytes,
+    ) -> Reply:
+        """Answer a REST request by its route, unless a fault does.
+
+        Args:
+            routes: Path -> handler; any other path is not found.
+            path: Of the request.
+            query: Of the request.
+            now: ns.
+            native: What the request is about, "" for nothing in particular: faults may be for one symbol.
+            refusal: The body with which a fault refuses, in the venue's words.
+        """
+        if fault := self.find("maintenance"):
+            return Reply(503, headers=retry_after(fault.retry_after_s))
+        listing = self.listings.get(native)
+        fault = self.find("rest", listing.symbol if listing else None, path)
+        if fault is not None and fault.status:
+            return Reply(fault.status, refusal, retry_after(fault.retry_after_s), fault.delay_s)
+        handler = routes.get(path)
+        reply = Reply(404) if handler is None else handler(query, now)
+        return reply if fault is None else msgspec.structs.replace(reply, delay_s=fault.delay_s)
+
+
+def retry_after(seconds: float | None) -> dict[str, str]:
+    """Return the header that says when to come back; none for None."""
+    return {} if seconds is None else {"Retry-After": str(int(seconds))}
+
+
+def whole(text: str | None, default: int) -> int:
+    """Return a number of a query, ``default`` where it is none."""
+    return int(text) if text and text.isascii() and text.isdigit() else default

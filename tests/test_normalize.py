@@ -203,7 +203,7 @@ def test_an_unusable_instrument_is_refused_with_its_reason(feed: Feed) -> None:
     feed.say("a.*", "i", UnknownInstrument("BTC-USDT-PERP", [], "ctVal ''"))
     (status,) = feed.of(Status)
     assert (status.symbol, status.state) == ("BTC-USDT-PERP", "refused")
-    assert status.reason == "binance lists BTC-USDT-PERP without meaning: ctVal ''"
+    assert status.reason == "binance lists BTC-USDT-PERP in a way that means nothing: ctVal ''"
 
 
 def test_a_closed_connection_is_told_before_its_items_are_down(feed: Feed) -> None:

@@ -17,7 +17,7 @@ from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.stages.trades import MOST_HOLES
 from actors.venues import binance
-from actors.venues.base import Answer, Channel, Item, Venue
+from actors.venues.base import Acked, Answer, Channel, Decoded, Item, Latest, Missed, Scratch, Venue
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "ETHUSDT", "ETH", "USDT")
@@ -566,6 +566,111 @@ def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> Non
         "900000", "sequence", "5", "9",
     ]  # fmt: skip
     assert feed.out.counts["tapeline_duplicates_total", "venue_reset"] == 1
+
+
+def talkative(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Decode as Binance does, and what only other venues say."""
+    said: dict[str, Any] = json.loads(frame)
+    match said:
+        case {"latest": id}:
+            return [Latest("BTC-USDT", id)]
+        case {"missed": _}:
+            return [Missed()]
+        case {"ended": channel}:
+            return [Acked(items=[(channel, "BTC-USDT")], op="unsubscribe")]
+    return binance.decode(frame, scratch)
+
+
+TALKATIVE = replace(binance.VENUE, decode=talkative)
+
+
+def hear(feed: Feed, **said: Any) -> None:
+    feed.say("a.1", "f", json.dumps(said).encode())
+
+
+def test_the_latest_trade_before_the_subscription_is_no_news_and_seeds_the_ids() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade")
+    hear(feed, latest=10)
+    assert not feed.of(Trade, Gap)
+    feed.trade("a.1", 13)
+    feed.wait(1, "a")
+    assert [(e.id if isinstance(e, Trade) else (e.first, e.last)) for e in feed.of(Trade, Gap)] == [
+        ("11", "12"), "13",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_a_latest_trade_that_does_not_come_is_a_gap_and_backfilled(reloaded: bool) -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 5)
+    feed.events()
+    hear(feed, latest=7)
+    if reloaded:
+        feed.fold = Normalize(TALKATIVE, "binance.0", feed.fold.dump())
+    feed.wait(2, "a")
+    hear(feed, latest=9)  # the wait is for 7 still
+    assert not feed.of(Trade, Gap)
+    feed.wait(1, "a")
+    [gap] = feed.of(Trade, Gap)
+    assert (gap.cause, gap.first, gap.last) == ("sequence", "6", "7")
+    [request] = feed.asked()
+    assert (request.op, request.first, request.last) == ("backfill", "6", "7")
+    feed.trade("a.1", 6, 8)  # late is as good as backfilled
+    feed.backfill(request, 6, 7)
+    assert [(e.id if isinstance(e, Trade) else e.filled) for e in feed.of(Trade, Gap)] == [
+        "6",
+        "8",
+        "7",
+        True,
+    ]
+
+
+def test_a_latest_trade_that_comes_or_is_not_asked_for_is_no_gap() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 5)
+    hear(feed, latest=6)
+    feed.trade("a.1", 6, 7)
+    hear(feed, latest=6)
+    feed.wait(5, "a")
+    assert not feed.of(Gap)
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "book")
+    hear(feed, latest=6)
+    hear(feed, latest=9)
+    feed.wait(5, "a")
+    assert not feed.of(Gap)
+    assert not feed.asked()
+
+
+def test_frames_lost_on_the_way_are_a_gap_of_what_no_other_connection_gives() -> None:
+    venue = replace(TALKATIVE, trade_ids="increasing")
+    feed = Feed(venue)
+    feed.open("a.1", "trade", "l1", "book")
+    feed.trade("a.1", 5, 900)
+    feed.l1("a.1", 7)
+    feed.depth("a.1", 1, 2)
+    hear(feed, missed=True)
+    gaps = {gap.channel: (gap.cause, gap.first, gap.last) for gap in feed.of(Gap)}
+    assert gaps == {"trade": ("sequence", "901", None), "l1": ("sequence", "7", None)}
+    feed.open("b.1", "trade")
+    feed.trade("b.1", 900)
+    hear(feed, missed=True)
+    assert [gap.channel for gap in feed.of(Gap)] == ["l1"]
+    assert feed.out.counts["tapeline_gaps_total", "trade/sequence"] == 1
+
+
+def test_an_end_acknowledged_by_its_item_is_followed_by_the_new_subscription_at_once() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "book", "l1")
+    feed.subscribe("a.1", "book", op="unsubscribe")
+    feed.asked()
+    hear(feed, ended="l1")  # of what nobody ended
+    assert not feed.asked()
+    hear(feed, ended="book")
+    assert [(request.op, request.channel) for request in feed.asked()] == [("subscribe", "book")]
 
 
 def test_holes_are_bounded(feed: Feed) -> None:

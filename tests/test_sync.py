@@ -353,6 +353,52 @@ def test_a_blind_rule_takes_whatever_is_not_older():
     assert book.delta() == "applied"
 
 
+def test_without_numbers_that_touch_a_snapshot_older_than_what_was_seen_is_asked_for_again():
+    book = Book(BLIND)
+    book.delta(None, 150)
+    book.delta(None, 160, bids=[("97", "5")])
+    assert book.ask()
+    assert book.snapshot(149) == "kept"  # what changed between it and 150 nobody has heard
+    assert not book.sync.joined
+    assert not book.ask()
+    book.wait(1)
+    assert book.ask()
+    assert book.snapshot(150) == "joined"
+    assert book.levels == ([*BIDS, ("97", "5")], ASKS)
+    book.delta(None, 170, bids=[("103", "1")])
+    assert book.wait(3) == "lost"  # crossed; nothing is buffered now
+    book.wait(2)
+    assert book.ask()
+    assert book.snapshot(165) == "kept"  # lacks 170
+    book.wait(4)
+    assert book.ask()
+    assert book.snapshot(170, bids=[]) == "kept"  # held: the next delta decides
+    assert book.delta(None, 180, bids=[("98", "1")]) == "joined"
+    assert book.levels == ([("98", "1")], ASKS)
+
+
+def test_a_stream_that_tells_more_than_is_kept_is_subscribed_anew_when_little_is_left():
+    deep = [("99", "1"), ("98", "1"), ("97", "1"), ("96", "1"), ("95", "1")]
+    rule = BookRule(snapshot="stream", join="none", chain="none", depth=4, open_end=True)
+    book = Book(rule)
+    assert book.snapshot(None, bids=deep) == "joined"
+    assert book.delta(bids=[("95", "2"), ("94", "2"), ("99", "2")]) == "applied"
+    assert book.levels[0] == [("99", "2"), *deep[1:4]]  # below them nothing is known
+    book.delta(bids=[("99", "0"), ("98", "0")])
+    book.wait(1)
+    assert not book.ask()
+    book.delta(bids=[("97", "0")])
+    book.wait(1)
+    assert book.ask()
+    assert book.delta(bids=[("96", "3")]) == "applied"  # it stands meanwhile
+    assert book.snapshot(None, bids=[("96", "4"), ("95", "2")]) == "replaced"
+    assert book.levels[0] == [("96", "4"), ("95", "2")]
+    book.wait(60)
+    assert not book.ask()
+    assert book.delta(bids=[("96", "0"), ("95", "0")]) == "applied"  # known whole: this side is empty
+    assert book.levels == ([], ASKS)
+
+
 def test_where_every_frame_is_a_whole_book_nothing_is_ever_asked_for():
     book = Book(EVERY)
     assert not book.ask()

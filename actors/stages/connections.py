@@ -127,7 +127,7 @@ class Ledger(msgspec.Struct):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """An item that a closed connection had been giving.
+    """An item that a closed connection had been giving, or of which one may have lost frames.
 
     ``last``: no other connection gives it now. ``seq``: the last it gave.
     """
@@ -257,8 +257,10 @@ class Connections:
                 self._consented(conn, sent.items)
             else:
                 self._ended(name, conn, sent.items)
-        elif ack.items is not None:
+        elif ack.items is not None and ack.op == "subscribe":
             self._consented(conn, ack.items)
+        elif ack.items is not None:
+            self._ended(name, conn, ack.items)
 
     def _answered(self, conn: Conn, number: int | None, items: Sequence[Item] | None) -> Subscription | None:
         """Return what is answered of the subscription sent with ``number``; the rest stays unanswered."""
@@ -312,6 +314,14 @@ class Connections:
                 ladder.due = self._sink.now + min(REFUSED_NS << min(ladder.steps, 16), LADDER_MOST_NS)
                 self._tell(item, refusal.reason)
         return items is not None
+
+    def holed(self, conn: Conn) -> list[Lost]:
+        """Return what a connection gives that lost frames; but not books, whose numbers tell."""
+        return [
+            Lost(item, not self.others_live(item, sub), sub.seq)
+            for item, sub in conn.subs.items()
+            if sub.state == "live" and item[0] != "book"
+        ]
 
     def closing(self, name: str, conn: Conn, reason: str) -> None:
         """Take the venue's notice that it will drop this connection."""

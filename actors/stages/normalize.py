@@ -39,7 +39,19 @@ from actors.stages.fold import JumpCause, Output
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.sink import Sink
 from actors.stages.trades import Duplicate, Filled, Marks, Opened, Recent, Reset, Step
-from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Scratch, Subscription, Venue
+from actors.venues.base import (
+    Acked,
+    Answer,
+    Closing,
+    Ignored,
+    Latest,
+    Missed,
+    Refused,
+    Said,
+    Scratch,
+    Subscription,
+    Venue,
+)
 
 ROLE: Final = "normalizer"
 HOLD_NS: Final = 2 * SECOND  # chosen: how long a lagging leg may take to bring what another skipped
@@ -195,13 +207,13 @@ class Normalize:
         self._open = {text: bound for text, bound in self._open.items() if bound[0] in conns}
         self._state.snapshots = {k: n for k, n in self._state.snapshots.items() if k[0] in conns}
 
-    def _lost(self, items: Iterable[Lost]) -> None:
-        """Say what closed connections leave missing. Trades of numbered ids tell it by their next."""
+    def _lost(self, items: Iterable[Lost], cause: Cause = "disconnect") -> None:
+        """Say what connections leave missing. Trades of contiguous ids tell it by their next."""
         for lost in items:
             channel, symbol = lost.item
             marks = self._state.marks.get(symbol) if channel == "trade" else None
             if marks is not None:
-                marks.cause = "disconnect"
+                marks.cause = cause
                 self._resolve(symbol, marks)
             elif lost.last:
                 first = None if lost.seq is None else str(lost.seq)
@@ -209,10 +221,8 @@ class Normalize:
                     recent = self._state.recent.get(symbol)
                     first = str(recent.high + 1) if recent is not None and self._increasing else None
                 now = self._sink.now
-                self._sink.event(
-                    Gap(self._venue.name, symbol, None, now, None, channel, "disconnect", first, None)
-                )
-                self._count_gap(channel, "disconnect")
+                self._sink.event(Gap(self._venue.name, symbol, None, now, None, channel, cause, first, None))
+                self._count_gap(channel, cause)
 
     def _count_gap(self, channel: Channel | None, cause: Cause) -> None:
         self._sink.count("tapeline_gaps_total", f"{channel or 'all'}/{cause}")
@@ -220,7 +230,7 @@ class Normalize:
     def _tick(self, legs: list[str]) -> None:
         self._lost(self._connections.tick(legs))
         for symbol, marks in self._state.marks.items():
-            if marks.held or marks.asked is not None:
+            if marks.held or marks.asked is not None or marks.claimed > marks.high:
                 self._resolve(symbol, marks)
         self._sink.event(Tick(self._venue.name, None, None, self._sink.now, None))
 
@@ -309,7 +319,7 @@ class Normalize:
             elif channel == "book" or sub.active:
                 self._sink.event(said)
 
-    def _control(self, name: str, conn: Conn, said: Acked | Refused | Closing | Ignored, line: bytes) -> None:
+    def _control(self, name: str, conn: Conn, said: Said, line: bytes) -> None:
         match said:
             case Acked():
                 self._connections.acked(name, conn, said)
@@ -319,6 +329,10 @@ class Normalize:
                     self._sink.dead(f"a refusal of nobody knows what: {said.reason}", line)
             case Closing():
                 self._connections.closing(name, conn, said.reason)
+            case Latest():
+                self._latest(conn, said)
+            case Missed():
+                self._lost(self._connections.holed(conn), "sequence")
             case Ignored():
                 self._sink.count("tapeline_ignored_total", said.reason)
 
@@ -358,10 +372,22 @@ class Normalize:
         sub.last_id = marks.high
         self._sink.event(trade)
 
+    def _latest(self, conn: Conn, said: Latest) -> None:
+        sub = conn.subs.get(("trade", said.symbol))
+        if sub is None or sub.state == "refused":
+            return  # its trades are not asked for, so none of them is missing
+        marks = self._state.marks.get(said.symbol)
+        if marks is None:
+            self._state.marks[said.symbol] = Marks(said.id + 1, said.id, None)
+        else:
+            marks.claim(said.id, self._sink.now)
+
     def _resolve(self, symbol: str, marks: Marks) -> None:
         """Stop waiting for what no connection can bring any more, ask again for what was not answered."""
         if marks.held and not self._may_come(symbol, marks):
             self._steps(symbol, marks, marks.declare())
+        if marks.claimed > marks.high and self._sink.now - marks.claimed_at > HOLD_NS:
+            self._steps(symbol, marks, marks.miss())
         if marks.asked is not None and self._sink.now > marks.asked_at:
             marks.asked = None
             self._backfill(symbol, marks)

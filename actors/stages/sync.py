@@ -23,7 +23,8 @@ No pair is illegal: whatever a venue sends leads to a joined book or to a reques
 the numbers its rule reads raises ``Unparseable``: the decoder promised them. Time is fold time, ns.
 
 A snapshot newer than all that is buffered joins at once: the stream is known unbroken from its first
-buffered delta, which the snapshot includes, so the next delta touches it or shows a hole.
+buffered delta, which the snapshot includes, so the next delta touches it or shows a hole. Where no number
+tells what touches (join ``none``), one older than anything that was seen is asked for again.
 """
 
 from collections.abc import Callable, Mapping
@@ -197,6 +198,7 @@ class Sync:
         "_joined_at",
         "_limit",
         "_old_since",
+        "_open_end",
         "_refreshing",
         "_rest",
         "book",
@@ -218,6 +220,7 @@ class Sync:
         self._alignment = alignment
         self._chains = alignment.chains
         self._rest = rule.snapshot == "rest"
+        self._open_end = self._rest or rule.open_end
         self.conn = conn
         self.joined = False
         self.silence = 0
@@ -281,7 +284,7 @@ class Sync:
             if not (book.bids.keys and book.asks.keys) and book.spent:
                 fault = Fault(None, None, None, "the market left the known levels")
                 return self._lose(fault, now, None, 0)
-        if self._refreshing:
+        if self._refreshing and self._rest:
             self._keep(delta, weight)
         return "applied"
 
@@ -292,7 +295,7 @@ class Sync:
             return self._take(snapshot, [], now)
         if self.joined:
             return self._join_later(snapshot, now) if self._refreshing else "old"
-        if not self._buffer:  # not a failure: the next delta decides
+        if not self._buffer and not self._is_behind(snapshot):  # not a failure: the next delta decides
             self._held = snapshot
             self.due = None
             return "kept"
@@ -306,7 +309,7 @@ class Sync:
         if self.crossed_since is not None and now - self.crossed_since > most_s * SECOND:
             fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {most_s} s")
             return self._lose(fault, now, None, 0)
-        if self._rest and not self._refreshing and self.book.thin:
+        if not self._refreshing and self.book.thin:
             self._refreshing = True
             self._attempts = 0
             self.reason = "few levels are left of the last snapshot"
@@ -381,9 +384,22 @@ class Sync:
             return False
         if not self._buffer:  # only a refresh gets here: nothing came since it began
             return seq is not None and self.seq is not None and seq < self.seq
-        first = self._buffer[0].first_seq
+        oldest = self._buffer[0]
+        match self._alignment.rule.join:
+            case "range":
+                first = oldest.first_seq
+            case "none":
+                first = oldest.last_seq
+            case _:
+                return False
         # binance.md 5.3, step 2: strictly, though one that ends just before would touch
-        return self._alignment.rule.join == "range" and seq is not None and first is not None and seq < first
+        return seq is not None and first is not None and seq < first
+
+    def _is_behind(self, snapshot: BookSnapshot) -> bool:
+        """Tell whether a snapshot lacks what was seen before, where the next delta would not show it."""
+        seq = _seq(snapshot)
+        blind = self._alignment.rule.join == "none"
+        return blind and seq is not None and self.seq is not None and seq < self.seq
 
     def _ask_again(self, now: int) -> Outcome:
         self.reason = "the snapshot was older than the buffer"
@@ -393,7 +409,7 @@ class Sync:
     def _take(self, snapshot: BookSnapshot, newer: list[BookDelta], now: int) -> Outcome:
         depths = [d for d in (self._alignment.rule.depth, snapshot.depth) if d is not None]
         self._limit = min(depths) if depths else None
-        self.book = Levels(self._limit, open_end=self._rest)
+        self.book = Levels(self._limit, open_end=self._open_end)
         self.book.load(snapshot.bids, snapshot.asks)
         self.seq = _seq(snapshot)
         self.ts_event = snapshot.ts_event
@@ -510,7 +526,7 @@ class Sync:
         sync.reason = state.reason
         sync._crossed_most = state.crossed_most
         sync._limit = state.limit
-        sync.book = Levels(state.limit, open_end=sync._rest)
+        sync.book = Levels(state.limit, open_end=sync._open_end)
         sync.book.bids.restore(*state.bids)
         sync.book.asks.restore(*state.asks)
         sync._fresh = state.fresh

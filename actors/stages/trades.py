@@ -94,6 +94,8 @@ class Marks(msgspec.Struct):
         holes: Open, oldest first.
         held: Ahead of a hole that may fill by itself, in order of their ids.
         held_since: Fold time of the first held, ns.
+        claimed: Id that the venue said is there, to be missed if it does not come.
+        claimed_at: Fold time of that, ns.
         asked: Range of ids that a backfill was asked for and has not answered.
         asked_at: Fold time when its answer is overdue, ns.
         failures: Backfills in a row that brought nothing.
@@ -106,6 +108,8 @@ class Marks(msgspec.Struct):
     holes: list[Hole] = []
     held: list[Trade] = []
     held_since: int = 0
+    claimed: int = -1
+    claimed_at: int = 0
     asked: tuple[int, int] | None = None
     asked_at: int = 0
     failures: int = 0
@@ -187,6 +191,18 @@ class Marks(msgspec.Struct):
                 yield trade
             else:
                 yield Duplicate()
+
+    def claim(self, last: int, now: int) -> None:
+        """Learn that there is a trade ``last``; while an earlier one is awaited that alone counts."""
+        if self.claimed <= self.high < last:
+            self.claimed, self.claimed_at = last, now
+
+    def miss(self) -> Iterator[Step]:
+        """Give up waiting for what was claimed: it is a hole like one before a trade."""
+        yield from self.declare()
+        if self.claimed > self.high:
+            yield self._open(self.high + 1, self.claimed)
+            self.high, self.cause = self.claimed, "sequence"
 
     def _open(self, first: int, last: int) -> Opened:
         hole = Hole(first, last, [(first, last)], self.cause)

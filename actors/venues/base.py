@@ -107,10 +107,12 @@ class Acked(msgspec.Struct, frozen=True):
     """The venue accepted: the subscription sent with ``id``, or ``items`` where it names them.
 
     With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
+    ``op``: what it accepted, where only ``items`` tell.
     """
 
     id: int | None = None
     items: Sequence[Item] | None = None
+    op: Literal["subscribe", "unsubscribe"] = "subscribe"
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -130,13 +132,31 @@ class Closing(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Latest(msgspec.Struct, frozen=True):
+    """``id`` is the latest trade of ``symbol``: those up to it that never came, and do not soon, are missing.
+
+    For contiguous ids only.
+    """
+
+    symbol: str
+    id: int
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """Frames of this connection were lost on the way, nobody knows of which subscriptions.
+
+    Books show it by their own numbers; all else is missing something unless another connection gives it.
+    """
+
+
 class Ignored(msgspec.Struct, frozen=True):
     """A frame that rightly gives nothing: ``heartbeat``, ``history``, ``unknown_channel``, ... Counted."""
 
     reason: str
 
 
-Decoded = Event | Acked | Refused | Closing | Ignored
+Said = Acked | Refused | Closing | Latest | Missed | Ignored  # what a frame says that is no event
+Decoded = Event | Said
 
 
 class BookRule(msgspec.Struct, frozen=True):
@@ -151,6 +171,8 @@ class BookRule(msgspec.Struct, frozen=True):
         chain: How a delta follows another; the same words. A delta with last_seq <= seq is old.
         checksum: Name of the checksum in ``stages.checksum``, or None.
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
+        open_end: The stream tells of changes below ``depth``, too: what is left of the pruned ones is
+            unknown, so a book that lost most of its levels wants another snapshot. Always so with ``rest``.
         verified: What a live book of this venue may claim.
     """
 
@@ -159,6 +181,7 @@ class BookRule(msgspec.Struct, frozen=True):
     chain: Literal["range", "next", "pointer", "none"]
     checksum: str | None = None
     depth: int | None = None
+    open_end: bool = False
     verified: Verified = "sequence"
 
 

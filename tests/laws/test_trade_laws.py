@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.model.events import Trade
-from actors.stages.trades import MOST_RECENT, Duplicate, Recent, Reset
+from actors.stages.trades import MOST_RECENT, Duplicate, Filled, Marks, Opened, Recent, Reset
 
 MS = 1_000_000
 START = 1_800_000_000_000 * MS
@@ -106,3 +106,41 @@ def test_a_trade_without_a_time_is_never_a_reset() -> None:
     timeless = Trade("v", "BTC-USD", None, START, None, "5", "1", "1", "buy")
     assert recent.see(timeless, increasing=True) is None
     assert recent.high == 900_000
+
+
+FATE = st.sampled_from(("given", "given", "lost", "late"))
+
+
+@given(st.lists(st.tuples(FATE, st.booleans(), st.booleans()), min_size=1, max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_what_a_venue_says_is_its_latest_is_passed_or_inside_a_hole(
+    fates: list[tuple[str, bool, bool]],
+) -> None:
+    marks = Marks(101, 100, None)  # as its first word seeds it
+    passed: list[int] = []
+    holes: set[tuple[int, int]] = set()
+    late: list[Trade] = []
+    for number, (fate, claimed, given_up) in enumerate(fates, 101):
+        one = trade(number, number)
+        steps = list(marks.see(one, number, wait=False)) if fate == "given" else []
+        late += [one] if fate == "late" else []
+        if claimed:
+            marks.claim(number, number)
+        if given_up:
+            steps += marks.miss()
+        if given_up and late:
+            steps += marks.see(late.pop(), number, wait=False)
+        for step in steps:
+            match step:
+                case Trade():
+                    passed.append(int(step.id))
+                case Opened():
+                    holes.add((step.hole.first, step.hole.last))
+                case Filled():
+                    holes.remove((step.hole.first, step.hole.last))
+                case _:
+                    raise AssertionError(step)
+    assert len(passed) == len(set(passed))
+    inside = {n for first, last in holes for n in range(first, last + 1)}
+    assert set(range(101, marks.high + 1)) <= set(passed) | inside
+    assert all(set(range(first, last + 1)) - set(passed) for first, last in holes)

@@ -3,13 +3,13 @@
 A recording is JSON lines of ``dir`` (``in``: a frame, ``http``: a REST answer), ``raw`` (its exact text) and
 ``url``. Frames follow the first subscription, in the order of the recording and as fast as they are read.
 Where a REST answer stands in it they wait until it has been asked for, so that a snapshot falls where it
-fell.
+fell. What differs from venue to venue is a ``Manner``.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -30,61 +30,105 @@ def recording(name: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-class Replay:
-    """One recording of Binance's, served.
+Natives = Mapping[str, tuple[str, str]]  # native symbol -> base, quote
+
+
+def _symbol(url: str) -> str:
+    return parse_qs(urlsplit(url).query).get("symbol", [""])[0] if "/depth?" in url else ""
+
+
+def _binance_listing(natives: Natives) -> Any:
+    rows = [
+        {"symbol": native, "status": "TRADING", "baseAsset": base, "quoteAsset": quote}
+        for native, (base, quote) in natives.items()
+    ]
+    return {"symbols": rows}
+
+
+class Manner(NamedTuple):
+    """How a venue is asked.
 
     Attributes:
-        rest_of: Native symbol -> the recorded depth snapshot.
-        played: Set once the last frame was sent.
-        connects: Connections that came in.
+        listing: Path of the instrument list, and the list itself as JSON or as it was recorded.
+        asked: URL of a REST request -> which recorded answer it wants, empty for none.
+        answer: The first frame that comes in -> what answers it and is not in the recording.
+        waits: Where a REST answer stands, frames wait for its request.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], natives: Mapping[str, tuple[str, str]]) -> None:
+    listing: tuple[str, Callable[[Natives], Any]]
+    asked: Callable[[str], str] = lambda _url: ""
+    answer: Callable[[Any], Any] = lambda _asked: None
+    waits: bool = True
+
+
+BINANCE = Manner(
+    ("/api/v3/exchangeInfo", _binance_listing), _symbol, lambda asked: {"result": None, "id": asked["id"]}
+)
+
+
+class Replay:
+    """One recording, served.
+
+    Attributes:
+        rest_of: What is asked for -> the recorded answer.
+        played: Set once the last frame was sent.
+        connects: Connections that came in.
+        sent: Frames that were sent.
+
+    Frames follow once ``asks`` frames have come in.
+    """
+
+    def __init__(
+        self, rows: Iterable[Mapping[str, Any]], natives: Natives, manner: Manner = BINANCE, asks: int = 1
+    ) -> None:
+        self.asks = asks
         self.rows = list(rows)
         self.natives = natives
-        self.rest_of = {_symbol(row["url"]): row["raw"] for row in self.rows if row["dir"] == "http"}
+        self.manner = manner
+        self.rest_of = {manner.asked(row["url"]): row["raw"] for row in self.rows if row["dir"] == "http"}
         self.played = anyio.Event()
-        self.connects = 0
+        self.connects = self.sent = 0
         self.port = 0
-        self._asked = {native: anyio.Event() for native in self.rest_of}
+        self._asked = {asked: anyio.Event() for asked in self.rest_of}
         self._server: Server | None = None
-
-    def _listing(self) -> str:
-        rows = [
-            {"symbol": native, "status": "TRADING", "baseAsset": base, "quoteAsset": quote}
-            for native, (base, quote) in self.natives.items()
-        ]
-        return json.dumps({"symbols": rows})
 
     def _process(self, _socket: ServerConnection, request: Request) -> Response | None:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return None
-        if request.path.startswith("/api/v3/exchangeInfo"):
-            return _response(200, self._listing())
-        native = _symbol(request.path)
-        if request.path.startswith("/api/v3/depth") and native in self.rest_of:
-            self._asked[native].set()
-            return _response(200, self.rest_of[native])
+        path, listing = self.manner.listing
+        if request.path.startswith(path):
+            listed = listing(self.natives)
+            return _response(200, listed if isinstance(listed, str) else json.dumps(listed))
+        asked = self.manner.asked(request.path)
+        if asked in self.rest_of:
+            self._asked[asked].set()
+            return _response(200, self.rest_of[asked])
         return _response(404, "{}")
 
     async def _handle(self, socket: ServerConnection) -> None:
         self.connects += 1
         try:
-            asked = json.loads(await socket.recv())
-            await socket.send(json.dumps({"result": None, "id": asked["id"]}))
+            asked = [json.loads(await socket.recv()) for _ in range(self.asks)]
+            answer = self.manner.answer(asked[0])
+            if answer is not None:
+                await self._send(socket, json.dumps(answer))
             await self._play(socket)
             async for _ in socket:
                 pass
         except ConnectionClosed:
             return
 
+    async def _send(self, socket: ServerConnection, text: str) -> None:
+        await socket.send(text)
+        self.sent += 1
+
     async def _play(self, socket: ServerConnection) -> None:
         for row in self.rows:
             if row["dir"] == "in":
-                await socket.send(row["raw"])
-            elif row["dir"] == "http":
+                await self._send(socket, row["raw"])
+            elif row["dir"] == "http" and self.manner.waits:
                 with anyio.fail_after(10):
-                    await self._asked[_symbol(row["url"])].wait()
+                    await self._asked[self.manner.asked(row["url"])].wait()
         self.played.set()
 
     async def __aenter__(self) -> Self:
@@ -98,10 +142,6 @@ class Replay:
         assert self._server is not None
         self._server.close()
         await self._server.wait_closed()
-
-
-def _symbol(url: str) -> str:
-    return parse_qs(urlsplit(url).query).get("symbol", [""])[0]
 
 
 def _response(status: int, body: str) -> Response:

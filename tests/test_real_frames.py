@@ -6,28 +6,16 @@ best bid and offer that was recorded beside the books.
 
 import json
 from bisect import bisect_right
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import pytest
-import redis
+from recorded_rig import Levels, Passed, Reader, assert_nothing_is_missing, best_first, read, through
 from replay import Replay, recording
 
-from actors import bookbuilder, connector, normalizer
-from actors.config import Settings, VenueSettings
-from actors.model import codec
-from actors.model.events import L1, AnyEvent, Book, Gap, Status, Trade
-from actors.runtime.lifecycle import make_actor
-from actors.runtime.metrics import Metrics
-from actors.streams.keys import Keys, Partition, Stream
+from actors.model.events import L1, AnyEvent, Book, Trade
 
 pytestmark = pytest.mark.redis
 
-KEYS = Keys()
-PARTITION = Partition("binance", 0)
-ROLES = {"connector": connector.run, "normalizer": normalizer.run, "bookbuilder": bookbuilder.run}
 MIXED = {"BTCUSDT": ("BTC", "USDT")}
 FOUR = {
     "NKNUSDT": ("NKN", "USDT"),
@@ -35,24 +23,6 @@ FOUR = {
     "LRCBTC": ("LRC", "BTC"),
     "RUNEEUR": ("RUNE", "EUR"),
 }
-Levels = list[tuple[str, str]]
-
-
-@asynccontextmanager
-async def pipeline(settings: Settings) -> AsyncIterator[None]:
-    """Run one instance of each role for the length of the block."""
-    async with anyio.create_task_group() as tg:
-        actors = [make_actor(role, settings, Metrics()) for role in ROLES]
-        for actor, run in zip(actors, ROLES.values(), strict=True):
-            tg.start_soon(run, actor)
-        yield
-        for actor in actors:
-            actor.stopping.set()
-
-
-def events(client: redis.Redis, stream: Stream) -> list[AnyEvent]:
-    entries: Any = client.xrange(KEYS.stream(PARTITION, stream))
-    return [codec.decode(text.encode()) for _, fields in entries for text in fields["d"].split("\n")]
 
 
 def depth_of(rows: list[dict[str, Any]], native: str) -> list[dict[str, Any]]:
@@ -76,90 +46,25 @@ def reference(rows: list[dict[str, Any]], native: str) -> tuple[Levels, Levels, 
                 else:
                     side.pop(price, None)
         last = data["u"]
-    best_first = sorted(bids.items(), key=lambda level: -float(level[0]))
-    return best_first, sorted(asks.items(), key=lambda level: float(level[0])), last
-
-
-class Reader:
-    """What any reader of ``books`` does: a snapshot replaces, a delta changes."""
-
-    def __init__(self) -> None:
-        self.bids: dict[str, str] = {}
-        self.asks: dict[str, str] = {}
-        self.seq: int | None = None
-        self.state = "none"
-
-    def apply(self, event: Book) -> None:
-        if event.type == "snapshot":
-            self.bids, self.asks = {}, {}
-        for side, changes in ((self.bids, event.bids), (self.asks, event.asks)):
-            for price, size in changes:
-                if float(size):
-                    side[price] = size
-                else:
-                    side.pop(price, None)  # a venue removes what nobody was told of, too
-        self.seq, self.state = event.seq, event.state
-
-    @property
-    def levels(self) -> tuple[Levels, Levels]:
-        bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))
-        return bids, sorted(self.asks.items(), key=lambda level: float(level[0]))
+    return *best_first(bids, asks), last
 
 
 async def run_through(
     name: str, natives: dict[str, tuple[str, str]], redis_server: Any
-) -> tuple[list[dict[str, Any]], list[AnyEvent], list[AnyEvent]]:
+) -> tuple[list[dict[str, Any]], Passed]:
     """Return the recording, and what ``events`` and ``books`` hold once it has passed."""
     rows = recording(f"binance/{name}")
-    ends = {f"{b}-{q}": reference(rows, native)[2] for native, (b, q) in natives.items()}
-    server = redis_server()
-    async with Replay(rows, natives) as replay:
-        settings = Settings(
-            mode="live",
-            redis={"url": server.url},
-            venues={
-                "binance": VenueSettings(
-                    symbols=list(ends),
-                    channels=["trade", "book", "l1"],
-                    ws_url=f"ws://127.0.0.1:{replay.port}",
-                    rest_url=f"http://127.0.0.1:{replay.port}",
-                )
-            },
-        )
-        async with pipeline(settings):
-            with server.client() as client:
-                with anyio.fail_after(25):
-                    await replay.played.wait()
-                    while not _through(client, ends):
-                        await anyio.sleep(0.05)
-                return rows, events(client, "events"), events(client, "books")
-
-
-def _through(client: redis.Redis, ends: dict[str, int]) -> bool:
-    """Tell whether the book of every symbol has reached its last update, and all of raw was folded."""
-    told = {e.symbol: e.seq for e in events(client, "books") if isinstance(e, Book) and e.state == "live"}
-    raw: Any = client.xrevrange(KEYS.stream(PARTITION, "raw"), count=1)
-    folded = client.hget(KEYS.cursor(PARTITION, "normalizer"), "c:raw")
-    ticks = folded is not None and int(folded.split("-")[1]) >= int(raw[0][0].split("-")[1]) - 2
-    return ticks and all(told.get(symbol, 0) >= last for symbol, last in ends.items())
+    return rows, await through("binance", Replay(rows, natives), ["trade", "book", "l1"], redis_server())
 
 
 def of_symbol(books: list[AnyEvent], symbol: str) -> list[Book]:
     return [event for event in books if isinstance(event, Book) and event.symbol == symbol]
 
 
-def fold(books: list[AnyEvent]) -> dict[str, Reader]:
-    readers: dict[str, Reader] = {}
-    for event in books:
-        if isinstance(event, Book) and event.symbol is not None:
-            readers.setdefault(event.symbol, Reader()).apply(event)
-    return readers
-
-
 def assert_books_are_the_reference(
     rows: list[dict[str, Any]], natives: dict[str, tuple[str, str]], books: list[AnyEvent]
 ) -> None:
-    readers = fold(books)
+    readers = read(books)
     assert len(readers) == len(natives)
     for native, (base, quote) in natives.items():
         reader = readers[f"{base}-{quote}"]
@@ -174,14 +79,10 @@ def assert_books_are_the_reference(
         assert ours == (bids[: len(ours[0])], asks[: len(ours[1])])
 
 
-def assert_nothing_is_missing(found: list[AnyEvent], books: list[AnyEvent]) -> None:
-    assert not [event for event in (*found, *books) if isinstance(event, Gap)]
-    assert not [event for event in found if isinstance(event, Status) and event.state in ("stale", "refused")]
-
-
 async def test_a_recording_of_one_symbol_comes_out_whole(redis_server):
-    rows, found, books = await run_through("spot-btcusdt-mixed", MIXED, redis_server)
-    assert_nothing_is_missing(found, books)
+    rows, passed = await run_through("spot-btcusdt-mixed", MIXED, redis_server)
+    assert_nothing_is_missing(passed)
+    found, books, _ = passed
     assert_books_are_the_reference(rows, MIXED, books)
 
     sent = [json.loads(row["raw"])["data"] for row in rows if row["dir"] == "in"]
@@ -200,7 +101,7 @@ async def test_a_recording_of_one_symbol_comes_out_whole(redis_server):
 
 
 async def test_recorded_books_agree_with_the_best_bid_and_offer_recorded_beside_them(redis_server):
-    _, found, books = await run_through("spot-btcusdt-mixed", MIXED, redis_server)
+    _, (found, books, _) = await run_through("spot-btcusdt-mixed", MIXED, redis_server)
     best = [(e.seq, (e.bid, e.bid_size), (e.ask, e.ask_size)) for e in found if isinstance(e, L1)]
     numbers = [seq for seq, _, _ in best]
     reader, compared = Reader(), 0
@@ -219,6 +120,6 @@ async def test_recorded_books_agree_with_the_best_bid_and_offer_recorded_beside_
 
 
 async def test_recorded_books_of_four_symbols_on_one_socket_come_out_whole(redis_server):
-    rows, found, books = await run_through("spot-book_diff", FOUR, redis_server)
-    assert_nothing_is_missing(found, books)
-    assert_books_are_the_reference(rows, FOUR, books)
+    rows, passed = await run_through("spot-book_diff", FOUR, redis_server)
+    assert_nothing_is_missing(passed)
+    assert_books_are_the_reference(rows, FOUR, passed.books)

@@ -1,9 +1,10 @@
 """Each venue's frames, one case a line of ``cases/<venue>.jsonl``: what a frame says, or why it says nothing.
 
-First line: ``instruments`` that the connection knows. Every other: ``why``, ``source`` (where the shape
-stands), ``frame`` and what comes of it: ``events``, or with ``rows`` the instruments a list gives. With
-``request`` the frame is the body of its answer. An outcome that is no event is named by its key:
-``acked``, ``refused``, ``closing``, ``ignored``, ``unparseable`` (a part of the reason).
+First line: ``instruments`` that the connection knows, ``before``: frames that it has heard. Every other:
+``why``, ``source`` (where the shape stands), ``frame`` and what comes of it: ``events``, or with ``rows`` the
+instruments a list gives. With ``request`` the frame is the body of its answer. A case, too, may say what was
+heard ``before`` it. An outcome that is no event is named by its key: ``acked``, ``ended``, ``refused``,
+``closing``, ``latest``, ``missed``, ``ignored``, ``unparseable`` (a part of the reason).
 A new venue adds its table; nothing here.
 """
 
@@ -19,7 +20,18 @@ from actors.model.errors import Unparseable
 from actors.model.events import Event
 from actors.model.instruments import Instrument
 from actors.venues import VENUES
-from actors.venues.base import Acked, Answer, Closing, Decoded, Ignored, Refused, Request, Scratch
+from actors.venues.base import (
+    Acked,
+    Answer,
+    Closing,
+    Decoded,
+    Ignored,
+    Latest,
+    Missed,
+    Refused,
+    Request,
+    Scratch,
+)
 
 CASES = Path(__file__).parent / "cases"
 RECV = 1_800_000_000_000_000_000
@@ -29,6 +41,8 @@ CONN = "a.1"
 def load(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]]]:
     head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
     instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
+    for case in cases:
+        case["before"] = [*head.get("before", ()), *case.get("before", ())]
     return {instrument.native: instrument for instrument in instruments}, cases
 
 
@@ -39,22 +53,24 @@ def cases() -> list[Any]:
 
 
 def shown(said: Decoded) -> dict[str, Any]:
+    if isinstance(said, Event):
+        event = json.loads(codec.encode(said))
+        assert event.pop("venue") in VENUES
+        assert event.pop("ts_recv") == RECV
+        return event
     match said:
-        case Acked(id, items):
+        case Acked(id, items, op):
             named = {} if items is None else {"items": [list(item) for item in items]}
-            return {"acked": id} | named
+            return {"acked" if op == "subscribe" else "ended": id} | named
         case Refused(reason, id, items):
             named = {} if items is None else {"items": [list(item) for item in items]}
             return {"refused": reason, "id": id} | named
-        case Closing(reason):
-            return {"closing": reason}
-        case Ignored(reason):
-            return {"ignored": reason}
-    assert isinstance(said, Event)
-    event = json.loads(codec.encode(said))
-    assert event.pop("venue") in VENUES
-    assert event.pop("ts_recv") == RECV
-    return event
+        case Latest(symbol, id):
+            return {"latest": id, "symbol": symbol}
+        case Closing(reason) | Ignored(reason):
+            return {"closing" if isinstance(said, Closing) else "ignored": reason}
+        case Missed():
+            return {"missed": True}
 
 
 def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]) -> list[dict[str, Any]]:
@@ -67,6 +83,8 @@ def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]
         request = msgspec.convert(case["request"], Request)
         answer = Answer(request, 200, case["frame"], conn=CONN)
         return [shown(event) for event in VENUES[venue].decode_rest(answer, scratch)]
+    for earlier in case["before"]:
+        VENUES[venue].decode(earlier.encode(), scratch)
     return [shown(said) for said in VENUES[venue].decode(frame, scratch)]
 
 

@@ -12,10 +12,7 @@ from actors.config import ConfigError, Settings, load
 from actors.config.judge import nearest
 from actors.runtime.supervisor import STOP, Signals, hold_lifeline
 
-ROLES: Final = (
-    "connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator", "master",
-)  # fmt: skip
-_ALONE: Final = ("simulator", "master")  # they need no Redis
+ROLES: Final = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator")
 LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
 
 
@@ -42,23 +39,12 @@ def run_role(role: str, settings: Settings) -> int:
     """Run an actor under settings that are checked already."""
     if role == "redis":
         return _redis(settings)
-    if (reason := _useless(role, settings)) is not None:
-        return _idle(role, settings, reason)
+    if role == "simulator" and settings.mode == "live":
+        return _idle(settings)
     from actors.runtime import lifecycle  # noqa: PLC0415 - the two lines above need none of it
 
     run_it = importlib.import_module(f"actors.{role}").run
-    return lifecycle.main(role, run_it, settings, on_redis=role not in _ALONE)
-
-
-def _useless(role: str, settings: Settings) -> str | None:
-    """Return why the configuration has no use for a role, None where it has."""
-    match role:
-        case "simulator" if settings.mode == "live":
-            return "the configuration is a live one"
-        case "master" if not settings.master.enabled:
-            return "master.enabled is not set"
-        case _:
-            return None
+    return lifecycle.main(role, run_it, settings, on_redis=role != "simulator")
 
 
 def say(error: Exception, code: int) -> int:
@@ -78,13 +64,13 @@ def _redis(settings: Settings) -> int:
         return say(e, 1)
 
 
-def _idle(role: str, settings: Settings, reason: str) -> int:
+def _idle(settings: Settings) -> int:
     import structlog  # noqa: PLC0415 - only this needs it
 
     from actors.runtime import log  # noqa: PLC0415
 
-    log.setup(role, settings)
+    log.setup("simulator", settings)
     signals = Signals(signal.SIGCHLD, *STOP)
-    structlog.get_logger().info(f"{role}_idle", reason=reason)
+    structlog.get_logger().info("simulator_idle", reason="the configuration is a live one")
     signals.wait_for(*STOP)
     return 0

@@ -28,7 +28,7 @@ from actors.model.events import (
 )
 from actors.model.instruments import Instrument
 from actors.venues import VENUES
-from actors.venues.base import Acked, Answer, Closing, Ignored, Refused, Request, Scratch, Venue, items_of
+from actors.venues.base import Answer, Request, Said, Scratch, Venue, items_of
 
 CASES = Path(__file__).parents[1] / "cases"
 WIRE = Path(__file__).parents[3] / "shared" / "wire"
@@ -37,16 +37,16 @@ DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 VENUE = st.sampled_from(sorted(VENUES))
 
 
-def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]]]:
+def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]], list[str]]:
     head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
     instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
-    return {instrument.native: instrument for instrument in instruments}, cases
+    return {instrument.native: instrument for instrument in instruments}, cases, head.get("before", [])
 
 
 TABLES = {venue: table(venue) for venue in VENUES}
 FRAMES = {
     venue: [case["frame"].encode() for case in cases if "request" not in case and "rows" not in case]
-    for venue, (_, cases) in TABLES.items()
+    for venue, (_, cases, _) in TABLES.items()
 }
 
 
@@ -69,6 +69,8 @@ JSON = st.recursive(
 def scratch(venue: str) -> Scratch:
     made = Scratch("a.1", TABLES[venue][0])
     made.recv = RECV
+    for earlier in TABLES[venue][2]:
+        VENUES[venue].decode(earlier.encode(), made)
     return made
 
 
@@ -103,7 +105,7 @@ def check(venue: str, frame: bytes) -> None:
         return
     assert said == VENUES[venue].decode(frame, scratch(venue))
     for one in said:
-        assert isinstance(one, Event | Acked | Refused | Closing | Ignored)
+        assert isinstance(one, Event | Said)
         if isinstance(one, Event):
             line = codec.encode(one)
             assert codec.decode(line) == one

@@ -1,0 +1,465 @@
+"""Coinbase Exchange: trades, level2_batch books and the 24 h ticker over one socket.
+
+Limits: 8 connection attempts a second; the first subscription within 5 s; no more than 10 messages a second
+from us. A snapshot is the whole book, several MB of a large market.
+Quirks: ``side`` of a match is the *maker's*, of a ticker the taker's; nothing numbers the books, so they are
+not verified; a removal is written ``0``, ``0.0``, ``0.00`` ...; each request is answered by the list of all
+that is subscribed, under names of the venue's choice (``level2_50``); one product that does not exist fails
+its whole request, hence one product a request; ``last_match`` is the trade before the subscription, no
+news; matches can be dropped, which the heartbeat's ``last_trade_id`` shows.
+Kept are the best 1,000 levels a side, whatever the snapshot holds.
+
+Source: docs.cdp.coinbase.com, Exchange: WebSocket channels, rate limits, REST products, trades, pagination;
+as of 2026-07. Read against captures of 2021 to 2026.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+from urllib.parse import urlencode
+
+import msgspec
+
+from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
+from actors.model.errors import Unparseable
+from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Connection,
+    Decoded,
+    Endpoints,
+    Ignored,
+    Item,
+    Latest,
+    Limits,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    items_of,
+    read,
+)
+
+NAME: Final = "coinbase"
+LEVELS: Final = 1000  # chosen: what is kept of the tens of thousands that a book has
+BACKFILL_MOST: Final = 1000  # documented: most rows of a page
+STREAMS: Final[dict[Channel, str]] = {"book": "level2_batch", "trade": "matches", "ticker": "ticker"}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_YEAR: Final = 2001  # an update may say 0001-01-01, and is valid all the same
+_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, microseconds
+_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Side = Literal["buy", "sell"]
+_TAKER: Final[dict[_Side, Aggressor]] = {"buy": "sell", "sell": "buy"}  # by the maker's side
+
+
+class _Match(msgspec.Struct):
+    trade_id: _Id  # one above the product's last
+    side: _Side  # the maker's
+    size: str  # base currency
+    price: str  # quote currency a unit of base
+    product_id: str
+    sequence: _Id  # of all that happens in the product: gaps mean nothing here
+    time: _Time
+
+
+class _Snapshot(msgspec.Struct):
+    product_id: str
+    asks: list[Level]
+    bids: list[Level]
+    time: _Time | None = None
+
+
+class _Update(msgspec.Struct):
+    product_id: str
+    changes: list[tuple[_Side, str, str]]  # "buy" is a bid; price, absolute size
+    time: _Time | None = None
+
+
+class _Ticker(msgspec.Struct):
+    product_id: str
+    price: str
+    open_24h: str
+    high_24h: str
+    low_24h: str
+    volume_24h: str  # base currency
+    sequence: _Id | None = None
+    time: _Time | None = None
+
+
+class _Heartbeat(msgspec.Struct):
+    product_id: str
+    last_trade_id: _Id
+
+
+class _LastMatch(msgspec.Struct):
+    product_id: str
+    trade_id: _Id
+
+
+class _Subscribed(msgspec.Struct):
+    name: str
+    product_ids: list[str]
+
+
+class _Subscriptions(msgspec.Struct):
+    channels: list[_Subscribed]
+
+
+class _Error(msgspec.Struct):
+    message: str
+    reason: str = ""
+
+
+class _Bare(msgspec.Struct):
+    type: str
+
+
+class _PastTrade(msgspec.Struct):
+    trade_id: _Id
+    side: _Side  # the maker's
+    size: str
+    price: str
+    time: _Time
+
+
+class _Product(msgspec.Struct):
+    id: str
+    base_currency: str
+    quote_currency: str
+    status: str
+    trading_disabled: bool = False
+    quote_increment: str | None = None
+    base_increment: str | None = None
+
+
+_match_decoder = msgspec.json.Decoder(_Match)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
+_update_decoder = msgspec.json.Decoder(_Update)
+_ticker_decoder = msgspec.json.Decoder(_Ticker)
+_heartbeat_decoder = msgspec.json.Decoder(_Heartbeat)
+_last_match_decoder = msgspec.json.Decoder(_LastMatch)
+_subscriptions_decoder = msgspec.json.Decoder(_Subscriptions)
+_error_decoder = msgspec.json.Decoder(_Error)
+_bare_decoder = msgspec.json.Decoder(_Bare)
+_past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
+_products_decoder = msgspec.json.Decoder(list[_Product])
+
+
+def _symbol(native: str, scratch: Scratch) -> str:
+    instrument = scratch.instruments.get(native)
+    if instrument is None:
+        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
+    return instrument.symbol
+
+
+def _ns(time: datetime | None) -> int | None:
+    if time is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        return None
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+def _trade(
+    t: _Match | _PastTrade, symbol: str, seq: int | None, scratch: Scratch, *, backfilled: bool = False
+) -> Trade:
+    size = size_text(t.size)
+    if is_zero(size):
+        raise Unparseable(f"a trade of size {size}")
+    return Trade(
+        NAME,
+        symbol,
+        _ns(t.time),
+        scratch.recv,
+        seq,
+        str(t.trade_id),
+        price_text(t.price),
+        size,
+        _TAKER[t.side],
+        backfilled=backfilled,
+    )
+
+
+def _match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    match = read("match", _match_decoder, frame)
+    return [_trade(match, _symbol(match.product_id, scratch), match.sequence, scratch)]
+
+
+def _last_match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    last = read("last_match", _last_match_decoder, frame)
+    return [Ignored("history"), Latest(_symbol(last.product_id, scratch), last.trade_id)]
+
+
+def _heartbeat(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    beat = read("heartbeat", _heartbeat_decoder, frame)
+    return [Ignored("heartbeat"), Latest(_symbol(beat.product_id, scratch), beat.last_trade_id)]
+
+
+def _best(levels: list[Level], *, descending: bool) -> list[Level]:
+    """Return the best levels, best first: to keep them all would cost megabytes every ten seconds."""
+    if len(levels) <= LEVELS:
+        return levels
+    return sorted(levels, key=lambda level: float(level[0]), reverse=descending)[:LEVELS]
+
+
+def _snapshot(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    book = read("snapshot", _snapshot_decoder, frame)
+    bids, asks = levels_text(book.bids), levels_text(book.asks)
+    return [
+        BookSnapshot(
+            NAME,
+            _symbol(book.product_id, scratch),
+            _ns(book.time),
+            scratch.recv,
+            None,
+            scratch.conn,
+            _best(bids, descending=True),
+            _best(asks, descending=False),
+        )
+    ]
+
+
+def _update(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    book = read("l2update", _update_decoder, frame)
+    bids: list[Level] = [(price, size) for side, price, size in book.changes if side == "buy"]
+    asks: list[Level] = [(price, size) for side, price, size in book.changes if side == "sell"]
+    said: list[Decoded] = []
+    try:
+        bids, asks = levels_text(bids), levels_text(asks)
+    except Unparseable:  # rarely a size is no number, and only that level is wrong
+        bids, asks = _sound(bids), _sound(asks)
+        said += [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
+    symbol = _symbol(book.product_id, scratch)
+    return [
+        BookDelta(NAME, symbol, _ns(book.time), scratch.recv, None, scratch.conn, bids, asks),
+        *said,
+    ]
+
+
+def _sound(levels: list[Level]) -> list[Level]:
+    sound: list[Level] = []
+    for price, size in levels:
+        checked = price_text(price)
+        try:
+            sound.append((checked, size_text(size)))
+        except Unparseable:
+            continue  # counted by its absence
+    return sound
+
+
+def _price_or_none(text: str) -> str | None:
+    plain = decimal_text(text)
+    return None if is_zero(plain) else price_text(plain)
+
+
+def _ticker(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    t = read("ticker", _ticker_decoder, frame)
+    return [
+        Ticker(
+            NAME,
+            _symbol(t.product_id, scratch),
+            _ns(t.time),
+            scratch.recv,
+            t.sequence,
+            last=_price_or_none(t.price),
+            open=_price_or_none(t.open_24h),
+            high=_price_or_none(t.high_24h),
+            low=_price_or_none(t.low_24h),
+            volume_base=size_text(t.volume_24h),
+        )
+    ]
+
+
+def _subscriptions(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    """Return what is new, and what is gone, of the list of all that is subscribed."""
+    now: dict[Item, None] = {}
+    for subscribed in read("subscriptions", _subscriptions_decoder, frame).channels:
+        channel = _channel(subscribed.name)
+        known = map(scratch.instruments.get, subscribed.product_ids)
+        if channel is not None:
+            now.update({(channel, instrument.symbol): None for instrument in known if instrument is not None})
+    before = dict.fromkeys(msgspec.convert(scratch.memory.get("subscribed", []), list[Item]))
+    scratch.memory["subscribed"] = [list(item) for item in now]
+    new, gone = [i for i in now if i not in before], [i for i in before if i not in now]
+    said: list[Decoded] = []
+    if new:
+        said.append(Acked(items=new))
+    if gone:
+        said.append(Acked(items=gone, op="unsubscribe"))
+    return said or [Ignored("answer")]
+
+
+def _channel(name: str) -> Channel | None:
+    if name.startswith("level2"):  # level2_batch is answered as level2_50
+        return "book"
+    return "trade" if name == "matches" else "ticker" if name == "ticker" else None
+
+
+_no_product = re.compile(r"(\S{1,40}) is not a valid product").match
+
+
+def _error(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+    error = read("error", _error_decoder, frame)
+    reason = f"{error.message}: {error.reason}"[:200]
+    named = _no_product(error.reason)
+    known = None if named is None else scratch.instruments.get(named[1])
+    return [Refused(reason, items=None if known is None else items_of([known.symbol], STREAMS))]
+
+
+def _status(_frame: bytes, _scratch: Scratch) -> Sequence[Decoded]:
+    return [Ignored("status")]
+
+
+_OPENING: Final = b'{"type":"'
+_TYPES: Final = {
+    b"l2update": _update,
+    b"match": _match,
+    b"ticker": _ticker,
+    b"heartbeat": _heartbeat,
+    b"snapshot": _snapshot,
+    b"last_match": _last_match,
+    b"subscriptions": _subscriptions,
+    b"error": _error,
+    b"status": _status,
+}
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says; one of a known type is decoded in one pass.
+
+    Raises:
+        Unparseable: It does not mean what its type promises, or is no frame of this venue.
+    """
+    if frame.startswith(_OPENING):
+        known = _TYPES.get(frame[len(_OPENING) : frame.find(b'"', len(_OPENING))])
+        if known is not None:
+            return [*known(frame, scratch)]
+    known = _TYPES.get(read("frame", _bare_decoder, frame).type.encode(errors="replace"))
+    return [Ignored("unknown_channel")] if known is None else [*known(frame, scratch)]
+
+
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the trades of the range that was asked for, in order of their ids.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    request = answer.request
+    if request.op != "backfill" or request.symbol is None:
+        raise Unparseable(f"no answer of this venue: {request.op} of {request.symbol}")
+    rows = read("trades", _past_trades_decoder, answer.body.encode(errors="replace"))
+    first, last = int(request.first or 0), int(request.last or -1)
+    found = {row.trade_id: row for row in rows if first <= row.trade_id <= last}
+    return [_trade(found[n], request.symbol, None, scratch, backfilled=True) for n in sorted(found)]
+
+
+def rows(body: bytes) -> list[Instrument]:
+    """Return the products of one list that trade now.
+
+    Raises:
+        Unparseable: The body is no list of products.
+    """
+    listed = read("products", _products_decoder, body)
+    return [_instrument(row) for row in listed if row.status == "online" and not row.trading_disabled]
+
+
+def _instrument(row: _Product) -> Instrument:
+    base, quote = row.base_currency.upper(), row.quote_currency.upper()
+    return Instrument(
+        symbol=f"{base}-{quote}",
+        native=row.id,
+        base=base,
+        quote=quote,
+        price_step=row.quote_increment,
+        size_step=row.base_increment,
+    )
+
+
+def _frames(
+    op: Literal["subscribe", "unsubscribe"], items: Sequence[Item], instruments: Mapping[str, Instrument]
+) -> list[Subscription]:
+    by_symbol: dict[str, list[Item]] = {}
+    for item in items:
+        by_symbol.setdefault(item[1], []).append(item)
+    subscriptions: list[Subscription] = []
+    for symbol, part in by_symbol.items():
+        channels = [STREAMS[channel] for channel, _ in part]
+        if op == "subscribe":
+            channels.append("heartbeat")  # each second, and it tells of matches that were dropped
+        document = {"type": op, "product_ids": [instruments[symbol].native], "channels": channels}
+        subscriptions.append(Subscription(op, part, msgspec.json.encode(document).decode()))
+    return subscriptions
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, a product each; the venue's answers bear no number."""
+    return _frames("subscribe", items, instruments)
+
+
+def unsubscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that end the subscriptions of ``items``."""
+    return _frames("unsubscribe", items, instruments)
+
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
+    by_symbol = {instrument.symbol: instrument for instrument in instruments}
+    symbols = list(by_symbol)
+    most = LIMITS.items_per_connection // max(1, len(channels))
+    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
+    return [Connection(endpoints.ws, subscribe(items, by_symbol, 1)) for items in parts]
+
+
+def backfill(instrument: Instrument, first: str, last: str) -> Request:
+    """Return the request for trades ``first`` to ``last``, the first ``BACKFILL_MOST`` of them at most."""
+    number = min(int(last) - int(first) + 1, BACKFILL_MOST)
+    query = urlencode({"after": int(first) + number, "limit": number})  # older than ``after``, newest first
+    path = f"/products/{instrument.native}/trades?{query}"
+    return Request("backfill", path, instrument.symbol, first=first, last=last)
+
+
+LIMITS: Final = Limits(
+    items_per_connection=300,  # chosen: none is published; a hundred products take 13 s to subscribe
+    frames_per_s=8,  # documented as 10
+    weight_per_minute=300,  # documented as 10 a second; half of it
+    connects_per_minute=60,  # documented as 8 a second
+    max_frame_bytes=32 * 1024 * 1024,  # snapshots of 5 MB were seen
+)
+
+BOOK_RULE: Final = BookRule(
+    snapshot="stream", join="none", chain="none", depth=LEVELS, open_end=True, verified="none"
+)
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=Endpoints("wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com"),
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    book_rule=BOOK_RULE,
+    trade_ids="contiguous",
+    silence_s={},  # quiet markets are healthy, and the heartbeat tells of lost matches
+    first_s={"book": 15.0},  # chosen: a subscription opens with the snapshot
+    quiet_s=5.0,  # a heartbeat comes each second
+    plan=plan,
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/products"),),
+    rows=rows,
+    backfill=backfill,
+    backfill_most=BACKFILL_MOST,
+)

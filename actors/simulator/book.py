@@ -151,6 +151,11 @@ class Book:
         level = self._levels.get(key)
         return 0 if level is None else level.total
 
+    def orders_at(self, key: int) -> int:
+        """Return how many orders rest at one level."""
+        level = self._levels.get(key)
+        return 0 if level is None else len(level.orders)
+
     def top(self) -> tuple[int, int, int, int]:
         """Return best bid, its size, best ask, its size; zeros for an empty side."""
         bid = ask = bid_size = ask_size = 0

@@ -5,6 +5,7 @@ GET  status          seed, pace, connections, symbols with their sequences and t
 GET  truth           the book of ``venue``, ``symbol`` at ``seq``, or as it was told with time ``ts`` in ns
                      (by default now), its best ``depth`` levels (all)
 GET  tape            the trades of ``venue``, ``symbol`` from id ``first`` to ``last`` (all that are kept)
+GET  liquidations    what was closed by force of ``venue``, ``symbol``, from id ``first`` (all that are kept)
 GET  faults          what is wrong, and what will be
 POST fault           a ``faults.Fault``, or a list of them (a schedule)
 DELETE faults        ends the fault ``id``, or all
@@ -62,6 +63,7 @@ def routes(simulator: Simulator) -> list[web.RouteDef]:
         "status": control.status,
         "truth": control.truth,
         "tape": control.tape,
+        "liquidations": control.liquidations,
         "faults": control.faults,
     }
     return [
@@ -175,6 +177,11 @@ class _Control:
             "last": last,
             "trades": shop.trades(first, last),
         }
+
+    async def liquidations(self, request: web.Request) -> object:
+        shop = self._asked(request)
+        found = shop.liquidations(_number(request.query, "first") or 0)
+        return {"venue": shop.listing.venue, "symbol": shop.symbol, "liquidations": found}
 
     async def faults(self, _request: web.Request) -> object:
         faults = self._simulator.faults

@@ -19,7 +19,16 @@ FrameKind = Literal[
 ]
 SocketKind = Literal["drop", "reset", "half_open", "slow", "shutdown"]
 VenueKind = Literal[
-    "refuse", "unlist", "silent_ack", "no_ack", "rest", "stale_snapshot", "maintenance", "connect", "clock"
+    "refuse",
+    "unlist",
+    "silent_ack",
+    "no_ack",
+    "rest",
+    "stale_snapshot",
+    "maintenance",
+    "connect",
+    "clock",
+    "renumber",
 ]
 Kind = FrameKind | SocketKind | VenueKind
 Corruption = Literal["truncated", "garbage", "utf8", "binary", "nan", "huge", "negative", "number"]
@@ -27,7 +36,7 @@ Corruption = Literal["truncated", "garbage", "utf8", "binary", "nan", "huge", "n
 FRAME_KINDS: Final[tuple[str, ...]] = get_args(FrameKind)
 _TIMED_S: Final = {"silence": 10.0, "half_open": 120.0, "slow": 10.0, "maintenance": 10.0, "shutdown": 3.0}
 _COUNTED: Final = {
-    "gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "checksum"
+    "gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "checksum", "renumber"
 }  # fmt: skip
 EDITS: Final = ("crossed", "checksum")  # only a venue knows how
 
@@ -52,7 +61,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     half_open                connections neither read nor write, then are reset after ``for_s``
     slow                     connections get ``bytes_per_s`` for ``for_s``
     shutdown                 connections are told of the shutdown and close after ``for_s``
-    refuse                   subscriptions are acknowledged and stay silent
+    refuse                   subscriptions are refused; where the venue never does, they stay silent
     unlist                   ``symbol`` is not listed
     silent_ack               as ``refuse``, for everything
     no_ack                   requests are honoured and not answered
@@ -62,6 +71,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     maintenance              everybody is dropped, connections and requests get 503 for ``for_s``
     connect                  handshakes are refused with ``status``
     clock                    the venue's clock is off by ``offset_s``
+    renumber                 a book's sequence begins anew at a low number, where that may happen (OKX)
     ======================== ===========================================================================
 
     ``venue``, ``symbol``, ``channel``, ``connection`` narrow it; none given means all. ``count`` frames
@@ -216,7 +226,7 @@ class Active:
         self.hit: list[int] = []  # numbers of the connections
         seconds = fault.seconds()
         self.until = None if seconds is None else now + int(seconds * 1e9)
-        self.left = fault.count if fault.kind not in FRAME_KINDS else None
+        self.left = fault.frames() if fault.kind not in FRAME_KINDS else None
 
 
 class Faults:

@@ -7,6 +7,7 @@ import msgspec
 
 from actors.model.events import SECOND
 from actors.simulator.book import Forgotten
+from actors.simulator.derivatives import base_text
 from actors.simulator.faults import Fault, Faults, VenueKind
 from actors.simulator.market import Fixed, Listing, Live, Market, fixed
 from actors.simulator.venue import Rate, Reply, Session
@@ -41,6 +42,18 @@ class TrueTrade(msgspec.Struct, frozen=True):
     aggressor: str
 
 
+class TrueLiquidation(msgspec.Struct, frozen=True):
+    """One position that was closed by force; ``side`` is that of the order, ``size`` base currency."""
+
+    id: str
+    ts: int
+    side: str
+    position: str
+    price: str
+    contracts: str
+    size: str
+
+
 class TrueBook(NamedTuple):
     """A book as it was: texts of price and size, best first."""
 
@@ -56,15 +69,19 @@ class Shop:
     a book can be asked for by what its readers know of it.
     """
 
-    def __init__(self, live: Live, shown: int | None = None) -> None:
-        """Take how many decimals the venue writes; None: those of the listing's steps."""
+    def __init__(self, live: Live, shown: int | None = None, *, trim: bool = False) -> None:
+        """Take how many decimals the venue writes; None: those of the listing's steps.
+
+        ``trim``: without the zeros that mean nothing.
+        """
         listing = live.listing
         self.live = live
         self.listing = listing
         self.symbol = listing.symbol
         self.native = listing.native.encode()
-        self.price = Fixed(listing.price_step, shown)
-        self.size = Fixed(listing.size_step, shown)
+        self.price = Fixed(listing.price_step, shown, trim=trim)
+        self.size = Fixed(listing.size_step, shown, trim=trim)
+        self.offset = 0  # the market's sequence less the venue's, which may have begun anew
         self._decimals = sum(len(step.partition(".")[2]) for step in (listing.price_step, listing.size_step))
         self._told: dict[int, int] = {}
 
@@ -78,7 +95,7 @@ class Shop:
         """Note that the book of now is what the venue tells with time ``ts`` (ns)."""
         if len(self._told) >= KEEP_TOLD:
             del self._told[next(iter(self._told))]
-        self._told[ts] = self.live.book.sequence
+        self._told[ts] = self.live.book.sequence - self.offset
 
     def sequence(self, ts: int) -> int:
         """Return the sequence of the book that was told with a time.
@@ -94,7 +111,8 @@ class Shop:
     def truth(self) -> Truth:
         """Return what there is to be asked."""
         book, tape = self.live.book, self.live.tape
-        return Truth(book.oldest, book.sequence, tape.first, tape.next)
+        oldest = max(0, book.oldest - self.offset)
+        return Truth(oldest, book.sequence - self.offset, tape.first, tape.next)
 
     def book(self, sequence: int | None = None, most: int | None = None) -> TrueBook:
         """Return the best ``most`` levels a side as they were at a sequence (None: now).
@@ -103,9 +121,9 @@ class Shop:
             Forgotten: That sequence is not known, or not any more.
         """
         book = self.live.book
-        at = book.sequence if sequence is None else sequence
-        levels = book.depth(most) if sequence is None else book.at(sequence, most)
-        return TrueBook(at, self.texts(levels.bids), self.texts(levels.asks))
+        at = book.sequence if sequence is None else sequence + self.offset
+        levels = book.depth(most) if sequence is None else book.at(at, most)
+        return TrueBook(at - self.offset, self.texts(levels.bids), self.texts(levels.asks))
 
     def texts(self, levels: Iterable[tuple[int, int]]) -> list[tuple[str, str]]:
         """Return levels as the venue writes their numbers."""
@@ -123,6 +141,30 @@ class Shop:
             )
             for trade in self.live.tape.read(first, last)
         ]
+
+    def liquidations(self, first: int = 0) -> list[TrueLiquidation]:
+        """Return the positions closed by force with an id of ``first`` or more; none of a spot pair."""
+        swap = self.live.perpetual
+        return [
+            TrueLiquidation(
+                id=str(forced.id),
+                ts=forced.ts,
+                side="buy" if forced.sign > 0 else "sell",
+                position="short" if forced.sign > 0 else "long",
+                price=self.price(forced.price).decode(),
+                contracts=self.size(forced.size).decode(),
+                size=self.base(forced.size, forced.price).decode(),
+            )
+            for forced in (() if swap is None else swap.forced_since(first))
+        ]
+
+    def base(self, lots: int, price: float) -> bytes:
+        """Return lots as base currency; ``price`` in steps."""
+        contract = self.listing.contract
+        if contract is None:
+            return self.size(lots)
+        step = float(self.listing.price_step)
+        return base_text(contract, self.listing.size_step, lots, price * step)
 
 
 class House:
@@ -149,13 +191,14 @@ class House:
         market: Market | None = None,
         *,
         shown: int | None = None,
+        trim: bool = False,
     ) -> None:
         self.name = name
         self.limits = dict(limits)
-        self.goodbyes = dict(GOODBYES)
+        self.goodbyes: dict[str, tuple[int, str]] = dict(GOODBYES)
         self.faults = faults
         self.listings = {each.native: each for each in listings if each.venue == name}
-        shops = () if market is None else (Shop(live, shown) for live in market.of(name))
+        shops = () if market is None else (Shop(live, shown, trim=trim) for live in market.of(name))
         self.shops = {shop.listing.native: shop for shop in shops}
         self.by_symbol = {shop.symbol: shop for shop in self.shops.values()}
         self.sessions: dict[int, Session] = {}

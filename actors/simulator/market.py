@@ -89,11 +89,11 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fixed:
-    """Whole steps to decimal text with a fixed number of decimals; texts are kept."""
+    """Whole steps to decimal text; texts are kept. Its decimals are fixed, unless zeros are trimmed."""
 
     _MOST = 1 << 12  # chosen: half a MiB at worst, and there are two for each listing
 
-    def __init__(self, step: str, shown: int | None = None) -> None:
+    def __init__(self, step: str, shown: int | None = None, *, trim: bool = False) -> None:
         """Take the step as decimal text; ``shown`` decimals, by default the step's own."""
         _, _, fraction = step.partition(".")
         own = len(fraction)
@@ -102,6 +102,7 @@ class Fixed:
         if self.decimals < own:
             raise ValueError(f"{step} cannot be shown with {shown} decimals")
         self._factor = self.unit * 10 ** (self.decimals - own)
+        self._trim = trim and self.decimals > 0
         self._known: dict[int, bytes] = {}
 
     def __call__(self, n: int) -> bytes:
@@ -110,7 +111,10 @@ class Fixed:
         if text is None:
             if len(self._known) >= self._MOST:
                 self._known.clear()
-            text = self._known[n] = fixed(n * self._factor, self.decimals)
+            text = fixed(n * self._factor, self.decimals)
+            if self._trim:
+                text = text.rstrip(b"0").rstrip(b".")
+            self._known[n] = text
         return text
 
 

@@ -190,6 +190,11 @@ class Hurt:
         return self._channel in (None, channel) and self._symbol in (None, symbol)
 
     @property
+    def mutes(self) -> bool:
+        """True when nothing at all comes through: a silence of no symbol or channel in particular."""
+        return self._kind == "silence" and self._channel is None and self._symbol is None
+
+    @property
     def spent(self) -> bool:
         """True when it has done what it was told."""
         return self._left is not None and self._left <= 0

@@ -1,6 +1,8 @@
 """What every venue has: listings as it shows them, visitors, limits, faults, and the truth about it all."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -280,6 +282,22 @@ class House:
 def retry_after(seconds: float | None) -> dict[str, str]:
     """Return the header that says when to come back; none for None."""
     return {} if seconds is None else {"Retry-After": str(int(seconds))}
+
+
+@lru_cache(maxsize=8)
+def _seconds(seconds: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode()
+
+
+def iso(ns: int) -> bytes:
+    """Return a time in UTC as text with microseconds, such as 2026-08-16T23:37:04.334090Z."""
+    seconds, rest = divmod(ns, SECOND)
+    return b"%b.%06dZ" % (_seconds(seconds), rest // 1000)
+
+
+def trimmed(number: bytes) -> bytes:
+    """Return a number without zeros at the end of its decimals."""
+    return number.rstrip(b"0").rstrip(b".") if b"." in number else number
 
 
 def whole(text: str | None, default: int) -> int:

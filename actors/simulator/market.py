@@ -7,6 +7,7 @@ ask for the same market again, and a venue that is added changes nothing for the
 import math
 import random
 from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heapreplace
@@ -161,6 +162,10 @@ class Tape:
     def read(self, first: int, last: int) -> list[Print]:
         """Return the trades of a range of ids, both included, as far as they exist and are kept."""
         return [self[i] for i in range(max(first, self.first), min(last + 1, self.next))]
+
+    def after(self, ts: int) -> int:
+        """Return the id of the first trade later than a time, among those kept; ``next`` if there is none."""
+        return self.first + bisect_right(self._ts, ts)
 
     def __getitem__(self, trade_id: int) -> Print:
         i = trade_id - self.first

@@ -31,14 +31,14 @@ async def run(actor: Actor) -> None:
         if settings.events_per_s is not None:
             recording = paced(recording, settings.events_per_s)
         replay = Replay(recording, faults)
-    venues = _wanted(actor.settings)
+    venues = wanted(actor.settings)
     simulator = Simulator(settings.seed, settings.events_per_s, replay, faults, venues=venues)
     async with serving(simulator, settings.host, settings.port) as port:
         log.info("simulator_ready", port=port, venues=" ".join(simulator.venues), seed=settings.seed)
         await actor.stopping.wait()
 
 
-def _wanted(settings: Settings) -> list[str]:
+def wanted(settings: Settings) -> list[str]:
     """Return which venues to serve: those named for it, else those that are configured.
 
     Raises:

@@ -44,6 +44,11 @@ class Wound(Protocol):
         ...
 
     @property
+    def mutes(self) -> bool:
+        """True when nothing at all comes through."""
+        ...
+
+    @property
     def spent(self) -> bool:
         """True when it has done what it was told."""
         ...
@@ -121,6 +126,11 @@ class Session:
         self.out.extend(frames)
         self.wounds = [wound for wound in self.wounds if not wound.spent]
 
+    def beat(self, payload: bytes) -> None:
+        """Send a frame that is no data, such as a heartbeat: faults spare it, unless all is silent."""
+        if not any(wound.mutes for wound in self.wounds):
+            self.out.append(payload)
+
     def join(self, name: str, topic: "Topic | None") -> None:
         """Ask for a topic; None is asked for too, and never says anything."""
         if self.topics.get(name) is not None:
@@ -165,6 +175,11 @@ class Topic:
         """Send one payload to all who listen, each in its form."""
         for form, sessions in self.groups.items():
             self.deliver(sessions, encode(form))
+
+    def tell(self, frame: bytes) -> None:
+        """Send one frame to all who listen, whatever their form."""
+        for sessions in self.groups.values():
+            self.deliver(sessions, frame)
 
     def deliver(self, sessions: Iterable[Session], frame: bytes) -> None:
         """Hand a finished frame to sessions."""

@@ -2,13 +2,15 @@
 
 import socket
 import time
+from datetime import datetime
 
 import anyio
 import pytest
 import websockets
 from simulator_rig import closed, command, frame, frames, rig, silent
 
-from actors.config import ConfigError
+from actors.config import ConfigError, Settings
+from actors.simulator.role import wanted
 from actors.simulator.server import serving
 from actors.simulator.simulation import Simulator
 
@@ -189,3 +191,60 @@ async def test_generous_clients_are_not_disturbed_by_one_that_never_reads() -> N
         reader, writer = await _handshake(it.port)
         async with reader, writer:
             assert len(await frames(ws, 50)) == 50
+
+
+async def test_two_venues_share_a_market_and_one_without_sequences_tells_its_truth_by_time() -> None:
+    simulator = Simulator(seed=1, events_per_s=2_000, venues=["binance", "kraken"])
+    async with rig(simulator) as it, it.connect("/v2", "kraken") as ws:
+        await ws.send('{"method":"subscribe","params":{"channel":"book","symbol":["BTC/USD"],"depth":10}}')
+        book = (await frame(ws, lambda d: d.get("channel") == "book" and d["type"] == "update"))["data"][0]
+        at = datetime.fromisoformat(book["timestamp"])
+        ts = int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1_000
+        truth = await it.get("/control/truth", venue="kraken", symbol="BTC-USD", ts=ts, depth=10)
+        levels = {float(p): float(s) for side in ("bids", "asks") for p, s in truth[side]}
+        changed = [level for side in ("bids", "asks") for level in book[side] if level["qty"]]
+        assert changed
+        assert all(levels[level["price"]] == level["qty"] for level in changed)
+        assert (await it.ask("/control/truth", venue="kraken", symbol="BTC-USD", ts=ts + 1))[0] == 404
+        tops = [
+            float((await it.get("/control/truth", venue=venue, symbol=symbol, depth=1))["bids"][0][0])
+            for venue, symbol in (("kraken", "BTC-USD"), ("binance", "BTC-USDT"))
+        ]
+        assert abs(tops[0] / tops[1] - 1) < 0.01
+        assert {*(await it.get("/control/status"))["venues"]} == {"binance", "kraken"}
+
+
+async def test_only_the_venues_that_are_asked_for_are_served() -> None:
+    async with rig(Simulator(venues=["kraken"])) as it:
+        assert {*(await it.get("/control/status"))["venues"]} == {"kraken"}
+        with pytest.raises(websockets.InvalidStatus):
+            await websockets.connect(f"ws://127.0.0.1:{it.port}/binance/ws")
+
+
+@pytest.mark.parametrize(
+    ("configured", "named", "served"),
+    [
+        (["binance"], None, ["binance"]),
+        (["kraken", "binance"], None, ["kraken", "binance"]),
+        (["binance"], ["kraken", "kraken"], ["kraken"]),
+    ],
+)
+def test_the_configuration_says_which_venues_are_served(
+    configured: list[str], named: list[str] | None, served: list[str]
+) -> None:
+    assert wanted(settings_of(configured, named)) == served
+
+
+def test_a_venue_that_cannot_be_simulated_is_named() -> None:
+    with pytest.raises(ConfigError, match=r'simulator\.venues: kracken .*did you mean "kraken"'):
+        wanted(settings_of(["binance"], ["kracken"]))
+
+
+def settings_of(configured: list[str], named: list[str] | None) -> Settings:
+    return Settings.model_validate(
+        {
+            "mode": "demo",
+            "venues": {name: {"symbols": ["BTC-USDT"]} for name in configured},
+            "simulator": {"venues": named},
+        }
+    )

@@ -21,6 +21,7 @@ from actors.stages.bookbuild import Bookbuild
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
+from actors.stages.trades import span
 from actors.venues import VENUES
 from actors.venues.base import Answer, Connection, Item, Request
 
@@ -106,7 +107,8 @@ class Chain:
         if isinstance(event, Gap):
             self.gaps.append(event)
         elif isinstance(event, Trade) and event.symbol:
-            self.trades.setdefault(event.symbol, []).append(int(event.id))
+            first, last = span(event)
+            self.trades.setdefault(event.symbol, []).extend(range(first, last + 1))
 
     def _open(self, plan: Connection) -> None:
         self._opened += 1

@@ -47,6 +47,14 @@ def lines(client: redis.Redis, partition: Partition, stream: Stream) -> list[str
     return [line for _, fields in entries for line in fields["d"].split("\n")]
 
 
+def _decoded(client: redis.Redis, partition: Partition, stream: Stream) -> list[AnyEvent]:
+    return [codec.decode(line.encode()) for line in lines(client, partition, stream)]
+
+
+def _readers(client: redis.Redis, partition: Partition) -> Iterable["Reader"]:
+    return read(_decoded(client, partition, "books")).values()
+
+
 def _last(client: redis.Redis, partition: Partition, stream: Stream) -> int:
     newest: Any = client.xrevrange(KEYS.stream(partition, stream), count=1)
     return int(newest[0][0].split("-")[1]) if newest else 0
@@ -57,8 +65,13 @@ def _folded(client: redis.Redis, partition: Partition, role: str, stream: Stream
     return 0 if cursor is None else int(cursor.split("-")[1])
 
 
-async def through(venue: str, replay: Replay, channels: Iterable[Channel], server: Any) -> Passed:
-    """Return what comes of the recording that ``replay`` serves, once the last of it was folded."""
+async def through(
+    venue: str, replay: Replay, channels: Iterable[Channel], server: Any, *, live: int = 0
+) -> Passed:
+    """Return what comes of the recording that ``replay`` serves, once the last of it was folded.
+
+    ``live``: how many books must be, for those whose snapshot is asked for.
+    """
     symbols = [f"{base}-{quote}" for base, quote in replay.natives.values()]
     partition = Partition(venue, 0)
     async with replay:
@@ -79,13 +92,15 @@ async def through(venue: str, replay: Replay, channels: Iterable[Channel], serve
                 await replay.played.wait()
                 while sum(" f " in line[:60] for line in lines(client, partition, "raw")) < replay.sent:
                     await anyio.sleep(0.05)
+                while sum(reader.state == "live" for reader in _readers(client, partition)) < live:
+                    await anyio.sleep(0.05)
                 for role, stream in READ_BY:
                     last = _last(client, partition, stream)
                     while _folded(client, partition, role, stream) < last:
                         await anyio.sleep(0.05)
                 return Passed(
-                    [codec.decode(line.encode()) for line in lines(client, partition, "events")],
-                    [codec.decode(line.encode()) for line in lines(client, partition, "books")],
+                    _decoded(client, partition, "events"),
+                    _decoded(client, partition, "books"),
                     lines(client, partition, "dead"),
                 )
 

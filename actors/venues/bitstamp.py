@@ -1,0 +1,321 @@
+"""Bitstamp spot: trades and books over one socket; it has no ticker and no best bid and offer.
+
+Limits: 1,024 channels a connection, a client's frame under 512 bytes, 10,000 requests in 10 minutes, 90 days
+of life.
+Quirks: an unknown market is acknowledged and then silent; errors name neither channel nor request; the
+server sends no heartbeat but answers ours; before it goes down it asks to reconnect. Books bear no sequence,
+so they are not verified: the microtimestamp orders their changes, and the snapshot by REST, which is cached,
+may be older than the first of them, and then there is a hole. Sizes and prices as numbers have lost their
+trailing zeros; the texts beside them have not. Trade ids are of all markets together.
+Kept are the best 1,000 levels a side.
+
+Source: bitstamp.net, WebSocket API v2 and HTTP API order_book, trading-pairs-info; as of 2026-09. Read
+against captures of 2022 to 2026.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from actors.model.decimals import is_zero, levels_text, price_text, size_text
+from actors.model.errors import Unparseable
+from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Trade
+from actors.model.instruments import Instrument, Unusable
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Closing,
+    Connection,
+    Decoded,
+    Endpoints,
+    Ignored,
+    Item,
+    Keepalive,
+    Limits,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    items_of,
+    number_text,
+    read,
+)
+
+NAME: Final = "bitstamp"
+US: Final = 1000  # ns
+LEVELS: Final = 1000  # chosen: a book has some 2,000 a side
+STREAMS: Final[dict[Channel, str]] = {"trade": "live_trades_", "book": "diff_order_book_"}
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Trade(msgspec.Struct):
+    id: _Id  # increases over all markets
+    type: Literal[0, 1]  # 0: the taker bought
+    microtimestamp: str
+    price: msgspec.Raw  # quote currency a unit of base
+    amount: msgspec.Raw  # base currency
+    price_str: str | None = None
+    amount_str: str | None = None
+    id_str: str | None = None  # where the number may have been rounded
+
+
+class _Diff(msgspec.Struct):
+    microtimestamp: str
+    bids: list[Level]  # absolute size, base currency; zero removes
+    asks: list[Level]
+
+
+class _Snapshot(msgspec.Struct):
+    timestamp: str  # s
+    bids: list[Level]
+    asks: list[Level]
+    microtimestamp: str | None = None  # older answers have none
+
+
+class _Frame(msgspec.Struct):
+    event: str
+    channel: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Error(msgspec.Struct):
+    message: str
+    code: int | str | None = None
+
+
+class _Pair(msgspec.Struct):
+    url_symbol: str
+    name: str
+    trading: str
+    base_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    counter_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+
+
+_frame_decoder = msgspec.json.Decoder(_Frame)
+_trade_decoder = msgspec.json.Decoder(_Trade)
+_diff_decoder = msgspec.json.Decoder(_Diff)
+_error_decoder = msgspec.json.Decoder(_Error)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
+_pairs_decoder = msgspec.json.Decoder(list[_Pair])
+
+
+def _micros(text: str) -> int:
+    # 16 digits are microseconds from 2001 on; what ns in 64 bits cannot say ends in 2262.
+    if len(text) != 16 or not (text.isdigit() and text.isascii()) or text >= "9223372036854775":
+        raise Unparseable(f"not a time in microseconds: {text[:40]!r}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not (text.isdigit() and text.isascii()) or len(text) > 18:
+        raise Unparseable(f"not an id: {text[:40]!r}")
+    return int(text)
+
+
+def _trade(data: msgspec.Raw, symbol: str, scratch: Scratch) -> Trade:
+    t = read("trade", _trade_decoder, data)
+    size = size_text(number_text(t.amount) if t.amount_str is None else t.amount_str)
+    if is_zero(size):
+        raise Unparseable(f"a trade of size {size}")
+    number = t.id if t.id_str is None else _number(t.id_str)
+    return Trade(
+        NAME,
+        symbol,
+        _micros(t.microtimestamp) * US,
+        scratch.recv,
+        number,
+        str(number),
+        price_text(number_text(t.price) if t.price_str is None else t.price_str),
+        size,
+        "sell" if t.type else "buy",
+    )
+
+
+def _diff(data: msgspec.Raw, symbol: str, scratch: Scratch) -> BookDelta:
+    d = read("diff_order_book", _diff_decoder, data)
+    at = _micros(d.microtimestamp)
+    bids, asks = levels_text(d.bids), levels_text(d.asks)
+    return BookDelta(NAME, symbol, at * US, scratch.recv, at, scratch.conn, bids, asks, last_seq=at)
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says.
+
+    Raises:
+        Unparseable: It does not mean what its channel promises, or is no frame of this venue.
+    """
+    said = read("frame", _frame_decoder, frame)
+    match said.event:
+        case "data" | "trade":
+            return [_of_channel(said, scratch)]
+        case "bts:subscription_succeeded" | "bts:unsubscription_succeeded":
+            item = _item(said.channel, scratch)
+            op = "subscribe" if said.event == "bts:subscription_succeeded" else "unsubscribe"
+            return [Ignored("answer") if item is None else Acked(items=[item], op=op)]
+        case "bts:request_reconnect":
+            return [Closing(said.event)]
+        case "bts:heartbeat":
+            return [Ignored("heartbeat")]
+        case "bts:error":
+            error = read("bts:error", _error_decoder, said.data)
+            return [
+                Refused(f"{error.message if error.code is None else f'{error.code}: {error.message}'}"[:200])
+            ]
+        case _:
+            return [Ignored("unknown_event")]
+
+
+def _of_channel(said: _Frame, scratch: Scratch) -> Decoded:
+    if said.channel.startswith(STREAMS["book"]) and said.event == "data":
+        return _diff(said.data, _symbol(said.channel, STREAMS["book"], scratch), scratch)
+    if said.channel.startswith(STREAMS["trade"]) and said.event == "trade":
+        return _trade(said.data, _symbol(said.channel, STREAMS["trade"], scratch), scratch)
+    return Ignored("unknown_channel")
+
+
+def _symbol(channel: str, stream: str, scratch: Scratch) -> str:
+    native = channel[len(stream) :]  # not what follows the last "_": ids are the venue's own
+    instrument = scratch.instruments.get(native)
+    if instrument is None:
+        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
+    return instrument.symbol
+
+
+def _item(channel: str, scratch: Scratch) -> Item | None:
+    for ours, stream in STREAMS.items():
+        instrument = scratch.instruments.get(channel[len(stream) :]) if channel.startswith(stream) else None
+        if instrument is not None:
+            return ours, instrument.symbol
+    return None
+
+
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the snapshot that was asked for.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    request = answer.request
+    if request.op != "snapshot" or request.symbol is None:
+        raise Unparseable(f"no answer of this venue: {request.op} of {request.symbol}")
+    s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
+    # Seconds are too early a time: what is applied twice for it is absolute, and soon made good.
+    at = _micros(f"{s.timestamp}000000" if s.microtimestamp is None else s.microtimestamp)
+    bids, asks = levels_text(s.bids), levels_text(s.asks)
+    return [
+        BookSnapshot(
+            NAME,
+            request.symbol,
+            at * US,
+            scratch.recv,
+            at,
+            scratch.conn,
+            bids,
+            asks,
+            last_seq=at,
+            depth=LEVELS,
+        )
+    ]
+
+
+def rows(body: bytes) -> list[Instrument | Unusable]:
+    """Return the spot pairs of one list that trade now; a perpetual's id has a hyphen.
+
+    Raises:
+        Unparseable: The body is no list of pairs.
+    """
+    listed = read("trading-pairs-info", _pairs_decoder, body)
+    return [_instrument(row) for row in listed if row.trading == "Enabled" and "-" not in row.url_symbol]
+
+
+def _instrument(row: _Pair) -> Instrument | Unusable:
+    base, slash, quote = row.name.upper().partition("/")
+    if not (base and slash and quote):
+        return Unusable(row.name, row.url_symbol, f"{row.name[:40]!r} is no BASE/QUOTE")
+    return Instrument(
+        symbol=f"{base}-{quote}",
+        native=row.url_symbol,
+        base=base,
+        quote=quote,
+        price_step=_step(row.counter_decimals),
+        size_step=_step(row.base_decimals),
+    )
+
+
+def _step(decimals: int | None) -> str | None:
+    return None if decimals is None else f"0.{'1':0>{decimals}}" if decimals else "1"
+
+
+def _frames(
+    op: Literal["subscribe", "unsubscribe"], items: Sequence[Item], instruments: Mapping[str, Instrument]
+) -> list[Subscription]:
+    channels = [STREAMS[channel] + instruments[symbol].native for channel, symbol in items]
+    frames = [msgspec.json.encode({"event": f"bts:{op}", "data": {"channel": name}}) for name in channels]
+    return [Subscription(op, [item], frame.decode()) for item, frame in zip(items, frames, strict=True)]
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, a channel each; the venue's answers bear no number."""
+    return _frames("subscribe", items, instruments)
+
+
+def unsubscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that end the subscriptions of ``items``."""
+    return _frames("unsubscribe", items, instruments)
+
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
+    by_symbol = {instrument.symbol: instrument for instrument in instruments}
+    symbols = list(by_symbol)
+    most = LIMITS.items_per_connection // max(1, len(channels))
+    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
+    return [Connection(endpoints.ws, subscribe(items, by_symbol, 1)) for items in parts]
+
+
+def snapshot(instrument: Instrument) -> Request:
+    """Return the request for the instrument's book, levels added up by price."""
+    return Request("snapshot", f"/api/v2/order_book/{instrument.native}/?group=1", instrument.symbol)
+
+
+LIMITS: Final = Limits(
+    items_per_connection=1000,  # documented as 1,024
+    frames_per_s=20,  # chosen: documented are 1,000 requests a minute, of all kinds
+    weight_per_minute=500,  # chosen: half of them
+    connects_per_minute=60,  # chosen: none is published
+    lifetime_s=89 * 86_400,  # documented as 90 days
+)
+
+BOOK_RULE: Final = BookRule(snapshot="rest", join="none", chain="none", depth=LEVELS, verified="none")
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=Endpoints("wss://ws.bitstamp.net", "https://www.bitstamp.net"),
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    book_rule=BOOK_RULE,
+    trade_ids="increasing",
+    silence_s={},  # a healthy book was silent for 8 s, and may be for longer
+    first_s={"book": 120.0},  # chosen: an unknown market is acknowledged and never speaks
+    quiet_s=30.0,  # our heartbeats are answered within a second
+    plan=plan,
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/api/v2/trading-pairs-info/"),),
+    rows=rows,
+    snapshot=snapshot,
+    keepalive=Keepalive('{"event":"bts:heartbeat"}', 15.0),
+)

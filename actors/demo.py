@@ -44,7 +44,7 @@ _TOGETHER_S: Final = 2.0  # how long the last symbols may take after the first t
 _HICCUP_S: Final = 2.0  # how long a venue may be down before that is news
 _STOP_S: Final = 7.0  # honcho kills at 5 s
 _REDIS_S: Final = 60.0
-_ALONE: Final = ("redis", "simulator")  # each has one port
+_ALONE: Final = ("redis", "simulator", "master")  # each has one port
 _HOUSEKEEPING: Final = re.compile(
     rb"system *\| ([\w.-]+ started \(pid=|sending SIG|[\w.-]+ stopped \(rc=(0|-15)\)|SIG)"
 )
@@ -176,6 +176,8 @@ def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) ->
     ports = {"broadcaster.port": (settings.broadcaster.host, settings.broadcaster.port)}
     if settings.mode == "demo":
         ports["simulator.port"] = (settings.simulator.host, settings.simulator.port)
+    if settings.master.enabled:
+        ports["master.port"] = (settings.master.host, settings.master.port)
     for number, line in enumerate(lines):
         ports[f"metrics of {line}"] = ("127.0.0.1", metrics_port + 100 * number)
     for what, (host, port) in ports.items():

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 METRICS = {
     "simulator": 7500, "connector": 7600, "normalizer": 7700, "bookbuilder": 7800, "analytics": 7900,
-    "broadcaster": 8000,
+    "broadcaster": 8000, "master": 8100,
 }  # fmt: skip
-PORTS = (6391, 7400, *METRICS.values(), 9001, 9700)
+PORTS = (6391, 7400, *METRICS.values(), 8766, 9001, 9700)
 
 
 def await_true(what: str, probe: Callable[[], T], within_s: float = 20.0) -> T:

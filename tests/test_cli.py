@@ -60,7 +60,8 @@ def commands() -> list[str]:
 
 def test_every_command_is_there():
     assert commands() == [
-        "bench", "chaos", "config", "demo", "readers", "run", "simulate", "status", "supervise", "tail", "up",
+        "bench", "chaos", "config", "demo", "master", "readers", "run", "simulate", "status", "supervise",
+        "tail", "up",
     ]  # fmt: skip
 
 
@@ -70,7 +71,9 @@ def test_no_command_shows_help_and_is_wrong_usage(tapeline: Tapeline):
     assert "tapeline COMMAND" in done.stdout
 
 
-@pytest.mark.parametrize("command", [("demo",), ("run",), ("status",), ("tail",), ("config", "check")])
+@pytest.mark.parametrize(
+    "command", [("demo",), ("run",), ("status",), ("tail",), ("config", "check"), ("master", "tail")]
+)
 def test_help_has_an_example(tapeline: Tapeline, command: tuple[str, ...]):
     done = tapeline(*command, "--help")
     assert done.returncode == 0

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, validators
 
 from actors.cli.run import LINES, run, say
 from actors.config import ConfigError
@@ -33,6 +33,8 @@ app = App(
 )
 config_app = App(name="config", help="Look at a configuration.", group=_look)
 app.command(config_app)
+master_app = App(name="master", help="Run the reference master, or look into what it holds.", group=_start)
+app.command(master_app)
 
 Config = Annotated[
     Path | None,
@@ -43,6 +45,7 @@ Instances = Annotated[
     str | None,
     Parameter(name=["--instances", "-c"], help="How many of each, as in normalizer=2,bookbuilder=2."),
 ]
+Folder = Annotated[Path | None, Parameter(name="--folder", help="The master's files.", show_default=False)]
 Switch = Annotated[bool, Parameter(negative="")]
 Rows = Annotated[tuple[str, ...], Parameter(negative="", negative_iterable=())]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
@@ -101,7 +104,7 @@ def run_command(role: str, *, config: Config = None) -> int:
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, analytics, broadcaster or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator.
     """
     return run(role, config, os.environ)
 
@@ -115,7 +118,7 @@ def supervise(role: str, *, config: Config = None) -> int:
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, analytics, broadcaster or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator.
     """
     from actors.runtime.supervisor import main as supervise_main  # noqa: PLC0415
 
@@ -164,6 +167,74 @@ def simulate(
         if value is not None
     }
     return run("simulator", config, {**os.environ, **over})
+
+
+@master_app.default
+def master(*, config: Config = None, folder: Folder = None, port: int | None = None) -> int:
+    """Run the reference master in the foreground: it takes what forwarders send and keeps it in files.
+
+    Example: TAPELINE_MASTER__KEYS=secret tapeline master --port 8766
+
+    Parameters
+    ----------
+    port:
+        Where to listen; 8766 unless the configuration says otherwise.
+    """
+    over = {"TAPELINE_MASTER__ENABLED": "true"}
+    over |= {} if folder is None else {"TAPELINE_MASTER__FOLDER": str(folder)}
+    over |= {} if port is None else {"TAPELINE_MASTER__PORT": str(port)}
+    return run("master", config, {**os.environ, **over})
+
+
+@master_app.command(name="count")
+def master_count(*, config: Config = None, folder: Folder = None, as_json: Json = False) -> int:
+    """Count the messages that a master holds, by stream and type.
+
+    Example: tapeline master count --json
+    """
+    from actors.cli import master as files  # noqa: PLC0415 - only this command needs it
+
+    return files.count(folder, config, os.environ, as_json=as_json)
+
+
+@master_app.command(name="tail")
+def master_tail(
+    kind: str = "*",
+    exchange: str = "*",
+    symbol: str = "*",
+    *,
+    config: Config = None,
+    folder: Folder = None,
+    lines: Annotated[int, Parameter(name=["--lines", "-n"], validator=validators.Number(gte=0))] = 10,
+    follow: bool = True,
+) -> int:
+    """Print the newest messages that a master holds, then what comes, until Ctrl-C. One JSON document a line.
+
+    Example: tapeline master tail trade binance BTC/USDT -n 3 --no-follow
+
+    Parameters
+    ----------
+    kind:
+        trade, book, ticker or gap, or a pattern.
+    exchange:
+        An exchange as the master knows it, or a pattern.
+    symbol:
+        A symbol such as BTC/USDT, or a pattern such as BTC/*.
+    lines:
+        How many of the newest.
+    """
+    from actors.cli import master as files  # noqa: PLC0415 - only this command needs it
+
+    return files.tail(
+        folder,
+        config,
+        os.environ,
+        kind=kind,
+        exchange=exchange,
+        symbol=symbol,
+        lines=lines,
+        follow=follow,
+    )
 
 
 @app.command(group=_look)

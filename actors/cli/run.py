@@ -12,7 +12,10 @@ from actors.config import ConfigError, Settings, load
 from actors.config.judge import nearest
 from actors.runtime.supervisor import STOP, Signals, hold_lifeline
 
-ROLES: Final = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator")
+ROLES: Final = (
+    "connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator", "master",
+)  # fmt: skip
+_ALONE: Final = ("simulator", "master")  # they need no Redis
 LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
 
 
@@ -39,12 +42,23 @@ def run_role(role: str, settings: Settings) -> int:
     """Run an actor under settings that are checked already."""
     if role == "redis":
         return _redis(settings)
-    if role == "simulator" and settings.mode == "live":
-        return _idle(settings)
+    if (reason := _useless(role, settings)) is not None:
+        return _idle(role, settings, reason)
     from actors.runtime import lifecycle  # noqa: PLC0415 - the two lines above need none of it
 
     run_it = importlib.import_module(f"actors.{role}").run
-    return lifecycle.main(role, run_it, settings, on_redis=role != "simulator")
+    return lifecycle.main(role, run_it, settings, on_redis=role not in _ALONE)
+
+
+def _useless(role: str, settings: Settings) -> str | None:
+    """Return why the configuration has no use for a role, None where it has."""
+    match role:
+        case "simulator" if settings.mode == "live":
+            return "the configuration is a live one"
+        case "master" if not settings.master.enabled:
+            return "master.enabled is not set"
+        case _:
+            return None
 
 
 def say(error: Exception, code: int) -> int:
@@ -64,13 +78,13 @@ def _redis(settings: Settings) -> int:
         return say(e, 1)
 
 
-def _idle(settings: Settings) -> int:
+def _idle(role: str, settings: Settings, reason: str) -> int:
     import structlog  # noqa: PLC0415 - only this needs it
 
     from actors.runtime import log  # noqa: PLC0415
 
-    log.setup("simulator", settings)
+    log.setup(role, settings)
     signals = Signals(signal.SIGCHLD, *STOP)
-    structlog.get_logger().info("simulator_idle", reason="the configuration is a live one")
+    structlog.get_logger().info(f"{role}_idle", reason=reason)
     signals.wait_for(*STOP)
     return 0

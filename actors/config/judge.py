@@ -80,7 +80,7 @@ def _judge_symbols(name: str, markets: Collection[str], symbols: list[object]) -
 def judge(settings: Settings) -> Iterator[Problem]:
     """Yield what no single key shows."""
     enabled = {name: venue for name, venue in settings.venues.items() if venue.enabled}
-    if not enabled:
+    if not enabled and not settings.master.enabled:
         yield Problem(("venues",), "no venue is enabled: there is nothing to do")
     for name, venue in enabled.items():
         if settings.mode == "demo" and (venue.ws_url is None or venue.rest_url is None):

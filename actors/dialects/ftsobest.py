@@ -279,8 +279,8 @@ class Head(msgspec.Struct):
 FromMaster = Welcome | Refused | Ack | Pong | Ping
 FromCollector = Batch | Ping | Pong
 
-from_master: Final = msgspec.json.Decoder(FromMaster).decode
-from_collector: Final = msgspec.json.Decoder(FromCollector).decode
+from_master: Final[Callable[[str | bytes], FromMaster]] = msgspec.json.Decoder(FromMaster).decode
+from_collector: Final[Callable[[str | bytes], FromCollector]] = msgspec.json.Decoder(FromCollector).decode
 head_of: Final = msgspec.json.Decoder(Head).decode
 encode: Final = msgspec.json.Encoder().encode
 

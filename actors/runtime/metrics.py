@@ -82,6 +82,47 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "tapeline_delivery_seconds": Row("histogram", (), "Receive of an event to its delivery."),
     "tapeline_published_total": Row("counter", ("kind",), "Pub/sub messages published."),
+    # forwarder
+    "tapeline_forward_sent_total": Row("counter", ("kind",), "Messages given to a master, repeats included."),
+    "tapeline_forward_acked_total": Row("counter", ("kind",), "Messages that a master has acknowledged."),
+    "tapeline_forward_resent_total": Row("counter", (), "Messages given to a master once more."),
+    "tapeline_forward_lost_total": Row(
+        "counter",
+        ("reason",),
+        "Messages to a v1 master whose socket broke before it showed that it had them: at most so many are "
+        "lost.",
+        loss=True,
+    ),
+    "tapeline_forward_skipped_total": Row(
+        "counter", ("reason",), "Events that the master's dialect has no word for."
+    ),
+    "tapeline_forward_unacked_seconds": Row(
+        "gauge", ("partition",), "Age of the oldest message that the master has not acknowledged."
+    ),
+    "tapeline_forward_connections": Row("gauge", ("state",), "Sockets to the master by state."),
+    "tapeline_forward_reconnects_total": Row(
+        "counter", ("reason",), "Sockets to the master closed or failed."
+    ),
+    # master
+    "tapeline_master_collectors": Row("gauge", ("dialect",), "Collectors connected to the master."),
+    "tapeline_master_messages_total": Row("counter", ("kind",), "Messages taken by the master."),
+    "tapeline_master_duplicates_total": Row("counter", (), "Messages the master had already."),
+    "tapeline_master_asked_back_total": Row(
+        "counter", (), "Batches that went on from beyond what the master holds; it asked for the rest."
+    ),
+    "tapeline_master_rejected_total": Row(
+        "counter", ("reason",), "Messages of v1 collectors that could not be kept.", loss=True
+    ),
+    "tapeline_master_refused_total": Row(
+        "counter", ("reason",), "Collectors refused or closed by the master."
+    ),
+    "tapeline_master_throttled_total": Row("counter", (), "Times a collector was read more slowly."),
+    "tapeline_master_bytes_total": Row("counter", (), "Bytes the master has written to its files."),
+    "tapeline_master_cut_bytes_total": Row(
+        "counter", (), "Bytes cut off its files at the start: begun, never acknowledged."
+    ),
+    "tapeline_master_commit_seconds": Row("histogram", (), "Time to write, and to sync, what came in."),
+    "tapeline_master_write_failures_total": Row("counter", (), "Times a file could not be written."),
     # process
     "tapeline_restarts_total": Row("counter", ("role",), "Times the supervisor started this actor again."),
     "tapeline_loop_lag_seconds": Row("gauge", ("role",), "How late the event loop ran its last timer."),

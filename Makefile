@@ -17,7 +17,7 @@ LOCK := $(COMPILE) pyproject.toml --extra build
 
 help:
 	@echo 'make demo     everything here, against local venues: no network, no account'
-	@echo 'make up       everything here, against the real venues of config/tapeline.toml'
+	@echo 'make up       everything here, against the real venues of config/tapeline.toml; CONFIG=file names another'
 	@echo 'make install  only set up .venv'
 	@echo 'make test     all tests          make lint   style, types, import rules'
 	@echo 'make bench    what it carries    make chaos  kill it again and again, count what is lost'
@@ -27,10 +27,10 @@ help:
 install: $(VENV)/.runtime
 
 demo: install
-	@exec $(BIN)/tapeline demo
+	@exec $(BIN)/tapeline demo $(if $(CONFIG),--config '$(CONFIG)')
 
 up: install
-	@exec $(BIN)/tapeline up
+	@exec $(BIN)/tapeline up $(if $(CONFIG),--config '$(CONFIG)')
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST)

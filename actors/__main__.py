@@ -13,10 +13,10 @@ def main() -> int:
             from actors.runtime.supervisor import main as supervise  # noqa: PLC0415 - nothing else is needed
 
             return supervise(arguments)
-        case ["run", role, *arguments] if not role.startswith("-") and arguments[:1] in ([], ["--config"]):
+        case ["run", role] | ["run", role, "--config", _] if not role.startswith("-"):
             from actors.cli.run import run_with  # noqa: PLC0415 - nothing else is needed
 
-            return run_with(role, arguments[1:])
+            return run_with(role, sys.argv[4:])
         case _:
             from actors.cli.app import main as cli  # noqa: PLC0415 - the two above must not wait for it
 

@@ -33,8 +33,10 @@ async def run(actor: Actor) -> None:
 
     def fold(partition: Partition, state: bytes | None) -> Bookbuild:
         venue = VENUES[partition.venue]
-        channels = actor.settings.venues[partition.venue].channels
-        has_l1 = "l1" in venue.channels and (channels is None or "l1" in channels)
+        wanted = actor.settings.venues[partition.venue]
+        named = wanted.channels is None or "l1" in wanted.channels
+        # Where it is wanted of some symbols only, a symbol has it from its first on.
+        has_l1 = "l1" in venue.channels and named and "l1" not in wanted.only
         folds[partition] = Bookbuild(venue.name, venue.book_rule, state, has_l1=has_l1)
         return folds[partition]
 

@@ -23,9 +23,9 @@ from typing import IO, Final
 import anyio
 import msgspec
 
-from actors.config import ConfigError, Settings, load
-from actors.config.judge import nearest
-from actors.config.reader import OFFSET
+from actors.config import ConfigError, Settings
+from actors.config.reader import OFFSET, read
+from actors.config.words import nearest
 from actors.model import codec
 from actors.model.events import Status, Trade
 from actors.model.instruments import shard
@@ -36,7 +36,10 @@ from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Cursor, Keys, Partition, Stream, partitions
 from actors.streams.partition import Tail, closing, newest
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[1]  # the checkout: Procfile and config/ are there
+PROCFILE: Final = ROOT / "Procfile"
+DEMO: Final = ROOT / "config" / "demo.toml"
+LIVE: Final = ROOT / "config" / "tapeline.toml"
 RUNNING: Final = Path(".tapeline/running.json")
 METRICS_PORT: Final = 7400  # honcho's -p: 7400 for the first line, 7500 for the second
 _SLOW_S: Final = 8.0  # a venue that gives nothing for so long is said to be down
@@ -136,18 +139,17 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
     Raises:
         ConfigError: The configuration cannot be used, or a port is taken.
     """
-    settings = load(config, env)
-    procfile = ROOT / "Procfile"
-    if not procfile.exists():
-        raise ConfigError(f"{procfile} is missing: tapeline demo and tapeline up run from a checkout")
-    lines = [line.partition(":")[0] for line in procfile.read_text().splitlines() if ":" in line]
+    settings, notes = read(config, env)
+    lines = formation_lines()
     _check_instances(instances, lines)
     offset = env.get(OFFSET, "0")
     port = METRICS_PORT + int(offset)
+    for note in notes:
+        _say(note)
     _check_ports(settings, port, lines)
     log.setup("guide", settings)
     embedded.check_free(settings)
-    start = partial(_start_honcho, config, procfile, port, instances, env)
+    start = partial(_start_honcho, config, PROCFILE, port, instances, env)
     RUNNING.parent.mkdir(parents=True, exist_ok=True)
     RUNNING.write_bytes(msgspec.json.encode(Running(os.getpid(), str(config.resolve()), offset)))
     try:
@@ -157,6 +159,17 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
         return 1
     finally:
         RUNNING.unlink(missing_ok=True)
+
+
+def formation_lines() -> list[str]:
+    """Return the roles of the formation, in the order of the Procfile.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not PROCFILE.exists():
+        raise ConfigError(f"{PROCFILE} is missing: tapeline demo and tapeline up run from a checkout")
+    return [line.partition(":")[0] for line in PROCFILE.read_text().splitlines() if ":" in line]
 
 
 def _check_instances(instances: str | None, lines: Sequence[str]) -> None:
@@ -171,16 +184,25 @@ def _check_instances(instances: str | None, lines: Sequence[str]) -> None:
             raise ConfigError(f"-c: there can be only one {role}")
 
 
-def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) -> None:
-    """Say at once, and once, what each of nine processes would say otherwise."""
+def ports_of(settings: Settings, metrics_port: int, lines: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Return what the formation listens on but for its Redis: setting or purpose -> host and port.
+
+    ``metrics_port``: of the first of ``lines``, the Procfile's.
+    """
     ports = {"broadcaster.port": (settings.broadcaster.host, settings.broadcaster.port)}
     if settings.mode == "demo":
         ports["simulator.port"] = (settings.simulator.host, settings.simulator.port)
     if settings.master.enabled:
         ports["master.port"] = (settings.master.host, settings.master.port)
     for number, line in enumerate(lines):
-        ports[f"metrics of {line}"] = ("127.0.0.1", metrics_port + 100 * number)
-    for what, (host, port) in ports.items():
+        if line != "redis":  # a server of its own, without metrics of ours
+            ports[f"metrics of {line}"] = ("127.0.0.1", metrics_port + 100 * number)
+    return ports
+
+
+def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) -> None:
+    """Say at once, and once, what each of nine processes would say otherwise."""
+    for what, (host, port) in ports_of(settings, metrics_port, lines).items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

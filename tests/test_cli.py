@@ -60,8 +60,8 @@ def commands() -> list[str]:
 
 def test_every_command_is_there():
     assert commands() == [
-        "bench", "chaos", "config", "demo", "master", "readers", "run", "simulate", "status", "supervise",
-        "tail", "up",
+        "bench", "chaos", "completion", "config", "demo", "master", "readers", "run", "simulate", "status",
+        "supervise", "tail", "up",
     ]  # fmt: skip
 
 
@@ -103,8 +103,7 @@ def test_wrong_usage_is_a_plain_message_and_code_2(tapeline: Tapeline, arguments
 
 def test_config_check_says_what_it_found(tapeline: Tapeline):
     done = tapeline("config", "check", "config/demo.toml")
-    assert done.returncode == 0
-    assert done.stdout.startswith("ok: demo, binance (3 symbols), kraken (3 symbols)")
+    assert (done.returncode, done.stdout) == (0, "ok: demo, binance (3 symbols)\n")
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("readers",), ("tail", "trade")])

@@ -1,10 +1,14 @@
 """The configuration: all faults at once, each with its place and remedy, and no secret in any message."""
 
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from actors.config import ConfigError, Settings, load
+from actors.cli.plan import schema_text
+from actors.config import ConfigError, Settings, describe, load
+from actors.config.writer import toml
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "canary-7f3a"
@@ -219,3 +223,70 @@ def test_a_demo_forwards_to_this_machine_only(tmp_path: Path):
     told = faults(tmp_path, text, TAPELINE_FORWARDER__URL="ws://10.0.0.1:8766")
     assert "forwarder.url" in told[0] or "forwarder_url" in told[0].lower()
     assert "not this machine" in told[0]
+
+
+def test_a_channel_may_be_wanted_of_some_symbols_only(tmp_path: Path):
+    venue = loaded(tmp_path, f'{GOOD}only.book = ["btc/usdt"]\n').venues["binance"]
+    assert venue.wanted(["trade", "book"], venue.symbols) == {
+        ("book", "trade"): ["BTC-USDT"],
+        ("trade",): ["ETH-USDT"],
+    }
+    assert (venue.wants("book", "BTC-USDT"), venue.wants("book", "ETH-USDT")) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("only", "says"),
+    [
+        (
+            'book = ["BTC-USD"]',
+            'only.book: "BTC-USD" is not among venues.binance.symbols; did you mean "BTC',
+        ),
+        ('liquidation = ["BTC-USDT"]', 'binance has no channel "liquidation"'),
+        ('boks = ["BTC-USDT"]', 'did you mean "book"?'),
+        ("trade = []\nonly.book = []\nonly.l1 = []\nonly.ticker = []", "leaves no symbol with any channel"),
+    ],
+)
+def test_a_wrong_only_is_told(tmp_path: Path, only: str, says: str):
+    told = faults(tmp_path, f'{GOOD}only.{only}\nchannels = ["trade", "book", "l1", "ticker"]\n')
+    assert any(says in fault for fault in told), told
+
+
+def test_only_names_channels_that_are_wanted_at_all(tmp_path: Path):
+    told = faults(tmp_path, f'{GOOD}channels = ["trade"]\nonly.book = ["BTC-USDT"]\n')
+    assert "book is not among venues.binance.channels (trade): name it there too" in told[0]
+
+
+def test_every_setting_is_explained_and_nothing_else():
+    assert {".".join(path) for path in describe.settings()} == {*describe.TEXTS} | describe.SECRET
+
+
+def test_the_schema_in_the_repository_is_the_codes():
+    kept = (ROOT / "docs/schemas/tapeline.schema.json").read_text(encoding="utf-8")
+    assert kept == schema_text(), "tapeline config schema > docs/schemas/tapeline.schema.json renews it"
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml"])
+def test_the_shipped_configurations_are_what_the_schema_allows(name: str):
+    tree = tomllib.loads((ROOT / "config" / name).read_text(encoding="utf-8"))
+    jsonschema.validate(tree, describe.schema())
+
+
+def test_the_schema_refuses_what_we_refuse():
+    good = {"mode": "live", "venues": {"binance": {"symbols": ["BTC-USDT"]}}}
+    jsonschema.validate(good, describe.schema())
+    for wrong in ({"egres": "x"}, {"broadcaster": {"token": "x"}}, {"venues": {"binance": {"shards": 0}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(good | wrong, describe.schema())
+
+
+def test_a_written_file_reads_as_what_was_meant():
+    tree = {
+        "mode": "live",
+        "egress": 'a"b\\c\x7f\u00e9',
+        "log": {"pretty": True},
+        "venues": {"binance": {"symbols": ["BTC-USDT"] * 40, "only": {"book": ["BTC-USDT"]}}},
+    }
+    text = toml(tree, ["head"], {"venues.binance": "shards = 2\nredundancy = 2"})
+    assert tomllib.loads(text) == tree
+    assert text.startswith("# head\n\n# live: real venues.")
+    assert text.endswith("\n# shards = 2\n# redundancy = 2\n")

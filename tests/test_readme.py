@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_rig import BIN, ROOT, Demo, await_true, demo
+from demo_rig import BIN, ROOT, Demo, await_true, demo, free_offset
 
 from actors.cli.app import app
 from actors.config import load
@@ -117,7 +117,7 @@ def test_the_simulator_runs_alone(tmp_path: Path, running: Demo):
 
 def test_up_without_its_redis_says_so(tmp_path: Path, running: Demo):
     env = running.env | {"REDIS_URL": "redis://user:canary-9d@127.0.0.1:1/0"}
-    env["TAPELINE_PORT_OFFSET"] = str(running.offset + 10_000)
+    env["TAPELINE_PORT_OFFSET"] = str(free_offset())
     done = subprocess.run(
         [BIN / "tapeline", "up"],
         cwd=tmp_path,

@@ -1,54 +1,39 @@
-"""``tapeline``: the commands a person types. Each imports what it needs when it runs."""
+"""``tapeline``: the commands that a person types. Each imports what it needs when it runs."""
 
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, cast
 
-from cyclopts import App, CycloptsError, Group, Parameter, validators
+from cyclopts import App, CycloptsError, Parameter, validators
 
-from actors.cli.run import LINES, run, say
+from actors.cli import configuring, looking
+from actors.cli.options import (
+    PROVE,
+    SETTINGS,
+    START,
+    Config,
+    Folder,
+    Instances,
+    Json,
+    Role,
+    Rows,
+    Switch,
+    app,
+)
+from actors.cli.run import ALL, LINES, run, run_all, say
 from actors.config import ConfigError
 
-ROOT: Final = Path(__file__).resolve().parents[2]  # the checkout: Procfile and config/ are there
-DEMO: Final = ROOT / "config" / "demo.toml"
-LIVE: Final = ROOT / "config" / "tapeline.toml"
+__all__ = ["app", "configuring", "looking", "main"]
 
-_start = Group("Start", sort_key=0)
-_look = Group("Look", sort_key=1)
-_prove = Group("Prove", sort_key=2)
+DEMO: Final = Path(__file__).resolve().parents[2] / "config" / "demo.toml"
 
-app = App(
-    name="tapeline",
-    version=lambda: version("tapeline"),
-    help="""Crypto market data: verified books and exact trades, from venue sockets to Redis and to clients.
-
-    Try it offline: tapeline demo. Then look: tapeline status, tapeline tail trade.
-
-    Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration.""",
-    help_format="plaintext",
-    version_flags=["--version"],
-)
-config_app = App(name="config", help="Look at a configuration.", group=_look)
-app.command(config_app)
-master_app = App(name="master", help="Run the reference master, or look into what it holds.", group=_start)
+master_app = App(name="master", help="Run the reference master, or look into what it holds.", group=START)
 app.command(master_app)
-
-Config = Annotated[
-    Path | None,
-    # The words of the help, not the folder of this checkout.
-    Parameter(name="--config", help="The configuration file (TOML).", show_default=False),
-]
-Instances = Annotated[
-    str | None,
-    Parameter(name=["--instances", "-c"], help="How many of each, as in normalizer=2,bookbuilder=2."),
-]
-Folder = Annotated[Path | None, Parameter(name="--folder", help="The master's files.", show_default=False)]
-Switch = Annotated[bool, Parameter(negative="")]
-Rows = Annotated[tuple[str, ...], Parameter(negative="", negative_iterable=())]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
+cast("Any", app).register_install_completion_command(
+    name="completion", group=SETTINGS, help="Let the shell complete commands, venues and symbols at TAB."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-@app.command(group=_start)
+@app.command(group=START)
 def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
     """Run everything here against local venues: no network, no account.
 
@@ -82,35 +67,38 @@ def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
     return guide(DEMO if config is None else config, os.environ, instances)
 
 
-@app.command(group=_start)
-def up(*, config: Config = LIVE, instances: Instances = None) -> int:
+@app.command(group=START)
+def up(*, config: Config = None, instances: Instances = None) -> int:
     """Run everything here against the real venues of the configuration.
 
-    Without --config it takes config/tapeline.toml. A venue that cannot be reached is tried again for ever.
+    Without --config it takes TAPELINE_CONFIG, else config/tapeline.toml. FTSOBest's config.json is read as
+    it is. A venue that cannot be reached is tried again for ever.
 
     Example: REDIS_URL=redis://10.0.0.5:6379/0 tapeline up
     """
-    from actors.demo import guide  # noqa: PLC0415 - only this command needs it
-
-    return guide(LIVE if config is None else config, os.environ, instances)
+    return run_all(config, os.environ, instances)
 
 
-@app.command(name="run", group=_start)
-def run_command(role: str, *, config: Config = None) -> int:
-    """Run one actor in the foreground, without a supervisor.
+@app.command(name="run", group=START)
+def run_command(role: Role, *, config: Config = None, instances: Instances = None) -> int:
+    """Run one actor in the foreground, without a supervisor; or all of them, as tapeline up does.
 
-    Example: tapeline run connector --config config/tapeline.toml
+    Example: tapeline run all --config config.json
 
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator; or all.
     """
+    if role == ALL:
+        return run_all(config, os.environ, instances)
+    if instances is not None:
+        raise ConfigError("-c says how many of each role to run: it goes with tapeline run all")
     return run(role, config, os.environ)
 
 
-@app.command(group=_start)
-def supervise(role: str, *, config: Config = None) -> int:
+@app.command(group=START)
+def supervise(role: Role, *, config: Config = None) -> int:
     """Keep one actor alive: what a line of the Procfile does.
 
     Example: tapeline supervise normalizer
@@ -127,7 +115,7 @@ def supervise(role: str, *, config: Config = None) -> int:
     return supervise_main([role, *(["--config", str(config)] if config is not None else [])])
 
 
-@app.command(group=_start)
+@app.command(group=START)
 def simulate(
     *,
     config: Config = DEMO,
@@ -237,81 +225,7 @@ def master_tail(
     )
 
 
-@app.command(group=_look)
-def status(*, config: Config = None, as_json: Json = False) -> int:
-    """Show who does what: instances and leases, lag, venues and channels, books.
-
-    Exit code 1 when something that is configured is not live.
-
-    Example: tapeline status --json
-    """
-    from actors.cli.status import show  # noqa: PLC0415 - only this command needs it
-
-    return show(config, os.environ, as_json=as_json)
-
-
-@app.command(group=_look)
-def tail(
-    kind: str = "*", venue: str = "*", symbol: str = "*", *, config: Config = None, as_json: Json = False
-) -> int:
-    """Follow events as they are written, a line each, until Ctrl-C.
-
-    Example: tapeline tail trade binance BTC-USDT
-
-    Parameters
-    ----------
-    kind:
-        trade, book, l1, ticker, gap, status and so on, or a pattern.
-    venue:
-        A venue, or a pattern.
-    symbol:
-        A symbol such as BTC-USDT (or BTC/USDT), or a pattern such as BTC-*.
-    """
-    from actors.cli.tail import follow  # noqa: PLC0415 - only this command needs it
-
-    return follow(config, os.environ, kind=kind, venue=venue, symbol=symbol, as_json=as_json)
-
-
-@config_app.command
-def check(file: Path | None = None) -> int:
-    """Check a configuration and the environment over it: every fault at once.
-
-    Example: tapeline config check config/tapeline.toml
-
-    Parameters
-    ----------
-    file:
-        The file to check; TAPELINE_CONFIG, else config/tapeline.toml, unless given.
-    """
-    from actors.config import load  # noqa: PLC0415 - only this command needs it
-
-    settings = load(file, os.environ)
-    venues = [
-        f"{name} ({len(venue.symbols)} symbols)" for name, venue in settings.venues.items() if venue.enabled
-    ]
-    sys.stdout.write(f"ok: {settings.mode}, {', '.join(venues)}\n")
-    return 0
-
-
-@app.command(group=_look)
-def readers(action: str | None = None, role: str | None = None, *, config: Config = None) -> int:
-    """Show the registered readers, which hold back trimming; or forget one that will not come back.
-
-    Example: tapeline readers forget archiver
-
-    Parameters
-    ----------
-    action:
-        forget, or nothing to list them.
-    role:
-        The reader to forget.
-    """
-    from actors.cli.readers import show  # noqa: PLC0415 - only this command needs it
-
-    return show(config, os.environ, action=action, role=role)
-
-
-@app.command(group=_prove)
+@app.command(group=PROVE)
 def bench(
     *,
     seconds: float = 15.0,
@@ -336,7 +250,7 @@ def bench(
         Of the generated market.
     """
     from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
-    from actors.config.judge import nearest  # noqa: PLC0415
+    from actors.config.words import nearest  # noqa: PLC0415
 
     for row in only:
         if row not in benchmarks.ROWS:
@@ -345,7 +259,7 @@ def bench(
     return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, seed=seed)
 
 
-@app.command(group=_prove)
+@app.command(group=PROVE)
 def chaos(*, seed: int = 1, short: Switch = False, server: Path | None = None, as_json: Json = False) -> int:
     """Kill actors and Redis again and again, and count what was lost, repeated or reordered.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actors.cli.session import Session, within
 from actors.config import ConfigError
-from actors.config.judge import nearest
+from actors.config.words import nearest
 from actors.streams.client import hot
 from actors.streams.keys import Partition, partitions
 from actors.streams.partition import closing

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.config import ConfigError, Settings, load
-from actors.config.judge import nearest
+from actors.config.words import nearest
 from actors.runtime.supervisor import STOP, Signals, hold_lifeline
 
 ROLES: Final = (
@@ -17,6 +17,7 @@ ROLES: Final = (
 )  # fmt: skip
 _ALONE: Final = ("simulator", "master")  # they need no Redis
 LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
+ALL: Final = "all"  # of them, as FTSOBest's users start a collector
 
 
 def run_with(role: str, arguments: Sequence[str]) -> int:
@@ -30,12 +31,26 @@ def run(role: str, config: Path | None, env: Mapping[str, str]) -> int:
     A role that the configuration has no use for idles: honcho stops everything when a line ends.
     """
     hold_lifeline(env)
-    if role not in LINES:
-        return say(ConfigError(f'there is no role "{role}"{nearest(role, LINES)} ({", ".join(LINES)})'), 2)
+    if role not in LINES and role != ALL:
+        known = (*LINES, ALL)
+        return say(ConfigError(f'there is no role "{role}"{nearest(role, known)} ({", ".join(known)})'), 2)
     try:
+        if role == ALL:
+            return run_all(config, env, None)
         return run_role(role, load(config, env))
     except ConfigError as e:
         return say(e, 2)
+
+
+def run_all(config: Path | None, env: Mapping[str, str], instances: str | None) -> int:
+    """Run the whole formation: ``tapeline up``.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+    """
+    from actors.demo import LIVE, guide  # noqa: PLC0415 - only this needs it
+
+    return guide(Path(env.get("TAPELINE_CONFIG", LIVE)) if config is None else config, env, instances)
 
 
 def run_role(role: str, settings: Settings) -> int:

@@ -12,7 +12,7 @@ import msgspec
 
 from actors.cli.session import Session, peeled, within
 from actors.config import ConfigError, Settings
-from actors.config.judge import nearest
+from actors.config.words import nearest
 from actors.model import codec
 from actors.model.errors import Unparseable
 from actors.model.events import L1, AnyEvent, Book, Gap, Level, Status, Ticker, Trade
@@ -28,7 +28,7 @@ _STREAM_OF: Final[dict[str, tuple[Stream, ...]]] = {
     "gap": ("events", "books", "flow"),
 }
 _BY_NAME_ONLY: Final = frozenset({"tick", "instrument", "book_snapshot", "book_delta"})  # not for people
-_KINDS: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
+KINDS: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
 _PATTERN: Final = frozenset("*?[")
 
 Keep = Callable[[Stream, bytes], AnyEvent | None]
@@ -63,8 +63,8 @@ def chosen(settings: Settings, kind: str, venue: str, symbol: str) -> list[Parti
     Raises:
         ConfigError: Nothing of the configuration matches; says what is nearest.
     """
-    if not _PATTERN & {*kind} and kind not in _KINDS:
-        raise ConfigError(f'there is no kind "{kind}"{nearest(kind, _KINDS)} ({", ".join(_KINDS)})')
+    if not _PATTERN & {*kind} and kind not in KINDS:
+        raise ConfigError(f'there is no kind "{kind}"{nearest(kind, KINDS)} ({", ".join(KINDS)})')
     venues = {name: v for name, v in settings.venues.items() if v.enabled and fnmatchcase(name, venue)}
     if not venues:
         known = [name for name, v in settings.venues.items() if v.enabled]

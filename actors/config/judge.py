@@ -1,31 +1,18 @@
 """What is wrong with a configuration beyond the types of its values."""
 
-import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast, get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, cast, get_args
 from urllib.parse import urlsplit
 
-from actors.config.settings import Settings
+from actors.config.settings import Settings, VenueSettings
+from actors.config.words import Problem, nearest
 from actors.model.events import Channel
 from actors.model.instruments import canonical, market_kind
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
-
-
-class Problem(NamedTuple):
-    """One fault: which key (as a path), what is wrong with it and what to do."""
-
-    path: tuple[str, ...]
-    says: str
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """Return ``; did you mean "x"?`` for the choice most like ``word``, or nothing."""
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def venue_tables(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -47,13 +34,16 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
             known = sorted(VENUES)
             yield Problem(("venues", name), f"no such venue{nearest(name, known)} ({', '.join(known)})")
             continue
-        channels: object = table.get("channels")
-        for channel in cast("list[object]", channels) if isinstance(channels, list) else ():
-            if isinstance(channel, str) and channel in get_args(Channel) and channel not in venue.channels:
-                has = sorted(venue.channels)
-                yield Problem(
-                    ("venues", name, "channels"), f'{name} has no channel "{channel}" ({", ".join(has)})'
-                )
+        for key in ("channels", "only"):
+            channels: object = table.get(key)
+            for channel in cast("Iterable[object]", channels) if isinstance(channels, list | dict) else ():
+                if (
+                    isinstance(channel, str)
+                    and channel in get_args(Channel)
+                    and channel not in venue.channels
+                ):
+                    has = ", ".join(sorted(venue.channels))
+                    yield Problem(("venues", name, key), f'{name} has no channel "{channel}" ({has})')
         symbols: object = table.get("symbols")
         yield from _judge_symbols(
             name, venue.markets, cast("list[object]", symbols) if isinstance(symbols, list) else []
@@ -88,6 +78,7 @@ def judge(settings: Settings) -> Iterator[Problem]:
                 ("venues", name),
                 "needs ws_url and rest_url in a demo, so that simulated and real data never meet",
             )
+        yield from _judge_only(name, venue)
     yield from _judge_ports(settings)
     yield from _judge_forwarder(settings)
     if settings.master.enabled and not settings.master_keys():
@@ -101,6 +92,20 @@ def judge(settings: Settings) -> Iterator[Problem]:
         if scheme not in _REDIS_SCHEMES:
             schemes = ", ".join(f"{known}://" for known in _REDIS_SCHEMES)
             yield Problem(("redis", "url"), f"(or REDIS_URL) must begin with one of {schemes}")
+
+
+def _judge_only(name: str, venue: VenueSettings) -> Iterator[Problem]:
+    for channel, symbols in venue.only.items():
+        path = ("venues", name, "only", channel)
+        if venue.channels is not None and channel not in venue.channels:
+            named = ", ".join(venue.channels)
+            yield Problem(path, f"{channel} is not among venues.{name}.channels ({named}): name it there too")
+        for symbol in symbols:
+            if symbol not in venue.symbols:
+                near = nearest(symbol, venue.symbols)
+                yield Problem(path, f'"{symbol}" is not among venues.{name}.symbols{near}')
+    if not venue.wanted(venue.channels or get_args(Channel), venue.symbols):
+        yield Problem(("venues", name, "only"), "leaves no symbol with any channel: set enabled = false")
 
 
 def _judge_forwarder(settings: Settings) -> Iterator[Problem]:

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple, Union, cast, get_args, get_origin
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from actors.config.judge import Problem, judge, judge_venues, nearest, venue_tables
+from actors.config import ftsobest
+from actors.config.judge import judge, judge_venues, venue_tables
 from actors.config.settings import (
     BroadcasterSettings,
     MasterSettings,
@@ -21,6 +22,7 @@ from actors.config.settings import (
     Settings,
     SimulatorSettings,
 )
+from actors.config.words import Problem, nearest, plain
 
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
@@ -29,17 +31,6 @@ _MISSING: Final = {  # what to write
     "mode": ': write mode = "live" or mode = "demo"',
     "venues": ": write [venues.<name>] with its symbols",
     "symbols": ': write symbols = ["BTC-USDT"]',
-}
-_OURS: Final = {  # pydantic's type of an error -> what must be
-    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
-    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
-    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
-    "list_type": "must be a list",
-    "string_type": "must be text in quotes",
-    "too_short": "must name at least {min_length}",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
 }
 _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_CONFIG",  # the file, where no --config says so
@@ -81,22 +72,40 @@ class _Sources(NamedTuple):
         return self.file
 
 
+class Loaded(NamedTuple):
+    """The settings, and what of their file was passed over, a line each."""
+
+    settings: Settings
+    notes: Sequence[str]
+
+
+class _Tree(NamedTuple):
+    """A file's keys and values, and where they stand."""
+
+    tree: dict[str, Any]
+    lines: Mapping[tuple[str, ...], int]
+    notes: Sequence[str]
+    problems: list[Problem]
+
+
 def load(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """Return the settings of ``path``, as ``read`` does."""
+    return read(path, env).settings
+
+
+def read(path: Path | None, env: Mapping[str, str]) -> Loaded:
     """Return the settings of ``path`` (None: ``TAPELINE_CONFIG``, else config/tapeline.toml) under ``env``.
+
+    A file whose name ends with .json is FTSOBest's.
 
     Raises:
         ConfigError: The message has a line for every fault: where it stands, its key, the reason, the
             nearest valid choice. No secret is in it.
     """
-    file = Path(env.get("TAPELINE_CONFIG", DEFAULT_PATH)) if path is None else path
-    text = _text_of(file)
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError(_at_line(str(file), str(e))) from e
-    problems = [*_secrets_in_file(tree)]
+    file = file_of(path, env)
+    tree, lines, notes, problems = _tree_of(file)
     variables = _overlay(tree, env, problems)
-    sources = _Sources(str(file), _lines(text), variables)
+    sources = _Sources(str(file), lines, variables)
     offset = _offset_of(env, problems)
     if offset:
         _shift(tree, offset, problems)
@@ -114,12 +123,37 @@ def load(path: Path | None, env: Mapping[str, str]) -> Settings:
         problems.extend(judge(settings))
     if problems or settings is None:
         raise ConfigError(_message(problems, sources))
-    return settings
+    return Loaded(settings, notes)
 
 
-def _text_of(file: Path) -> str:
+def file_of(path: Path | None, env: Mapping[str, str]) -> Path:
+    """Return the file to read."""
+    return Path(env.get("TAPELINE_CONFIG", DEFAULT_PATH)) if path is None else path
+
+
+def _tree_of(file: Path) -> _Tree:
+    text = text_of(file)
+    if file.suffix == ".json":
+        try:
+            found = ftsobest.read(str(file), text)
+        except ftsobest.Unusable as e:
+            raise ConfigError(str(e)) from e
+        return _Tree(found.tree, found.lines, found.notes, [])
     try:
-        return file.read_text(encoding="utf-8")
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(_at_line(str(file), str(e))) from e
+    return _Tree(tree, _lines(text), (), [*_secrets_in_file(tree)])
+
+
+def text_of(file: Path) -> str:
+    """Return what is in ``file``.
+
+    Raises:
+        ConfigError: It cannot be read; names what lies beside it.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as e:
         beside = sorted(str(other) for other in file.parent.glob("*.toml") if other.name != "pyproject.toml")
         raise ConfigError(
@@ -214,9 +248,10 @@ def _variables(tree: Mapping[str, Any]) -> Iterator[str]:
             for name, annotation in fields.items():
                 yield from under(annotation, (*path, name))
         elif get_origin(model) is dict:
-            venues: object = tree.get("venues")
+            names, inner = get_args(model)
+            venues: object = tree.get("venues") if names is str else dict.fromkeys(get_args(names))
             for name in cast("dict[str, Any]", venues) if isinstance(venues, dict) else ():
-                yield from under(get_args(model)[1], (*path, name))
+                yield from under(inner, (*path, name))
         else:
             yield _PREFIX + "__".join(path).upper()
 
@@ -325,17 +360,9 @@ def _told(error: Mapping[str, Any]) -> Problem:
         case "string_pattern_mismatch" if path[-1].endswith("url"):
             schemes = "http:// or https://" if path[-1] == "rest_url" else "ws:// or wss://"
             return Problem(path, f"must begin with {schemes} and name a host, not {given!r}")
-        case kind if kind in _OURS:
-            says = f"{_OURS[kind].format(**context)}, not {_short(given)}"
         case _:
-            says = str(error["msg"])
-            says = f"{says[0].lower()}{says[1:]}, not {_short(given)}"
+            says = plain(error)
     return Problem(path, says)
-
-
-def _short(given: object) -> str:
-    text = repr(given)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _fields_at(path: tuple[str, ...]) -> list[str]:

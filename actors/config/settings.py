@@ -1,5 +1,6 @@
 """What can be set: the model of a configuration, as one frozen tree."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from actors.model.events import Channel
 from actors.model.instruments import canonical
+
+Groups = dict[tuple[Channel, ...], list[str]]  # channels -> the symbols that they are wanted of
 
 _DEMO_KEY: Final = "demo"  # no secret: simulated data on loopback
 
@@ -52,8 +55,6 @@ class BroadcasterSettings(Section):
     max_clients_per_address: int = Field(default=200, ge=1)
     max_message_bytes: int = Field(default=16 * 1024, ge=1)
     max_messages_per_s: float = Field(default=20, gt=0)
-    max_subscriptions: int = Field(default=64, ge=1)  # of one client of the native protocol
-    heartbeat_s: float = Field(default=5.0, gt=0)
     slow_client_bytes: int = Field(default=1024 * 1024, ge=1)
     slow_client_deadline_s: float = Field(default=5.0, gt=0)
     origins: list[str] | None = None
@@ -148,13 +149,20 @@ class LogSettings(Section):
 
 
 class VenueSettings(Section):
-    """One venue: what is wanted of it and how."""
+    """One venue: what is wanted of it and how.
+
+    ``channels`` None: all that the venue has. ``only``: channel -> the symbols it is wanted of, where that
+    is not all of them. ``redundancy``: connections ("legs") that carry the same.
+    ``symbols_per_connection`` None: as many as the venue allows.
+    """
 
     enabled: bool = True
     symbols: list[str] = Field(min_length=1)
-    channels: list[Channel] | None = Field(default=None, min_length=1)  # None: all that the venue has
+    channels: list[Channel] | None = Field(default=None, min_length=1)
+    only: dict[Channel, list[str]] = {}
     shards: int = Field(default=1, ge=1, le=64)
-    redundancy: int = Field(default=1, ge=1, le=2)  # connections ("legs") that carry the same
+    redundancy: int = Field(default=1, ge=1, le=2)
+    symbols_per_connection: int | None = Field(default=None, ge=1, le=10_000)
     ws_url: str | None = Field(default=None, pattern=r"^wss?://[^\s/]+")
     rest_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+")
 
@@ -163,10 +171,33 @@ class VenueSettings(Section):
     def _canonical(cls, symbols: list[str]) -> list[str]:
         return [canonical(symbol) for symbol in symbols]
 
+    @field_validator("only")
+    @classmethod
+    def _canonical_only(cls, only: dict[Channel, list[str]]) -> dict[Channel, list[str]]:
+        return {channel: [canonical(symbol) for symbol in symbols] for channel, symbols in only.items()}
+
     @field_validator("ws_url", "rest_url")
     @classmethod
     def _no_slash(cls, url: str | None) -> str | None:
         return url if url is None else url.rstrip("/")
+
+    def wants(self, channel: Channel, symbol: str) -> bool:
+        """Return whether ``channel`` is wanted of ``symbol``, where the venue has it."""
+        named = self.channels is None or channel in self.channels
+        return named and (channel not in self.only or symbol in self.only[channel])
+
+    def wanted(self, has: Iterable[Channel], symbols: Iterable[str]) -> Groups:
+        """Return ``symbols`` by the channels that are wanted of them, of those that the venue ``has``.
+
+        Symbols of which nothing is wanted are left out.
+        """
+        channels: list[Channel] = sorted(has)
+        groups: Groups = {}
+        for symbol in symbols:
+            mine: tuple[Channel, ...] = tuple(channel for channel in channels if self.wants(channel, symbol))
+            if mine:
+                groups.setdefault(mine, []).append(symbol)
+        return groups
 
 
 class Settings(Section):

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from actors.config import Settings
 from actors.connector.links import Side, Slot
 from actors.connector.listing import Listing, select
+from actors.connector.planning import plan
 from actors.connector.requests import Requests
 from actors.connector.rest import Rest
 from actors.connector.sink import Sink
@@ -61,10 +62,8 @@ class Leg:
         self._partition = lease.partition
         streams = settings.streams
         self._sink = Sink(side.room, streams.batch_frames, streams.batch_bytes, streams.linger_ms / 1000)
-        venue = settings.venues[lease.partition.venue]
+        self._wanted = venue = settings.venues[lease.partition.venue]
         self._symbols = [s for s in venue.symbols if shard(s, venue.shards) == lease.partition.shard]
-        wanted = side.venue.channels if venue.channels is None else venue.channels
-        self._channels = sorted(wanted)
         self._slots: list[Slot] = []
         self._instruments: dict[str, Instrument] = {}
         self._listed = anyio.Event()  # our symbols are known: requests can be served
@@ -161,7 +160,7 @@ class Leg:
             return
         # Openings are spread over the time that the venue's pace gives them; the budget is the bound.
         gap_s = 60 / self._side.venue.limits.connects_per_minute
-        for n, planned in enumerate(self._side.venue.plan(self._endpoints, instruments, self._channels)):
+        for n, planned in enumerate(plan(self._side.venue, self._endpoints, self._wanted, instruments)):
             slot = Slot(self._side, self._sink, self._leg, planned, instruments)
             self._slots.append(slot)
             tg.start_soon(slot.run, n * gap_s * random.uniform(0.5, 1.0))

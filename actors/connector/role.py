@@ -10,6 +10,7 @@ from actors.connector.clock import Clock
 from actors.connector.leg import Leg
 from actors.connector.links import Count, Side
 from actors.connector.listing import Listing
+from actors.connector.planning import endpoints_of
 from actors.connector.rest import Rest
 from actors.connector.sink import Room
 from actors.runtime.lifecycle import Actor
@@ -51,9 +52,7 @@ async def run(actor: Actor) -> None:
             if not chosen.enabled:
                 continue
             venue = VENUES[name]
-            endpoints = Endpoints(
-                chosen.ws_url or venue.endpoints.ws, chosen.rest_url or venue.endpoints.rest
-            )
+            endpoints = endpoints_of(venue, chosen)
             limit = Limit(client, actor.keys, name, settings.egress)
             rest = Rest(venue, endpoints, limit, actor.metrics)
             stack.push_async_callback(rest.aclose)

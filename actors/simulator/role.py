@@ -3,7 +3,7 @@
 import structlog
 
 from actors.config import ConfigError, Settings
-from actors.config.judge import nearest
+from actors.config.words import nearest
 from actors.runtime.lifecycle import Actor
 from actors.simulator.faults import Faults
 from actors.simulator.replay import RecordingError, Replay, paced, read

@@ -9,7 +9,7 @@ What connections were asked for and whether they give it is kept in ``connection
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import ClassVar, Final, cast
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -147,8 +147,7 @@ class Normalize:
         recv = int(recv_text)
         sink = self._sink
         sink.begin(k, out)
-        if recv > sink.now:  # noqa: PLR1730 - a call of max() for each line
-            sink.now = recv
+        sink.now = max(sink.now, recv)
         if kind == b"f":
             self._frame(conn_text, recv, payload, line)
         elif kind == b"b":
@@ -307,16 +306,17 @@ class Normalize:
             if not isinstance(said, Event):
                 self._control(name, conn, said, line)
                 continue
-            channel, symbol = _CHANNELS[type(said)], said.symbol or ""
-            sub = conn.subs.get((channel, symbol))
+            channel = _CHANNELS[type(said)]
+            item = channel, said.symbol or ""
+            sub = conn.subs.get(item)
             if sub is None or sub.state != "live":
-                sub = self._connections.heard(name, conn, (channel, symbol))
+                sub = self._connections.heard(name, conn, item)
             else:
                 sub.since = now
             sub.seq = said.seq
-            if channel == "trade":
-                self._trade(symbol, cast("Trade", said), sub)
-            elif sub.active or channel == "book":
+            if isinstance(said, Trade):
+                self._trade(item[1], said, sub)
+            elif channel == "book" or sub.active:
                 self._sink.event(said)
 
     def _control(self, name: str, conn: Conn, said: Said, line: bytes) -> None:

@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import pytest
+from kraken_reference import Reference, frame_of
 from msgspec.structs import replace
 
 from actors.model import codec
@@ -57,32 +57,14 @@ def fold(rule: BookRule, events: list[Any]) -> tuple[View, list[Event]]:
     return view, told
 
 
-def reference(name: str, depth: int) -> tuple[dict[str, list[tuple[str, str]]], list[bool]]:
-    """The venue's guide in a few lines, on dicts of the token text: the book, and which checksums match."""
-    sides: dict[str, dict[str, str]] = {"bids": {}, "asks": {}}
-    book: dict[str, list[tuple[str, str]]] = {}
-    matched: list[bool] = []
+def reference(name: str, depth: int) -> tuple[Reference, list[bool]]:
+    """Return the book of the venue's guide, and which checksums match on the way."""
+    book, matched = Reference(depth), list[bool]()
     for row in recording(name):
-        frame = json.loads(row["raw"], parse_float=str, parse_int=str) if row["dir"] == "in" else {}
-        if frame.get("channel") != "book":
-            continue
-        for data in frame["data"]:
-            for side, levels in sides.items():
-                if frame["type"] == "snapshot":
-                    levels.clear()
-                levels.update({level["price"]: level["qty"] for level in data[side]})
-                best = sorted(
-                    ((p, q) for p, q in levels.items() if float(q)),
-                    key=lambda level: float(level[0]) * (-1 if side == "bids" else 1),
-                )
-                book[side] = best[:depth]
-                sides[side] = dict(book[side])
-            text = "".join(
-                (price.replace(".", "").lstrip("0") + qty.replace(".", "").lstrip("0"))
-                for side in ("asks", "bids")
-                for price, qty in book[side][:10]
-            )
-            matched.append(crc32(text.encode()) == int(data["checksum"]))
+        frame = frame_of(row["raw"]) if row["dir"] == "in" else {}
+        for data in frame.get("data", ()) if frame.get("channel") == "book" else ():
+            book.apply(frame["type"], data)
+            matched.append(book.checksum() == int(data["checksum"]))
     return book, matched
 
 
@@ -105,7 +87,7 @@ def test_every_recorded_checksum_reproduces_and_the_book_is_the_reference_s(
     assert not [event for event in told if isinstance(event, Gap)]
     assert sum(isinstance(event, Book) for event in told) >= checksums
     assert (view.state, view.verified) == ("live", "checksum")
-    assert view.levels == (book["bids"], book["asks"])
+    assert view.levels == book.levels
 
 
 def test_the_recorded_snapshot_of_another_precision_is_proved() -> None:

@@ -1,13 +1,19 @@
-"""The role that delivers: WebSocket clients in Barter's dialect, pub/sub, a page and a health check."""
+"""The role that delivers: WebSocket clients in two dialects, pub/sub, a page and a health check."""
 
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
 
+from actors.broadcaster.archive import Archive
 from actors.broadcaster.feed import Feed, Listeners
+from actors.broadcaster.native import NativeOutlet
 from actors.broadcaster.outlet import BarterOutlet
+from actors.broadcaster.peers import watch
 from actors.broadcaster.publisher import Publisher
 from actors.broadcaster.server import WebSocketServer
+from actors.broadcaster.session import Door
 from actors.model.events import SECOND
 from actors.runtime.lifecycle import Actor
 from actors.streams.client import cold, connect
@@ -29,15 +35,21 @@ async def run(actor: Actor) -> None:
     settings, places = actor.settings, partitions(actor.settings)
     client = await connect(settings, actor.role)
     outlet = BarterOutlet(settings.broadcaster, actor.metrics)
+    archive = Archive(settings, actor.keys, actor.metrics, places)
+    native = NativeOutlet(settings, actor.metrics, archive)
+    door = Door(settings, actor.metrics, native, archive)
     publisher = Publisher(client, actor.keys, actor.metrics)
-    listeners = Listeners([outlet], publisher, actor.metrics)
-    feed = Feed(settings, actor.keys, places, listeners)
+    feed = Feed(settings, actor.keys, places, Listeners([outlet, native], publisher, actor.metrics))
+    crowds = [outlet.hub.peers, native.peers]
     server = WebSocketServer(
-        settings, actor.metrics, outlet, lambda: feed.health() | {"clients": len(outlet.hub)}, actor.number
-    )
+        settings, actor.metrics, outlet, door, lambda: feed.health() | {"clients": sum(map(len, crowds))},
+        number=actor.number,
+    )  # fmt: skip
     try:
         await server.start()
-        await _serve(actor, server, feed, publisher, outlet)
+        await _serve(
+            actor, server, feed, publisher, [feed.run, native.run, partial(watch, crowds, actor.metrics)]
+        )
     finally:
         with anyio.CancelScope(shield=True):
             await server.stop(0)
@@ -45,7 +57,11 @@ async def run(actor: Actor) -> None:
 
 
 async def _serve(
-    actor: Actor, server: WebSocketServer, feed: Feed, publisher: Publisher, outlet: BarterOutlet
+    actor: Actor,
+    server: WebSocketServer,
+    feed: Feed,
+    publisher: Publisher,
+    works: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> None:
     hot = await cold(actor.settings, actor.keys.meta())
     published = anyio.Event()
@@ -56,7 +72,7 @@ async def _serve(
 
     try:
         async with anyio.create_task_group() as tg:
-            for work in (feed.run, outlet.hub.watch, publish):
+            for work in (*works, publish):
                 tg.start_soon(work)
             tg.start_soon(_look, actor, hot, feed, publisher)
             await actor.stopping.wait()

@@ -12,12 +12,12 @@ Only a live snapshot, periodic or not, leads from unknown to live, and it is sai
 """
 
 from collections import deque
-from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from actors.model.events import Book, BookState, Level
+from actors.model.events import Book, BookState
+from actors.stages.book import Levels
 
 _MOST_LINES: Final = 4096  # chosen: about 1 MB a symbol; above it the oldest are folded
 _SLICE: Final = 64  # chosen: folding so many takes well under a millisecond
@@ -42,71 +42,51 @@ class Change(NamedTuple):
     line: bytes
 
 
+# A line that holds until the next of its kind and symbol, after the epoch and ``k`` of its place.
+# A plain tuple: one is made for every L1 and every sum.
+Standing = tuple[int, int, bytes]
+
 head_of = msgspec.json.Decoder(Head).decode
 decode_book = msgspec.json.Decoder(Book).decode
 
 
-def _key(price: str) -> str:
-    # One price may be spelled 1.5 and 1.50; a float would merge prices of more than 15 digits.
-    return price.rstrip("0").rstrip(".") if "." in price else price
-
-
-class _Side:
-    """One side of a folded book; the text of a price is the last one seen."""
-
-    __slots__ = ("levels",)
-
-    def __init__(self, levels: list[Level]) -> None:
-        self.levels = {_key(level[0]): level for level in levels}
-
-    def apply(self, levels: list[Level]) -> None:
-        for level in levels:
-            if level[1].strip("0."):
-                self.levels[_key(level[0])] = level
-            else:
-                self.levels.pop(_key(level[0]), None)
-
-    def best_first(self, sign: int) -> list[Level]:
-        return sorted(self.levels.values(), key=lambda level: sign * Decimal(level[0]))
+# What decoding and folding lines may raise that are not what they should be.
+BAD_LINE: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, LookupError)
 
 
 class _Folded:
     """A book and the deltas not yet in it."""
 
-    __slots__ = ("asks", "bids", "k", "last", "lines", "whole")
+    __slots__ = ("epoch", "k", "last", "levels", "lines", "whole")
 
-    def __init__(self, k: int, line: bytes) -> None:
-        self.k = k  # of the symbol's last event
-        self.lines: deque[bytes] = deque((line,))  # not folded yet; the first is a snapshot if bids is None
-        self.bids: _Side | None = None
-        self.asks: _Side | None = None
+    def __init__(self, epoch: int, k: int, line: bytes) -> None:
+        self.epoch = epoch  # of the symbol's last event, as ``k``
+        self.k = k
+        self.lines: deque[bytes] = deque((line,))  # not folded yet; the first is a snapshot if last is None
+        self.levels = Levels()
         self.last: Book | None = None  # the event that was folded last
         self.whole: Book | None = None  # the folded book as one snapshot, until the next line
 
-    def fold(self, most: int | None = None) -> None:
+    def fold(self, most: int | None = None) -> Book:
         for _ in range(len(self.lines) if most is None else most):
             event = decode_book(self.lines.popleft())
-            self.last = event
-            if self.bids is None or self.asks is None:
-                self.bids, self.asks = _Side(event.bids), _Side(event.asks)
+            if self.last is None:
+                self.levels.load(event.bids, event.asks)
             else:
-                self.bids.apply(event.bids)
-                self.asks.apply(event.asks)
+                self.levels.update(event.bids, event.asks)
+            self.last = event
+        assert self.last is not None  # noqa: S101 -- a book begins with a snapshot
+        return self.last
 
     def snapshot(self) -> Book:
         if self.whole is None:
-            self.fold()
-            assert self.last is not None  # noqa: S101 -- a book begins with a snapshot
-            assert self.bids is not None  # noqa: S101
-            assert self.asks is not None  # noqa: S101
-            self.whole = msgspec.structs.replace(
-                self.last,
-                type="snapshot",
-                periodic=False,
-                bids=self.bids.best_first(-1),
-                asks=self.asks.best_first(1),
-            )
+            self.whole = self.top(None)
         return self.whole
+
+    def top(self, depth: int | None) -> Book:
+        last = self.fold()
+        bids, asks = self.levels.best_first(depth)
+        return msgspec.structs.replace(last, type="snapshot", periodic=False, bids=bids, asks=asks)
 
 
 class Shelf:
@@ -114,11 +94,13 @@ class Shelf:
 
     def __init__(self) -> None:
         self._books: dict[str, _Folded] = {}
+        self.doubtful: dict[str, Standing] = {}  # symbols whose book is not live: the line that says so
         self.holes = 0  # deltas that did not continue their book, ever
 
     def clear(self) -> None:
         """Forget all books: what comes next does not continue them."""
         self._books.clear()
+        self.doubtful.clear()
 
     def live(self) -> list[str]:
         """Return the symbols whose book is live."""
@@ -134,43 +116,62 @@ class Shelf:
             return None
         try:
             return book.snapshot()
-        except (msgspec.MsgspecError, ArithmeticError):
+        except BAD_LINE:
             self.lose(symbol)
             return None
+
+    def top(self, symbol: str, depth: int) -> Book | None:
+        """Return the best ``depth`` levels a side of a live book, best first; None as ``snapshot``."""
+        book = self._books.get(symbol)
+        if book is None:
+            return None
+        try:
+            return book.top(depth)
+        except BAD_LINE:
+            self.lose(symbol)
+            return None
+
+    def place(self, symbol: str) -> tuple[int, int]:
+        """Return epoch and ``k`` of the last event of a live book."""
+        book = self._books[symbol]
+        return book.epoch, book.k
 
     def lose(self, symbol: str) -> None:
         """Give a book up until its next snapshot: a change of it could not be used."""
         if self._books.pop(symbol, None) is not None:
             self.holes += 1
 
-    def take(self, k: int, line: bytes) -> Change | None:
+    def take(self, epoch: int, k: int, line: bytes) -> Change | None:
         """File the ``book`` event ``k``; return what is to be said of it, None for nothing.
 
         Raises:
-            msgspec.MsgspecError: The line is no book event.
+            BAD_LINE: The line is no book event, or a line before it had levels that are none.
         """
         head = head_of(line)
         symbol = head.symbol
         book = self._books.get(symbol)
         if head.state != "live":
             self._books.pop(symbol, None)
+            self.doubtful[symbol] = epoch, k, line
             return None
         if head.type == "snapshot":
             continues = book is not None and head.periodic and head.prev == book.k
-            self._books[symbol] = _Folded(k, line)
+            self._books[symbol] = _Folded(epoch, k, line)
+            self.doubtful.pop(symbol, None)
             return None if continues else Change(symbol, "snapshot", line)
         if book is None:
             return None
         if head.prev != book.k:
             self.lose(symbol)
             return None
+        book.epoch = epoch
         book.k = k
         book.whole = None
         book.lines.append(line)
         if len(book.lines) > _MOST_LINES:
             try:
                 book.fold(_SLICE)
-            except msgspec.MsgspecError:
+            except BAD_LINE:
                 self.lose(symbol)
                 raise
         return Change(symbol, "update", line)

@@ -9,15 +9,15 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import anyio
 import anyio.lowlevel
 import msgspec
 import structlog
 
-from actors.broadcaster.books import Change, Head, Shelf, head_of
-from actors.broadcaster.outlet import Outlet
+from actors.broadcaster.books import BAD_LINE, Change, Head, Shelf, head_of
+from actors.broadcaster.outlet import Missed, Outlet
 from actors.config import Settings
 from actors.model import codec
 from actors.model.errors import Unparseable
@@ -93,6 +93,7 @@ class Follower:
         self.partition = partition
         self.shelf = Shelf()
         self.cursors: dict[Stream, Cursor] = {"events": START, "books": START, "flow": START}
+        self.ready = False  # it stands somewhere, and its books are whole
         self.events = 0  # lines of ``events`` seen by this process
         self._symbols = frozenset(symbols)
         self._outlets = listeners.outlets
@@ -100,11 +101,11 @@ class Follower:
         self._metrics = listeners.metrics
         self._clock = listeners.clock
         self._tick_ns: int | None = None
-        self._torn = False  # books are missing entries: read them again
+        self._torn: Literal["retention", "rollback"] | None = None  # entries of books are missing: read again
         self._holes = 0
         self._said_ns = 0  # receive time of what was said last, since the last flush
         for outlet in self._outlets:
-            outlet.add(partition, self.shelf)
+            outlet.add(partition, self)
 
     # -- what others ask
 
@@ -130,7 +131,7 @@ class Follower:
                 await persist(hot, lambda: self._read_back(hot, keys), self._lost)
                 tail = Tail(hot, keys, self.partition, self.cursors)
                 tail.lost = self._lost
-                while not self._torn:
+                while self._torn is None:
                     await self.take(await tail.read())
         finally:
             await hot.aclose()
@@ -168,28 +169,36 @@ class Follower:
         for entry in reversed(pages):
             for k, line in enumerate(entry.lines, entry.first):
                 if line.startswith(_BOOK):
-                    self._file(k, line)
+                    self._file(entry.epoch, k, line)
         self._holes = self.shelf.holes
-        self.cursors["books"] = end
-        self._torn = False
+        self._stand_at(end)
+
+    def _stand_at(self, end: Cursor) -> None:
+        """Go on after ``end`` of ``books``, which has been read back, and say what was not said."""
+        was, self.cursors["books"] = self.cursors["books"], end
+        cause, self._torn = self._torn, None
+        self.ready = True
         for outlet in self._outlets:
+            if cause is not None and was != end:
+                outlet.missed(self.partition, "books", Missed(cause, was, end))
             outlet.renewed(self.partition)
 
     async def take(self, found: Sequence[tuple[Stream, Entry]]) -> None:
         """Pass on what was read. Lets the event loop run between pieces, so that sockets drain."""
         size = 0
         for stream, entry in found:
-            if self._torn and stream == "books":
+            if self._torn is None or stream != "books":
+                self._compare(stream, entry)
+            if self._torn is not None and stream == "books":
                 continue  # read back with the rest
-            self._compare(stream, entry)
-            if self._torn and stream == "books":
-                continue
             self.cursors[stream] = entry.cursor
             self._tap.take(self.partition, stream, entry.lines)
+            for outlet in self._outlets:
+                outlet.entry(self.partition, stream, entry)
             if stream == "books":
                 self._books(entry)
             else:
-                self._plain(stream, entry.lines)
+                self._plain(stream, entry)
             size += sum(map(len, entry.lines))
             if size > _FLUSH_BYTES:
                 self._flush()
@@ -204,12 +213,21 @@ class Follower:
         if rolled_back(entry, cursor):
             self._metrics.count("tapeline_rollbacks_total", **place)
             log.warning("rollback", partition=place["partition"], stream=stream, seen=str(cursor))
+            said = Missed("rollback", Cursor(cursor.epoch, entry.first - 1), cursor)
         elif missing > 0:
             self._metrics.count("tapeline_trimmed_unread_total", missing, **place)
             log.warning("trimmed_unread", partition=place["partition"], stream=stream, missing=missing)
+            said = Missed("retention", cursor, Cursor(entry.epoch, entry.first - 1))
         else:
             return
-        self._torn = self._torn or stream == "books"
+        if stream == "books":
+            self._torn = said.cause
+            self.ready = False
+        if stream != "books" or said.cause == "rollback":
+            for outlet in self._outlets:
+                outlet.missed(self.partition, stream, said)
+        if stream == "books" and said.cause == "rollback":
+            self.cursors["books"] = said.after  # what came after it never was
 
     def _flush(self) -> None:
         for outlet in self._outlets:
@@ -219,11 +237,11 @@ class Follower:
             self._metrics.observe("tapeline_delivery_seconds", waited_s)
             self._said_ns = 0
 
-    def _plain(self, stream: Stream, lines: Sequence[bytes]) -> None:
+    def _plain(self, stream: Stream, entry: Entry) -> None:
         if stream == "events":
-            self.events += len(lines)
+            self.events += len(entry.lines)
         wanted = frozenset[bytes]().union(*(outlet.wanted(stream) for outlet in self._outlets))
-        for line in lines:
+        for line in entry.lines:
             kind = line[9 : line.find(b'"', 9)]  # see codec.kind_of; without its two calls
             if kind in wanted:
                 self._tell(line)
@@ -235,7 +253,7 @@ class Follower:
         for k, line in enumerate(entry.lines, entry.first):
             kind = line[9 : line.find(b'"', 9)]
             if kind == b"book":
-                self._book(k, line)
+                self._book(entry.epoch, k, line)
             elif kind in wanted:
                 self._tell(line)
         if self.shelf.holes != self._holes:
@@ -264,8 +282,8 @@ class Follower:
         except msgspec.MsgspecError as e:
             self._untold(e)
 
-    def _book(self, k: int, line: bytes) -> None:
-        change = self._file(k, line)
+    def _book(self, epoch: int, k: int, line: bytes) -> None:
+        change = self._file(epoch, k, line)
         if change is None:
             return
         try:
@@ -275,10 +293,10 @@ class Follower:
             self.shelf.lose(change.symbol)
             self._untold(e)
 
-    def _file(self, k: int, line: bytes) -> Change | None:
+    def _file(self, epoch: int, k: int, line: bytes) -> Change | None:
         try:
-            return self.shelf.take(k, line)
-        except msgspec.MsgspecError as e:
+            return self.shelf.take(epoch, k, line)
+        except BAD_LINE as e:
             self._untold(e)
             return None
 

@@ -1,15 +1,17 @@
 """What every dialect must do with the events of the streams, and Barter's way of doing it."""
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from actors.broadcaster.books import Change, Shelf, decode_book
-from actors.broadcaster.clients import Hub, Wants, frame
+from actors.broadcaster.clients import Hub, Wants
+from actors.broadcaster.peers import frame
 from actors.config import BroadcasterSettings
 from actors.dialects import barter
 from actors.model.events import Book, Event
 from actors.runtime.metrics import Metrics
-from actors.streams.keys import Partition, Stream
+from actors.streams.keys import Cursor, Partition, Stream
+from actors.streams.partition import Entry
 
 # l1 stands in both streams: the one in ``events`` is the venue's own, read by the bookbuilder only.
 _OF_STREAM: Final[dict[Stream, tuple[str, ...]]] = {
@@ -19,6 +21,32 @@ _OF_STREAM: Final[dict[Stream, tuple[str, ...]]] = {
 }
 
 
+class Source(Protocol):
+    """What an outlet may look at of a partition's follower; never changes within a turn of the loop.
+
+    Attributes:
+        shelf: The books.
+        cursors: How far each stream has been told.
+        ready: Cursors and books are of use.
+    """
+
+    shelf: Shelf
+    cursors: dict[Stream, Cursor]
+    ready: bool
+
+    def stale(self) -> bool:
+        """Tell whether what is delivered of this partition is not to be trusted now."""
+        ...
+
+
+class Missed(NamedTuple):
+    """Events after ``after``, up to and with ``to``: not seen (retention), or seen and taken back."""
+
+    cause: Literal["retention", "rollback"]
+    after: Cursor
+    to: Cursor
+
+
 class Outlet(Protocol):
     """One dialect. It is told events in order and sends what it made of them at ``flush``.
 
@@ -26,12 +54,20 @@ class Outlet(Protocol):
     between batches, gets each book whole and then exactly what comes after it.
     """
 
-    def add(self, partition: Partition, shelf: Shelf) -> None:
-        """Learn of a partition and where its books are."""
+    def add(self, partition: Partition, source: Source) -> None:
+        """Learn of a partition and what is known of it."""
+        ...
+
+    def entry(self, partition: Partition, stream: Stream, entry: Entry) -> None:
+        """Take an entry as it stands, before its events are told one by one."""
+        ...
+
+    def missed(self, partition: Partition, stream: Stream, what: Missed) -> None:
+        """Learn that events are missing here, or never were."""
         ...
 
     def wanted(self, stream: Stream) -> frozenset[bytes]:
-        """Return our kinds of this stream that somebody wants now."""
+        """Return our kinds of this stream that somebody wants now decoded."""
         ...
 
     def event(self, event: Event) -> None:
@@ -63,7 +99,7 @@ class BarterOutlet:
             slow_bytes=settings.slow_client_bytes,
             deadline_s=settings.slow_client_deadline_s,
         )
-        self._shelves: dict[Partition, Shelf] = {}
+        self._sources: dict[Partition, Source] = {}
         self._words: dict[str, barter.Words] = {}
         self._topics: list[barter.Topic] = []
         self._frames: list[bytes] = []
@@ -71,13 +107,19 @@ class BarterOutlet:
         self._wanted: dict[Stream, frozenset[bytes]] = {}
         self._asked = -1  # hub.version that _wanted is of
 
-    def add(self, partition: Partition, shelf: Shelf) -> None:
-        """Learn of a partition and where its books are."""
-        self._shelves[partition] = shelf
+    def add(self, partition: Partition, source: Source) -> None:
+        """Learn of a partition and what is known of it."""
+        self._sources[partition] = source
         self._words.setdefault(partition.venue, barter.Words(partition.venue))
 
+    def entry(self, partition: Partition, stream: Stream, entry: Entry) -> None:
+        """Do nothing: its clients know nothing of streams."""
+
+    def missed(self, partition: Partition, stream: Stream, what: Missed) -> None:
+        """Do nothing: it has no word for it."""
+
     def wanted(self, stream: Stream) -> frozenset[bytes]:
-        """Return our kinds of this stream that somebody wants now."""
+        """Return our kinds of this stream that somebody wants now decoded."""
         if self._asked != self.hub.version:
             self._asked = self.hub.version
             wants = list(self.hub.wants())
@@ -118,14 +160,14 @@ class BarterOutlet:
             self._whole.clear()  # large, and most of it is out of date by now
 
     def _greet(self, wants: Wants[barter.Topic]) -> Iterable[bytes]:
-        for partition in self._shelves:
+        for partition in self._sources:
             for _, framed in self._wholes(partition, wants):
                 yield framed
 
     def _wholes(
         self, partition: Partition, wants: Wants[barter.Topic]
     ) -> Iterable[tuple[barter.Topic, bytes]]:
-        words, shelf = self._words[partition.venue], self._shelves[partition]
+        words, shelf = self._words[partition.venue], self._sources[partition].shelf
         for symbol in shelf.live():
             topic = words.topic("book", symbol)
             if not wants.passes(topic):

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis, RedisCluster
 
+from actors.dialects.native import OF_STREAM
 from actors.runtime.metrics import Metrics
 from actors.streams.client import cold
 from actors.streams.errors import FAULTS, is_passing
@@ -25,12 +26,7 @@ from actors.streams.wire import Hot
 
 log: Any = structlog.get_logger()
 
-# The venue's raw books and its own L1 are the bookbuilder's business; ticks and instruments nobody's.
-_KINDS: Final[dict[Stream, tuple[str, ...]]] = {
-    "events": ("trade", "ticker", "liquidation", "open_interest", "funding", "gap", "status"),
-    "books": ("book", "l1", "gap"),
-    "flow": ("cvd", "gap"),
-}
+_KINDS: Final[dict[Stream, tuple[str, ...]]] = {**OF_STREAM}
 _NO_SYMBOL: Final = "-"  # stands where an event is about a whole connection or venue
 _DEAF_S: Final = 1.0  # how long a channel is left out that nobody received
 _MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a second of everything; above it messages are dropped

@@ -1,17 +1,24 @@
 """The one port: WebSocket clients by dialect, a page and a health check over plain HTTP.
 
-Who may come in is decided before the handshake is answered, in this order: room for sockets, path,
-token, filter, room for clients; ``websockets`` itself checks the origin and the handshake. Nothing is
-ever read from disk for a request.
+Who may come in is decided before the handshake is answered, in this order: room for sockets, token,
+filter, room for clients; ``websockets`` itself checks the origin and the handshake. Nothing is ever
+read from disk for a request.
+
+A token comes in the header ``Authorization: Bearer <token>``, or, since browsers cannot send headers, as
+a subprotocol ``bearer.<token, percent-encoded>`` beside ``tapeline``, the one that is chosen (what is
+chosen is sent back, and the token shall not be). Both are checked before the handshake is answered, so
+nobody without it holds a place or hears a word; a query would end up in logs.
 """
 
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 import anyio
 import structlog
@@ -19,11 +26,13 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Opcode
 from websockets.http11 import Request, Response
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
-from actors.broadcaster.clients import Client
+from actors.broadcaster.clients import Client, Hub
 from actors.broadcaster.outlet import BarterOutlet
 from actors.broadcaster.page import Pages
+from actors.broadcaster.peers import Peer, Peers
+from actors.broadcaster.session import Door
 from actors.config import Settings
 from actors.dialects import barter
 from actors.runtime.listening import Rate, cannot_listen, make_room, tls_context
@@ -31,7 +40,9 @@ from actors.runtime.metrics import Metrics
 
 log: Any = structlog.get_logger()
 
-_NATIVE: Final = "/v1"
+_NATIVE: Final = ("/v1", "/v1/")
+_SUBPROTOCOL: Final = Subprotocol("tapeline")
+_BEARER: Final = "bearer."
 _SPARE_SOCKETS: Final = 64  # chosen: handshakes and page visits beside the clients
 _OPEN_TIMEOUT_S: Final = 5  # chosen: a handshake is one round trip
 _PING_S: Final = 20  # chosen: under the half minute after which some proxies drop an idle connection
@@ -55,6 +66,7 @@ class _Connection(ServerConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.place: str | None = None  # the address that it counts for
+        self.native = False
         self.filter: barter.Filter = barter.EVERYTHING
         self.on_ping: Callable[[], object] | None = None
 
@@ -78,6 +90,53 @@ class _Connection(ServerConnection):
         super().connection_lost(exc)
 
 
+def _offered(request: Request) -> list[str]:
+    headers = request.headers.get_all("Sec-WebSocket-Protocol")
+    return [text.strip() for header in headers for text in header.split(",")]
+
+
+def _choose(_connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Choose our subprotocol where it is offered; a client that offers others gets none, as ever."""
+    return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+
+
+class Conversation(Protocol):
+    """One client's words, in its dialect."""
+
+    @property
+    def peer(self) -> Peer:
+        """Whose they are."""
+        ...
+
+    def hear(self, text: str) -> None:
+        """Take a message of the client."""
+        ...
+
+
+class _Overheard:
+    """A Barter client's. The predecessor heard nothing; a request is refused, so that nobody waits."""
+
+    def __init__(self, hub: Hub[barter.Topic], client: Client[barter.Topic]) -> None:
+        self.peer = client
+        self._hub = hub
+
+    def hear(self, text: str) -> None:
+        if text.lstrip().startswith("{") and '"op"' in text:
+            reason = "no requests here: filters go in the query, ?kind=trade&symbol=BTC-USDT; /v1 takes them"
+            self._hub.close(self.peer, CloseCode.POLICY_VIOLATION, reason, "op")
+
+
+@asynccontextmanager
+async def _overhear(
+    hub: Hub[barter.Topic], connection: ServerConnection, filter_: barter.Filter
+) -> AsyncGenerator[_Overheard]:
+    client = hub.join(connection, filter_, barter.welcome(time.time_ns()))
+    try:
+        yield _Overheard(hub, client)
+    finally:
+        hub.leave(client)
+
+
 class Gate:
     """Who may come in."""
 
@@ -90,7 +149,7 @@ class Gate:
         self._filter = partial(barter.parse_filter, venues=sorted(venues), symbols=sorted(symbols))
         self._token = None
         if self._settings.token is not None:
-            self._token = b"Bearer " + self._settings.token.get_secret_value().encode()
+            self._token = self._settings.token.get_secret_value().encode()
         self._places: dict[str, int] = {}  # address -> clients
         self._clients = 0
         self.sockets = 0
@@ -128,20 +187,37 @@ class Gate:
     def _refusal(
         self, connection: _Connection, request: Request, path: str, query: str
     ) -> tuple[HTTPStatus, str, str] | None:
-        if path == _NATIVE or path.startswith(_NATIVE + "/"):
-            text = f"nothing is served at {_NATIVE}; any other path speaks Barter Data Server's protocol"
-            return HTTPStatus.NOT_FOUND, "path", text
-        if self._token is not None:
-            given = request.headers.get_all("Authorization")
-            shown = given[0].encode("latin-1", "replace") if len(given) == 1 else b""
-            if not hmac.compare_digest(shown, self._token):
-                text = "a token is needed: Authorization: Bearer <broadcaster.token>"
-                return HTTPStatus.UNAUTHORIZED, "token", text
+        if self._token is not None and not self._knows_token(request, self._token):
+            text = (
+                "a token is needed: Authorization: Bearer <broadcaster.token>, or from a browser the "
+                "subprotocols tapeline and bearer.<token>"
+            )
+            return HTTPStatus.UNAUTHORIZED, "token", text
+        connection.native = path in _NATIVE
+        if connection.native and query:
+            return HTTPStatus.BAD_REQUEST, "filter", f"{path} takes no query: subscribe says what is wanted"
         try:
             connection.filter = self._filter(query)
         except barter.FilterError as e:
             return HTTPStatus.BAD_REQUEST, "filter", str(e)
         return self._no_room(connection)
+
+    def _knows_token(self, request: Request, token: bytes) -> bool:
+        headers = request.headers.get_all("Authorization")
+        if headers:
+            scheme, _, shown = headers[0].partition(" ")
+            return (
+                len(headers) == 1
+                and scheme == "Bearer"
+                and hmac.compare_digest(shown.encode("latin-1", "replace"), token)
+            )
+        offered = _offered(request)
+        shown = [text.removeprefix(_BEARER) for text in offered if text.startswith(_BEARER)]
+        return (
+            _SUBPROTOCOL in offered
+            and len(shown) == 1
+            and hmac.compare_digest(unquote(shown[0]).encode("utf-8", "replace"), token)
+        )
 
     def _no_room(self, connection: _Connection) -> tuple[HTTPStatus, str, str] | None:
         if self._clients >= self._settings.max_clients:
@@ -175,11 +251,14 @@ class WebSocketServer:
         settings: Settings,
         metrics: Metrics,
         outlet: BarterOutlet,
+        door: Door,
         health: Callable[[], dict[str, Any]],
+        *,
         number: int = 1,
     ) -> None:
         self._settings = settings.broadcaster
         self._hub = outlet.hub
+        self._door = door
         port = self._settings.port
         self._port = port if self._settings.reuse_port or not port else port + number - 1
         self._tls = tls_context("broadcaster", self._settings.tls_certificate, self._settings.tls_key)
@@ -219,6 +298,7 @@ class WebSocketServer:
                 compression=None,
                 process_request=self._gate.request,
                 process_response=self._gate.response,
+                select_subprotocol=_choose,
                 server_header=None,
                 open_timeout=_OPEN_TIMEOUT_S,
                 ping_interval=_PING_S,
@@ -249,35 +329,42 @@ class WebSocketServer:
 
     async def _converse(self, connection: ServerConnection) -> None:
         assert isinstance(connection, _Connection)  # noqa: S101
-        client = self._hub.join(connection, connection.filter, barter.welcome(time.time_ns()))
+        dialect: AbstractAsyncContextManager[Conversation]
+        crowd: Peers[Any]
+        if connection.native:
+            dialect, crowd = self._door.open(connection), self._door.outlet.peers
+        else:
+            dialect, crowd = _overhear(self._hub, connection, connection.filter), self._hub.peers
         rate = Rate(self._settings.max_messages_per_s)
-        connection.on_ping = partial(self._within, rate, client)
         try:
-            async for message in connection:
-                self._hear(client, rate, message)
-        except ConnectionClosed:
-            log.debug("client_gone", code=connection.close_code, reason=connection.close_reason)
+            async with dialect as conversation:
+                connection.on_ping = partial(self._within, rate, crowd, conversation.peer)
+                await self._listen(connection, rate, crowd, conversation)
         finally:
-            self._hub.leave(client)
             protocol = connection.protocol
             if protocol.close_sent is not None and not protocol.close_rcvd_then_sent:
                 label = _LABELS.get(protocol.close_sent.code)
                 if label is not None:
                     self._gate.refused(label)
 
-    def _within(self, rate: Rate, client: Client[barter.Topic]) -> bool:
-        """Close a client that says too much, pings included; False when it is closed, now or before."""
-        if client.deadline is None and not rate.take():
-            reason = f"more than {self._settings.max_messages_per_s:g} messages a second"
-            self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "rate")
-        return client.deadline is None
+    async def _listen(
+        self, connection: ServerConnection, rate: Rate, crowd: Peers[Any], conversation: Conversation
+    ) -> None:
+        peer = conversation.peer
+        try:
+            async for message in connection:
+                if not self._within(rate, crowd, peer):
+                    continue
+                if isinstance(message, bytes):
+                    crowd.close(peer, CloseCode.UNSUPPORTED_DATA, "text frames only", "binary")
+                else:
+                    conversation.hear(message)
+        except ConnectionClosed:
+            log.debug("client_gone", code=connection.close_code, reason=connection.close_reason)
 
-    def _hear(self, client: Client[barter.Topic], rate: Rate, message: str | bytes) -> None:
-        # The predecessor heard nothing of what clients say; a request is refused, so that nobody waits.
-        if not self._within(rate, client):
-            return
-        if isinstance(message, bytes):
-            self._hub.close(client, CloseCode.UNSUPPORTED_DATA, "text frames only", "binary")
-        elif message.lstrip().startswith("{") and '"op"' in message:
-            reason = "no requests here: filters go in the query, ?kind=trade&symbol=BTC-USDT"
-            self._hub.close(client, CloseCode.POLICY_VIOLATION, reason, "op")
+    def _within(self, rate: Rate, crowd: Peers[Any], peer: Peer) -> bool:
+        """Close a client that says too much, pings included; False when it is closed, now or before."""
+        if peer.deadline is None and not rate.take():
+            reason = f"more than {self._settings.max_messages_per_s:g} messages a second"
+            crowd.close(peer, CloseCode.POLICY_VIOLATION, reason, "rate")
+        return peer.deadline is None

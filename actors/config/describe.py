@@ -39,6 +39,8 @@ TEXTS: Final = {
     "broadcaster.max_clients_per_address": "Connections from one address at most.",
     "broadcaster.max_message_bytes": "Longest message a client may send.",
     "broadcaster.max_messages_per_s": "Messages a client may send.",
+    "broadcaster.max_subscriptions": "Subscriptions of one client of /v1 at most.",
+    "broadcaster.heartbeat_s": "How often a client of /v1 hears that all is well.",
     "broadcaster.slow_client_bytes": "What may wait in a client's buffer before it counts as slow.",
     "broadcaster.slow_client_deadline_s": "How long a client that reads nothing is kept.",
     "broadcaster.origins": "Browsers' origins that may connect; any unless given.",

@@ -55,6 +55,8 @@ class BroadcasterSettings(Section):
     max_clients_per_address: int = Field(default=200, ge=1)
     max_message_bytes: int = Field(default=16 * 1024, ge=1)
     max_messages_per_s: float = Field(default=20, gt=0)
+    max_subscriptions: int = Field(default=64, ge=1)  # of one client of the native protocol
+    heartbeat_s: float = Field(default=5.0, gt=0)
     slow_client_bytes: int = Field(default=1024 * 1024, ge=1)
     slow_client_deadline_s: float = Field(default=5.0, gt=0)
     origins: list[str] | None = None

@@ -1,5 +1,6 @@
 """Events to text and back: one UTF-8 JSON document a line, ``kind`` first."""
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,11 +12,7 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyEvent)
 
 encode_into = _encoder.encode_into
-
-
-def encode(event: Event) -> bytes:
-    """Return the line of ``event``, without its line end."""
-    return _encoder.encode(event)
+encode: Final[Callable[[Event], bytes]] = _encoder.encode  # the line of an event, without its line end
 
 
 def decode(line: bytes) -> AnyEvent:

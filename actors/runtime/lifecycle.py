@@ -17,6 +17,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from actors.config import ConfigError, Settings
 from actors.runtime import log as logs
 from actors.runtime.exporter import exporting, watch_loop
+from actors.runtime.memory import keep_freed
 from actors.runtime.metrics import Metrics
 from actors.streams.client import connect
 from actors.streams.errors import Corrupt, RedisUnusable
@@ -62,6 +63,7 @@ def main(role: str, run: Run, settings: Settings, *, on_redis: bool = False) -> 
         on_redis: Wait until Redis will do before ``run``, so that a signal is obeyed meanwhile.
     """
     logs.setup(role, settings)
+    keep_freed()
     metrics = Metrics()
     try:
         with exporting(metrics, role) as address:

@@ -77,6 +77,9 @@ TABLE: Final[dict[str, Row]] = {
     "tapeline_client_frames_total": Row("counter", ("dialect",), "Frames handed to clients."),
     "tapeline_client_buffer_bytes": Row("gauge", (), "Bytes waiting in all client sockets."),
     "tapeline_clients_refused_total": Row("counter", ("reason",), "Clients refused or closed by us."),
+    "tapeline_subscribers": Row("gauge", ("state",), "Subscriptions of the native protocol, by state."),
+    "tapeline_request_errors_total": Row("counter", ("reason",), "Clients' requests refused, by code."),
+    "tapeline_replayed_events_total": Row("counter", (), "Events read back for clients that resumed."),
     "tapeline_skipped_total": Row(
         "counter", ("reason",), "Events not delivered because a client was slow.", loss=True
     ),

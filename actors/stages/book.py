@@ -228,6 +228,8 @@ class Levels:
         if bids.exact is not asks.exact:  # a double and a Decimal of the same price need not be equal
             bids.make_exact()
             asks.make_exact()
+        if asks.exact:  # unary minus would round to 28 digits
+            return bids.keys[-1] >= cast("Key", cast("Decimal", asks.keys[-1]).copy_negate())
         return bids.keys[-1] >= -asks.keys[-1]
 
     @property

@@ -18,7 +18,8 @@ A frame moves any state but ``resyncing`` to ``live``: data is proof, acknowledg
 ack of something not asked for changes nothing. What is told (event ``status``) is the best state of an
 item over all its connections.
 
-The ladder of a silent item: resubscribe, reconnect, resubscribe ..., each wait twice the last. A
+The ladder of a silent item: resubscribe, reconnect, resubscribe ..., each wait twice the last, from what
+its first frame may take. A
 connection that gives nothing at all, or many silent items, is replaced at once.
 """
 
@@ -382,7 +383,7 @@ class Connections:
             if not many:
                 self._climb(name, conn, item, sub, ladder.steps)
             ladder.steps += 1
-            first = self._silence.get(item[0], REFUSED_NS)
+            first = self._first.get(item[0], REFUSED_NS)
             ladder.due = now + min(first << min(ladder.steps, 16), LADDER_MOST_NS)
 
     def _overdue(self, conn: Conn, item: Item, sub: Sub) -> bool:

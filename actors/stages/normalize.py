@@ -9,7 +9,7 @@ What connections were asked for and whether they give it is kept in ``connection
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 import msgspec
 
@@ -147,7 +147,8 @@ class Normalize:
         recv = int(recv_text)
         sink = self._sink
         sink.begin(k, out)
-        sink.now = max(sink.now, recv)
+        if recv > sink.now:  # noqa: PLR1730 - a call of max() for each line
+            sink.now = recv
         if kind == b"f":
             self._frame(conn_text, recv, payload, line)
         elif kind == b"b":
@@ -306,17 +307,16 @@ class Normalize:
             if not isinstance(said, Event):
                 self._control(name, conn, said, line)
                 continue
-            channel = _CHANNELS[type(said)]
-            item = channel, said.symbol or ""
-            sub = conn.subs.get(item)
+            channel, symbol = _CHANNELS[type(said)], said.symbol or ""
+            sub = conn.subs.get((channel, symbol))
             if sub is None or sub.state != "live":
-                sub = self._connections.heard(name, conn, item)
+                sub = self._connections.heard(name, conn, (channel, symbol))
             else:
                 sub.since = now
             sub.seq = said.seq
-            if isinstance(said, Trade):
-                self._trade(item[1], said, sub)
-            elif channel == "book" or sub.active:
+            if channel == "trade":
+                self._trade(symbol, cast("Trade", said), sub)
+            elif sub.active or channel == "book":
                 self._sink.event(said)
 
     def _control(self, name: str, conn: Conn, said: Said, line: bytes) -> None:

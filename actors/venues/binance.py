@@ -20,7 +20,14 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
+from actors.model.decimals import (
+    decimal_text,
+    is_plain_quote,
+    is_zero,
+    levels_text,
+    size_text,
+    trade_text,
+)
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -195,14 +202,8 @@ def _symbol(native: str, scratch: Scratch) -> str:
     return instrument.symbol
 
 
-def _traded(text: str) -> str:
-    size = size_text(text)
-    if is_zero(size):
-        raise Unparseable(f"a trade of size {size}")
-    return size
-
-
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
+    price, size = trade_text(t.p, t.q)
     return Trade(
         NAME,
         _symbol(t.s, scratch),
@@ -210,8 +211,8 @@ def _trade(t: _Trade, scratch: Scratch) -> Trade:
         scratch.recv,
         t.t,
         str(t.t),
-        price_text(t.p),
-        _traded(t.q),
+        price,
+        size,
         "sell" if t.m else "buy",  # the taker is whoever is not the maker
     )
 
@@ -248,9 +249,10 @@ def _side(price: str, size: str) -> tuple[str | None, str | None]:
 
 
 def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
-    bid, bid_size = _side(t.b, t.B)
-    ask, ask_size = _side(t.a, t.A)
-    return L1(NAME, _symbol(t.s, scratch), None, scratch.recv, t.u, bid, bid_size, ask, ask_size)
+    symbol = _symbol(t.s, scratch)
+    if is_plain_quote(t.b, t.B, t.a, t.A):
+        return L1(NAME, symbol, None, scratch.recv, t.u, t.b, t.B, t.a, t.A)
+    return L1(NAME, symbol, None, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
@@ -293,6 +295,7 @@ _WRAPPED: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
     b"@ticker": _wrapped_ticker,
 }
 _OPENING: Final = b'{"stream":"'
+_NAME: Final = len(_OPENING)
 
 _IGNORED: Final = {  # documented payloads that are none of our channels
     "aggTrade": "agg_trade",  # the same fills as @trade: one of the two, never both
@@ -311,8 +314,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         Unparseable: It does not mean what its stream or type promises, or is no frame of this venue.
     """
     if frame.startswith(_OPENING):
-        end = frame.find(b'"', len(_OPENING))
-        known = _WRAPPED.get(frame[frame.find(b"@", len(_OPENING), end) : end])
+        known = _WRAPPED.get(frame[frame.find(b"@", _NAME) : frame.find(b'"', _NAME)])
         if known is not None:
             return [known(frame, scratch)]
     return [_decode_other(frame, scratch)]
@@ -406,6 +408,7 @@ def _snapshot(s: _Snapshot, symbol: str, scratch: Scratch) -> BookSnapshot:
 
 
 def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
+    price, size = trade_text(row.price, row.qty)
     return Trade(
         NAME,
         symbol,
@@ -413,8 +416,8 @@ def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
         scratch.recv,
         row.id,
         str(row.id),
-        price_text(row.price),
-        _traded(row.qty),
+        price,
+        size,
         "sell" if row.isBuyerMaker else "buy",
         backfilled=True,
     )

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from actors.model.decimals import is_zero, levels_text, price_text, size_text
+from actors.model.decimals import levels_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Trade
 from actors.model.instruments import Instrument, Unusable
@@ -118,9 +118,10 @@ def _number(text: str) -> int:
 
 def _trade(data: msgspec.Raw, symbol: str, scratch: Scratch) -> Trade:
     t = read("trade", _trade_decoder, data)
-    size = size_text(number_text(t.amount) if t.amount_str is None else t.amount_str)
-    if is_zero(size):
-        raise Unparseable(f"a trade of size {size}")
+    price, size = trade_text(
+        number_text(t.price) if t.price_str is None else t.price_str,
+        number_text(t.amount) if t.amount_str is None else t.amount_str,
+    )
     number = t.id if t.id_str is None else _number(t.id_str)
     return Trade(
         NAME,
@@ -129,7 +130,7 @@ def _trade(data: msgspec.Raw, symbol: str, scratch: Scratch) -> Trade:
         scratch.recv,
         number,
         str(number),
-        price_text(number_text(t.price) if t.price_str is None else t.price_str),
+        price,
         size,
         "sell" if t.type else "buy",
     )

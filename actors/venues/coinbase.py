@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
+from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -169,9 +169,7 @@ def _ns(time: datetime | None) -> int | None:
 def _trade(
     t: _Match | _PastTrade, symbol: str, seq: int | None, scratch: Scratch, *, backfilled: bool = False
 ) -> Trade:
-    size = size_text(t.size)
-    if is_zero(size):
-        raise Unparseable(f"a trade of size {size}")
+    price, size = trade_text(t.price, t.size)
     return Trade(
         NAME,
         symbol,
@@ -179,7 +177,7 @@ def _trade(
         scratch.recv,
         seq,
         str(t.trade_id),
-        price_text(t.price),
+        price,
         size,
         _TAKER[t.side],
         backfilled=backfilled,

@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
+from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -169,9 +169,7 @@ def _ns(time: datetime) -> int:
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
-    size = size_text(number_text(t.qty))
-    if is_zero(size):
-        raise Unparseable(f"a trade of size {size}")
+    price, size = trade_text(number_text(t.price), number_text(t.qty))
     return Trade(
         NAME,
         _symbol(t.symbol, scratch),
@@ -179,7 +177,7 @@ def _trade(t: _Trade, scratch: Scratch) -> Trade:
         scratch.recv,
         t.trade_id,
         str(t.trade_id),
-        price_text(number_text(t.price)),
+        price,
         size,
         t.side,
     )

@@ -24,7 +24,15 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, to_base
+from actors.model.decimals import (
+    decimal_text,
+    is_zero,
+    levels_text,
+    price_text,
+    size_text,
+    to_base,
+    trade_text,
+)
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
@@ -308,9 +316,7 @@ def _price_or_none(text: str) -> str | None:
 
 
 def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: bool = False) -> Trade:
-    price, size = price_text(t.px), size_text(t.sz)
-    if is_zero(size):
-        raise Unparseable(f"a trade of size {size}")
+    price, size = trade_text(t.px, t.sz)
     if t.count > t.tradeId + 1:
         raise Unparseable(f"trade {t.tradeId} cannot be the last of {t.count}")
     return Trade(

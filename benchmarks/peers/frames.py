@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from actors.simulator.binance.generate import generate
+from actors.simulator.generate import generate
 
 RECORDED: Final = Path(__file__).parents[3] / "shared" / "wire" / "binance" / "spot-btcusdt-mixed.jsonl"
 SYMBOL: Final = "BTC-USDT"

@@ -22,6 +22,7 @@ from actors.connector.links import Count, Link, Side
 from actors.connector.sink import Room, Sink
 from actors.model.instruments import Instrument
 from actors.runtime import log
+from actors.runtime.memory import keep_freed
 from actors.runtime.metrics import Metrics
 from actors.stages.raw import Closed, line
 from actors.streams.client import connect, hot
@@ -73,6 +74,7 @@ class Connector:
 async def _main(config: str, url: str, path: str, burst: int) -> None:
     settings = load(Path(config), {"REDIS_URL": url})
     log.setup("bench", settings)
+    keep_freed()  # as every actor does
     keys = Keys(settings.redis.prefix)
     client = await connect(settings, "bench")
     lease = Lease(client, keys, PARTITION, role="connector", leg=LEG, owner="bench", ttl_s=_LONG_LEASE_S)

@@ -10,13 +10,16 @@ import anyio
 from websockets.asyncio.client import ClientConnection, connect
 
 from actors.broadcaster.feed import Feed, Listeners
+from actors.broadcaster.native import NativeOutlet
 from actors.broadcaster.outlet import BarterOutlet
+from actors.broadcaster.peers import watch
 from actors.broadcaster.server import WebSocketServer
+from actors.broadcaster.session import Door
 from actors.config import BroadcasterSettings, Settings, VenueSettings
 from actors.model import codec
 from actors.model.events import Book, Event, Level, Tick, Trade
 from actors.runtime.metrics import Metrics
-from actors.streams.keys import Keys, Partition, Stream, partitions
+from actors.streams.keys import START, Keys, Partition, Stream, partitions
 from actors.streams.partition import Entry
 
 SYMBOLS = ["BTC-USDT", "ETH-USDT"]
@@ -85,12 +88,16 @@ class Rig:
         self.metrics = Metrics()
         self.outlet = BarterOutlet(self.settings.broadcaster, self.metrics)
         self.hub = self.outlet.hub
-        listeners = Listeners([self.outlet], NoTap(), self.metrics)
+        self.native = NativeOutlet(self.settings, self.metrics, None)
+        self.door = Door(self.settings, self.metrics, self.native, None)
+        listeners = Listeners([self.outlet, self.native], NoTap(), self.metrics)
         self.feed = Feed(self.settings, Keys(), partitions(self.settings), listeners)
         (self.follower,) = self.feed.followers
+        self.follower._stand_at(START)
         self.server = WebSocketServer(
-            self.settings, self.metrics, self.outlet, lambda: {**self.feed.health(), "clients": len(self.hub)}
-        )
+            self.settings, self.metrics, self.outlet, self.door,
+            lambda: {**self.feed.health(), "clients": len(self.hub)},
+        )  # fmt: skip
         self.script = Script()
 
     @property
@@ -139,7 +146,8 @@ async def running(**settings: Any) -> AsyncIterator[Rig]:
     made = Rig(**settings)
     await made.server.start()
     async with anyio.create_task_group() as tg:
-        tg.start_soon(made.hub.watch)
+        tg.start_soon(watch, [made.hub.peers, made.native.peers], made.metrics)
+        tg.start_soon(made.native.run)
         try:
             yield made
         finally:

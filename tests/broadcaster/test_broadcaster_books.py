@@ -12,7 +12,7 @@ from actors.model import codec
 
 def file(shelf: Shelf, script: Script, *events: books.Book) -> list[str | None]:
     _, entry = script.entry("books", *events)
-    changes = (shelf.take(k, line) for k, line in enumerate(entry.lines, entry.first))
+    changes = (shelf.take(1, k, line) for k, line in enumerate(entry.lines, entry.first))
     return [None if change is None else change.what for change in changes]
 
 
@@ -67,7 +67,7 @@ def test_levels_that_are_none_make_a_hole_and_not_a_wrong_book():
     file(shelf, script, script.book("snapshot", [("1", "1")], []))
     _, entry = script.entry("books", script.book("delta", [("1", "2")], []))
     broken = codec.encode(codec.decode(entry.lines[0])).replace(b'[["1","2"]]', b"[[1]]")
-    assert shelf.take(entry.k, broken) is not None  # its head is well
+    assert shelf.take(1, entry.k, broken) is not None  # its head is well
     assert shelf.snapshot("BTC-USDT") is None
     assert (shelf.holes, shelf.live()) == (1, [])
     assert file(shelf, script, script.book("delta", [("1", "3")], [])) == [None]

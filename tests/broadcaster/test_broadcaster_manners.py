@@ -284,14 +284,6 @@ async def test_an_unknown_filter_is_refused_with_what_is_valid():
         assert r.refused("filter") == 2
 
 
-async def test_the_native_path_is_not_served():
-    async with running() as r:
-        for path in ("/v1", "/v1/", "/v1?x=1"):
-            assert (await refusal(r, path))[0] == 404
-        async with r.client("/v12"):
-            pass
-
-
 async def get(rig: Rig, target: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     stream = await anyio.connect_tcp("127.0.0.1", rig.server.port)
     await stream.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -357,10 +349,10 @@ async def test_a_taken_port_is_one_plain_message():
         settings = r.settings.model_copy(
             update={"broadcaster": r.settings.broadcaster.model_copy(update={"port": r.server.port})}
         )
-        second = WebSocketServer(settings, r.metrics, r.outlet, dict)
+        second = WebSocketServer(settings, r.metrics, r.outlet, r.door, dict)
         with pytest.raises(ConfigError, match=f"127.0.0.1:{r.server.port}.*in use.*broadcaster.port"):
             await second.start()
-        third = WebSocketServer(settings, r.metrics, r.outlet, dict, number=3)
+        third = WebSocketServer(settings, r.metrics, r.outlet, r.door, dict, number=3)
         assert third.port == r.server.port + 2
 
 

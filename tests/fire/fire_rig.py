@@ -284,6 +284,8 @@ class Barter(Follower):
                 self.closed = True
                 return
             said = msgspec.json.decode(text)
+            if said.get("exchange") != "BinanceSpot":
+                continue
             if (kind := said.get("kind")) in ("trade", "order_book_l2"):
                 symbol = f"{said['instrument']['base']}-{said['instrument']['quote']}".upper()
                 if kind == "trade":
@@ -421,8 +423,8 @@ class Ground:
     client: Barter
 
     def inject(self, kind: str, **more: object) -> None:
-        """Ask the simulator for a fault."""
-        self.made.control.post("fault", {"kind": kind, **more})
+        """Ask the simulator for a fault, of the venue that is watched."""
+        self.made.control.post("fault", {"kind": kind, "venue": PARTITION.venue, **more})
 
     def until(self, what: str, probe: Callable[[], object], within_s: float = 15.0) -> None:
         """Await, and say what is known when it does not come."""

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.model import codec
@@ -81,6 +81,7 @@ def test_the_difference_of_two_sides_makes_one_the_other(is_ask, one, other):
 
 
 @given(changes, changes)
+@example([("9." + "1" * 30 + "0", "1")], [("9." + "1" * 31, "1")])  # equal in 28 digits
 def test_crossed_means_that_the_best_bid_is_not_below_the_best_ask(bids, asks):
     levels = Levels()
     levels.load(bids, asks)

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from demo_rig import BIN, METRICS, Demo, await_true, demo
+from demo_rig import BIN, METRICS, ROOT, Demo, await_true, demo
 from websockets.sync.client import connect
 
-from actors.config import Settings, VenueSettings
+from actors.config import Settings, VenueSettings, load
 from actors.demo import Life, hints
 from actors.model.events import Status, Trade
 from actors.streams.keys import Keys
@@ -172,6 +172,9 @@ def test_a_venue_out_of_reach_is_down_with_its_reason_and_comes_back_by_itself(t
         assert made.processes() == {}
 
 
+CONFIGURED = load(ROOT / "config/demo.toml", {}).venues
+
+
 @pytest.fixture
 def running(tmp_path: Path):
     with demo(tmp_path) as made:
@@ -185,7 +188,8 @@ def last_k(running: Demo, stream: str) -> int:
 
 
 def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo):
-    assert "binance live: 3 symbols, first trade after " in running.said()
+    for venue in ("binance", "kraken"):
+        assert f"{venue} live: 3 symbols, first trade after " in running.said()
 
     def all_live() -> dict:
         report = running.status()
@@ -215,7 +219,9 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
         "analytics",
         "broadcaster",
     }
-    assert report["venues"]["binance"]["books"] == {"live": 3}
+    assert {name: venue["books"] for name, venue in report["venues"].items()} == {
+        name: {"live": len(venue.symbols)} for name, venue in CONFIGURED.items()
+    }
     assert "all that is configured is live" in running.tapeline("status").stdout
     assert "bookbuilder" in running.tapeline("readers").stdout
 

@@ -4,10 +4,10 @@ import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from zlib import crc32
 
 import msgspec
 import pytest
+from kraken_reference import Reference, frame_of
 from simulator_rig import Desk, S, heard
 
 from actors.simulator.venue import Reply, Session, hear
@@ -38,30 +38,7 @@ def subscribe(desk: Desk, channel: str, *symbols: str, **more: object) -> Sessio
 
 def said(frames: list[bytes], channel: str) -> list[dict[str, Any]]:
     """Return frames of one channel with the digits of their numbers kept as text."""
-    quoted = (re.sub(rb"(?<=[:\[,])-?\d+(\.\d+)?(?=[,}\]])", rb'"\g<0>"', frame) for frame in frames)
-    return [document for each in quoted if (document := msgspec.json.decode(each)).get("channel") == channel]
-
-
-class Reference:
-    """The venue's guide in a few lines, on dicts of the token text."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.sides: dict[str, dict[str, str]] = {"bids": {}, "asks": {}}
-
-    def apply(self, kind: str, data: dict[str, Any]) -> None:
-        for side, levels in self.sides.items():
-            if kind == "snapshot":
-                levels.clear()
-            for level in data[side]:
-                levels[level["price"]] = level["qty"]
-            kept = sorted(((p, q) for p, q in levels.items() if float(q)), key=lambda x: float(x[0]))
-            best = kept[::-1] if side == "bids" else kept
-            self.sides[side] = dict(best[: self.depth])
-
-    def checksum(self) -> int:
-        levels = [*list(self.sides["asks"].items())[:10], *list(self.sides["bids"].items())[:10]]
-        return crc32("".join(t.replace(".", "").lstrip("0") for level in levels for t in level).encode())
+    return [document for each in frames if (document := frame_of(each)).get("channel") == channel]
 
 
 @pytest.mark.parametrize("depth", [10, 25, 100, 500, 1000])
@@ -79,8 +56,7 @@ def test_a_book_of_any_depth_is_proved_by_each_checksum_and_true_at_each_time(de
         session.out.clear()
         if updates:
             truth = shop.book(shop.sequence(nanoseconds(data["timestamp"])), depth)
-            assert list(reference.sides["bids"].items()) == truth.bids
-            assert list(reference.sides["asks"].items()) == truth.asks
+            assert reference.levels == (truth.bids, truth.asks)
         desk.run(0.05, 0.05)
     assert updates > 150
 

@@ -1,0 +1,289 @@
+"""A simulated venue, its adapter and the folds, joined by a connector of a few lines: no socket, no clock.
+
+The connector does what the real one does with ``raw`` and ``control``, one market step after another, so
+that a run is the same each time. A venue's words and the pipeline's are all the real ones.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from simulator_rig import Desk, S
+
+from actors.model import codec
+from actors.model.decimals import to_base
+from actors.model.events import AnyEvent, Book, Gap, Trade
+from actors.model.instruments import Instrument
+from actors.simulator.venue import Session, hear
+from actors.stages import raw
+from actors.stages.book import View
+from actors.stages.bookbuild import Bookbuild
+from actors.stages.control import ControlRequest
+from actors.stages.fold import Output
+from actors.stages.normalize import Normalize
+from actors.venues import VENUES
+from actors.venues.base import Answer, Connection, Request, Subscription, Venue
+
+BACK_S = 1.0  # a connection that ended is opened again after so long
+STEP_S = 0.1
+
+
+class Line:
+    """One planned connection and the socket that is open for it."""
+
+    def __init__(self, planned: Connection) -> None:
+        self.planned = planned
+        self.items = [item for s in planned.subscriptions for item in s.items]
+        self.session: Session | None = None
+        self.name = ""
+        self.next_id = 1
+
+
+class Chain:
+    """Runs a venue through the folds.
+
+    Attributes:
+        events: What the normalizer said, in order.
+        books: What the bookbuilder said.
+        views: By symbol, what a reader of ``books`` holds.
+        counts: What both counted.
+        asked: How often each operation was asked of the connector.
+        states: By symbol, every state that its book was told in, in order.
+    """
+
+    def __init__(self, name: str, *symbols: str, seed: int = 1) -> None:
+        self.desk = Desk(name, *symbols, seed=seed)
+        self.venue: Venue = VENUES[name]
+        self.symbols = symbols
+        self.events: list[AnyEvent] = []
+        self.books: list[AnyEvent] = []
+        self.views: dict[str, View] = defaultdict(View)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.asked: Counter[str] = Counter()
+        self.states: dict[str, list[str]] = defaultdict(list)
+        self.instruments: dict[str, Instrument] = {}
+        self._normalize = Normalize(self.venue, f"{name}.0")
+        self._bookbuild = Bookbuild(name, self.venue.book_rule, has_l1="l1" in self.venue.channels)
+        self._said = Output(("events", "control", "dead"))
+        self._built = Output(("books", "control", "dead"))
+        self._raw = self._k = self._opened = 0
+        self._lines: list[Line] = []
+        self._later: list[tuple[int, int, Any]] = []  # when, in which order, a request or a line to open
+        self._orders = 0
+        self._ticked = self.desk.now
+        self._steps = 0
+        self._checked: dict[str, int] = {}  # how many states each book had been in
+        self._list()
+
+    # -- the connector
+
+    def _list(self) -> None:
+        for request in self.venue.instruments:
+            for row in self.venue.rows(self._get(request.path)):
+                assert isinstance(row, Instrument)
+                if row.symbol in self.symbols:
+                    self.instruments[row.symbol] = row
+                    self._write("a.*", "i", msgspec.json.encode(row))
+        assert set(self.instruments) == set(self.symbols)
+        planned = self.venue.plan(
+            self.venue.endpoints, list(self.instruments.values()), sorted(self.venue.channels)
+        )
+        self._lines = [Line(each) for each in planned]
+        for line in self._lines:
+            self._open(line)
+
+    def _get(self, path: str) -> bytes:
+        url = urlsplit(path)
+        reply = self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+        assert reply.status == 200, reply
+        return reply.body
+
+    def _open(self, line: Line) -> None:
+        session = self.desk.knock(line.planned.url)
+        if not isinstance(session, Session):
+            self._after(BACK_S, line)
+            return
+        self._opened += 1
+        line.session, line.name, line.next_id = session, f"a.{self._opened:08x}", 1
+        self._write(line.name, "o", line.planned.url.encode())
+        self._send(line, line.planned.subscriptions)
+
+    def _send(self, line: Line, subscriptions: list[Subscription]) -> None:
+        assert line.session is not None
+        for subscription in subscriptions:
+            line.next_id = max(line.next_id, (subscription.id or 0) + 1)
+            self._write(line.name, "s", msgspec.json.encode(subscription))
+            hear(self.desk.venue, line.session, subscription.frame, self.desk.now)
+            self._drain(line)
+
+    def _drain(self, line: Line) -> None:
+        session = line.session
+        if session is None:
+            return
+        frames, session.out[:] = list(session.out), []
+        for frame in frames:
+            self._write(line.name, "f", bytes(frame))
+        if session.close is not None:
+            self._close(line, *session.close)
+
+    def _close(self, line: Line, code: int, reason: str) -> None:
+        assert line.session is not None
+        self.desk.house.closed(line.session)
+        line.session = None
+        self._write(line.name, "x", msgspec.json.encode(raw.Closed(code, reason)))
+        self._after(BACK_S, line)
+
+    def _after(self, seconds: float, what: Any) -> None:
+        self._orders += 1
+        heapq.heappush(self._later, (self.desk.now + int(seconds * S), self._orders, what))
+
+    def _serve(self, request: ControlRequest) -> None:
+        instrument = self.instruments.get(request.symbol or "")
+        if request.op in ("backfill", "snapshot"):
+            assert instrument is not None
+            self._fetch(request, instrument)
+            return
+        for line in self._lines:
+            if line.session is None or request.conn not in (None, line.name):
+                continue
+            if request.op == "reconnect":
+                self._close(line, 1000, "replaced")
+                continue
+            items = [
+                item
+                for item in line.items
+                if request.channel in (None, item[0]) and request.symbol in (None, item[1])
+            ]
+            frames = self.venue.subscribe if request.op == "subscribe" else self.venue.unsubscribe
+            if items:
+                self._send(line, frames(items, self.instruments, line.next_id))
+
+    def _fetch(self, request: ControlRequest, instrument: Instrument) -> None:
+        question: Request
+        if request.op == "snapshot":
+            assert self.venue.snapshot is not None
+            question = self.venue.snapshot(instrument)
+        else:
+            assert self.venue.backfill is not None
+            question = self.venue.backfill(instrument, request.first or "", request.last or "")
+        answer = Answer(question, 200, self._get(question.path).decode(), request.id, request.conn)
+        self._write(request.conn or "a.*", "h", msgspec.json.encode(answer))
+
+    # -- the folds
+
+    def _write(self, conn: str, kind: str, payload: bytes) -> None:
+        self._raw += 1
+        # Text frames only: what is no text, or has a line break, a socket would bring otherwise.
+        self._normalize.fold(self._raw, raw.line(self.desk.now, conn, kind, payload), self._said)
+        said, asked = self._said.lines["events"][:], self._said.lines["control"][:]
+        self.counts.update(self._said.counts)
+        self._said.clear()
+        for text in said:
+            self.events.append(codec.decode(text))
+            self._k += 1
+            self._bookbuild.fold(self._k, text, self._built)
+        for text in self._built.lines["books"]:
+            event = codec.decode(text)
+            self.books.append(event)
+            if isinstance(event, Book):
+                self.views[event.symbol or ""].apply(event, len(self.books))
+                states = self.states[event.symbol or ""]
+                if not states or states[-1] != event.state:
+                    states.append(event.state)
+        asked += self._built.lines["control"]
+        self.counts.update(self._built.counts)
+        self._built.clear()
+        for text in asked:
+            request = msgspec.json.decode(text, type=ControlRequest)
+            self.asked[request.op] += 1
+            self._after(request.delay_s or 0.0, request)
+
+    # -- what a test does
+
+    def run(self, seconds: float) -> None:
+        """Let the market, the connector and the folds go on.
+
+        After each step a book is checked, one after another, and each that has changed its state.
+        """
+        until = self.desk.now + int(seconds * S)
+        while self.desk.now < until:
+            self.desk.run(STEP_S, STEP_S)
+            for line in self._lines:
+                self._drain(line)
+            while self._later and self._later[0][0] <= self.desk.now:
+                what = heapq.heappop(self._later)[2]
+                if isinstance(what, Line):
+                    self._open(what)
+                else:
+                    self._serve(what)
+            if self.desk.now - self._ticked >= S:
+                self._ticked = self.desk.now
+                self._write("-", "k", msgspec.json.encode(raw.LegsAlive(["a"])))
+            self.check_books(self._due())
+
+    def fault(self, kind: str, **more: Any) -> None:
+        """Begin a fault in the frames of every open connection."""
+        self.desk.fault(kind, *(line.session for line in self._lines if line.session), **more)
+
+    def drop(self, code: int = 1006) -> None:
+        """End every connection."""
+        for line in self._lines:
+            if line.session is not None:
+                self._close(line, code, "dropped")
+
+    def _due(self) -> list[str]:
+        self._steps += 1
+        lengths = {symbol: len(self.states[symbol]) for symbol in self.symbols}
+        due = [symbol for symbol in self.symbols if lengths[symbol] != self._checked.get(symbol)]
+        self._checked = lengths
+        return list({*due, self.symbols[self._steps % len(self.symbols)]})
+
+    def check_books(self, symbols: Sequence[str] | None = None) -> int:
+        """Compare live books with the venue's at the same sequence; return how many there were."""
+        live = 0
+        for symbol in self.symbols if symbols is None else symbols:
+            view = self.views[symbol]
+            if view.state != "live" or view.event is None or view.event.seq is None:
+                continue
+            live += 1
+            truth = self.desk.house.by_symbol[symbol].book(view.event.seq, self.venue.book_rule.depth)
+            bids, asks = view.levels
+            row = self.instruments[symbol]
+            assert bids == _base(row, truth.bids[: len(bids)]), (symbol, view.event.seq)
+            assert asks == _base(row, truth.asks[: len(asks)]), (symbol, view.event.seq)
+            if self.venue.book_rule.snapshot == "stream":
+                assert (len(bids), len(asks)) == (len(truth.bids), len(truth.asks))
+        return live
+
+    def of(self, kind: type[Any], symbol: str | None = None) -> list[Any]:
+        """Return events of one kind, from both streams."""
+        found = [e for e in (*self.events, *self.books) if isinstance(e, kind)]
+        return [e for e in found if symbol in (None, e.symbol)]
+
+    def unexplained(self, symbol: str) -> list[int]:
+        """Return the ids of the tape, from the first that was told, in no event and in no open gap."""
+        told: Counter[int] = Counter()
+        for trade in self.of(Trade, symbol):
+            told.update(range(int(trade.first_id or trade.id), int(trade.id) + 1))
+        gaps = [gap for gap in self.of(Gap, symbol) if gap.channel == "trade"]
+        closed = {(gap.first, gap.last) for gap in gaps if gap.filled}
+        for gap in gaps:
+            if not gap.filled and (gap.first, gap.last) not in closed and gap.first and gap.last:
+                told.update(range(int(gap.first), int(gap.last) + 1))
+        truth = self.desk.house.by_symbol[symbol].truth()
+        last = max(told)
+        assert last >= truth.next_trade - 20, "the tape was followed to its end"
+        return [n for n in range(min(told), last + 1) if told[n] != 1]
+
+
+_to_base = lru_cache(1 << 16)(to_base)
+
+
+def _base(row: Instrument, levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if row.contract_size is None or row.contract_kind is None:
+        return levels
+    return [(price, _to_base(size, row.contract_size, row.contract_kind, price)) for price, size in levels]

@@ -292,8 +292,10 @@ def test_a_crossed_book_is_flagged_heals_by_itself_or_is_lost():
     assert book.sync.fault.cause == "crossed"
 
 
-def test_a_stream_that_opens_with_a_crossed_book_means_it_for_the_length_of_an_auction():
+def test_a_stream_that_opens_crossed_twice_means_it_for_the_length_of_an_auction():
     book = Book(POINTER)
+    assert book.snapshot(99, bids=[("101", "1")]) == "joined"
+    assert book.wait(2.1) == "lost"
     assert book.snapshot(100, bids=[("101", "1")]) == "joined"
     assert book.wait(500) == "kept"
     state = book.sync.dump()
@@ -304,6 +306,8 @@ def test_a_stream_that_opens_with_a_crossed_book_means_it_for_the_length_of_an_a
     book.delta(102, 102, prev=101, bids=[("101", "1")])  # not said by a snapshot: ours may be wrong
     assert book.wait(2.1) == "lost"
     book.snapshot(103, bids=[("101", "1")])
+    assert book.wait(2.1) == "lost"
+    book.snapshot(104, bids=[("101", "1")])
     assert book.wait(601) == "lost"
 
 

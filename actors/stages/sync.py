@@ -14,7 +14,7 @@ Events and what they do::
                 older than the buffer -> ask again        for because the book got thin -> replaced
                 rest, no delta yet -> held                stream, every: -> replaced
     tick        asks (again) when due                     crossed or old for too long: a fault -> waiting
-                                                          (crossed by the stream's own snapshot: far longer);
+                                                          (opened crossed twice by the stream: far longer);
                                                           thin: asks for a new snapshot, stays joined
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
                 stays waiting
@@ -47,7 +47,7 @@ AGAIN_MOST_S: Final = 30
 CALM_S: Final = 60  # chosen: a book joined for so long may ask at once when it is lost again
 GRACE_S: Final = 3  # chosen: a stream that opens with a snapshot gets so long to send it
 CROSSED_S: Final = 2  # chosen: longer than any venue needs to send both halves of a crossing
-AUCTION_S: Final = 600  # chosen: a stream that opens with a crossed book means it (a call auction), so long
+AUCTION_S: Final = 600  # chosen: a stream that opens crossed twice running means it (a call auction), so long
 OLD_S: Final = 5  # chosen: only old deltas for so long means that the venue began to count anew
 OLD_FRESH_S: Final = 30  # the same right after a snapshot, which a late stream has to catch up with
 BACKWARDS_NS: Final = SECOND  # binance.md 5.3: resync when the event time jumps back
@@ -165,7 +165,7 @@ class SyncState(msgspec.Struct, array_like=True):
     old_since: int | None
     silence: int
     reason: str
-    crossed_most: int = CROSSED_S
+    crossed_openings: int = 0
 
 
 class Sync:
@@ -192,7 +192,7 @@ class Sync:
         "_buffer",
         "_buffered_bytes",
         "_chains",
-        "_crossed_most",
+        "_crossed_openings",
         "_fresh",
         "_held",
         "_joined_at",
@@ -232,7 +232,7 @@ class Sync:
         self.changes: tuple[list[Level], list[Level]] = ([], [])
         self.fault: Fault | None = None
         self.crossed_since: int | None = None
-        self._crossed_most = CROSSED_S
+        self._crossed_openings = 0  # of the stream, one after another
         self.due: int | None = None
         if rule.snapshot != "every":
             self.due = now if self._rest else now + GRACE_S * SECOND
@@ -280,7 +280,7 @@ class Sync:
             if self.crossed_since is None:
                 self.crossed_since = now
         else:
-            self.crossed_since, self._crossed_most = None, CROSSED_S
+            self.crossed_since, self._crossed_openings = None, 0
             if not (book.bids.keys and book.asks.keys) and book.spent:
                 fault = Fault(None, None, None, "the market left the known levels")
                 return self._lose(fault, now, None, 0)
@@ -305,7 +305,7 @@ class Sync:
         """Let time pass."""
         if not self.joined:
             return "kept"
-        most_s = self._crossed_most
+        most_s = AUCTION_S if self._crossed_openings > 1 else CROSSED_S
         if self.crossed_since is not None and now - self.crossed_since > most_s * SECOND:
             fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {most_s} s")
             return self._lose(fault, now, None, 0)
@@ -431,8 +431,10 @@ class Sync:
         if not was_joined:
             self._joined_at = now
         self.crossed_since = now if self.book.crossed else None
-        # The stream's own snapshot says so: asking again would bring the same.
-        self._crossed_most = AUCTION_S if self.book.crossed and not self._rest else CROSSED_S
+        if self.crossed_since is None:
+            self._crossed_openings = 0
+        elif not self._rest:
+            self._crossed_openings += 1
         if not self._proved(checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum of the snapshot differs")
             return self._lose(fault, now, None, 0)
@@ -509,7 +511,7 @@ class Sync:
             old_since=self._old_since,
             silence=self.silence,
             reason=self.reason,
-            crossed_most=self._crossed_most,
+            crossed_openings=self._crossed_openings,
         )
 
     @classmethod
@@ -524,7 +526,7 @@ class Sync:
         sync.crossed_since = state.crossed_since
         sync.silence = state.silence
         sync.reason = state.reason
-        sync._crossed_most = state.crossed_most
+        sync._crossed_openings = state.crossed_openings
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._open_end)
         sync.book.bids.restore(*state.bids)

@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from chain_rig import Chain
 from simulator_rig import MS
+from venue_rig import Chain
 
 from actors.model.events import (
     L1,

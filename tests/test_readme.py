@@ -33,6 +33,8 @@ HERE = {
     ".venv/bin/tapeline tail book binance BTC-USDT --json": '{"kind":"book"',
     ".venv/bin/tapeline status": "all that is configured is live",
     ".venv/bin/websockets 'ws://127.0.0.1:9001/?kind=trade&symbol=BTC-USDT'": '"kind":"trade"',
+    ".venv/bin/websockets "
+    "'ws://127.0.0.1:9001/?kind=liquidation,open_interest,funding_rate&exchange=Okx'": '"open_interest"',
     ".venv/bin/tapeline config check config/tapeline.toml": "ok: live",
 }
 ELSEWHERE = {

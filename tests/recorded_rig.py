@@ -66,13 +66,13 @@ def _folded(client: redis.Redis, partition: Partition, role: str, stream: Stream
 
 
 async def through(
-    venue: str, replay: Replay, channels: Iterable[Channel], server: Any, *, live: int = 0
+    venue: str, replay: Replay, channels: Iterable[Channel], server: Any, *, live: int = 0, end: str = ""
 ) -> Passed:
     """Return what comes of the recording that ``replay`` serves, once the last of it was folded.
 
-    ``live``: how many books must be, for those whose snapshot is asked for.
+    ``live``: how many books must be, for those whose snapshot is asked for. ``end``: of their symbols.
     """
-    symbols = [f"{base}-{quote}" for base, quote in replay.natives.values()]
+    symbols = [f"{base}-{quote}{end}" for base, quote in replay.natives.values()]
     partition = Partition(venue, 0)
     async with replay:
         settings = Settings(

@@ -74,7 +74,7 @@ def shown(said: Decoded) -> dict[str, Any]:
 
 
 def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]) -> list[dict[str, Any]]:
-    scratch = Scratch(CONN, instruments)
+    scratch = Scratch(CONN, instruments, venue=venue)
     scratch.recv = RECV
     frame = case["frame"].encode()
     if "rows" in case:

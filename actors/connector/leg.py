@@ -16,8 +16,9 @@ from actors.config import Settings
 from actors.connector.links import Side, Slot
 from actors.connector.listing import Listing, select
 from actors.connector.planning import plan
-from actors.connector.requests import Requests
-from actors.connector.rest import Rest
+from actors.connector.polling import poll
+from actors.connector.requests import FIRST_LEG, Requests
+from actors.connector.rest import Reply, Rest, answer_to
 from actors.connector.sink import Sink
 from actors.model.instruments import Instrument, UnknownInstrument, shard
 from actors.stages.raw import Closed, line
@@ -26,7 +27,7 @@ from actors.streams.keys import START, Cursor, Keys
 from actors.streams.lease import Lease
 from actors.streams.partition import Appender, Tail, closing, newest, persist, remembered
 from actors.streams.wire import Hot
-from actors.venues.base import Endpoints
+from actors.venues.base import Endpoints, Request
 
 log = structlog.get_logger()
 
@@ -98,6 +99,7 @@ class Leg:
             async with anyio.create_task_group() as working:
                 working.start_soon(self._connect, working)
                 working.start_soon(self._serve, reading, writing)
+                working.start_soon(self._poll)
                 await self._lease.ending.wait()
                 for slot in self._slots:
                     slot.leave(1001, "shutdown", "shutdown")
@@ -164,6 +166,18 @@ class Leg:
             slot = Slot(self._side, self._sink, self._leg, planned, instruments)
             self._slots.append(slot)
             tg.start_soon(slot.run, n * gap_s * random.uniform(0.5, 1.0))
+
+    async def _poll(self) -> None:
+        """Ask for what no socket brings; one leg's asking is enough."""
+        venue = self._side.venue
+        if venue.open_interest is None or "open_interest" not in self._channels or self._leg != FIRST_LEG:
+            return
+        await self._listed.wait()
+
+        def write(question: Request, reply: Reply) -> None:
+            self._note("h", _encoder.encode(answer_to(question, reply)))
+
+        await poll(venue, venue.open_interest, self._rest.fetch, write, self._instruments)
 
     # --------------------------------------------------------------------------------------- requests
 

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 
 from actors.connector.clock import Clock
 from actors.connector.links import Link, Slot
-from actors.connector.rest import Reply, Rest
+from actors.connector.rest import Reply, Rest, answer_to
 from actors.connector.sink import Sink
 from actors.model.instruments import Instrument
 from actors.stages.control import ControlRequest
@@ -27,7 +27,7 @@ from actors.streams.keys import LEGS, Cursor, Keys, Partition
 from actors.streams.lease import living
 from actors.streams.partition import Tail, remember
 from actors.streams.wire import Hot
-from actors.venues.base import Answer, Item, Request, Venue
+from actors.venues.base import Item, Request, Venue
 
 log = structlog.get_logger()
 
@@ -35,7 +35,6 @@ FIRST_LEG: Final = LEGS[0]
 _REST: Final = frozenset({"snapshot", "backfill"})
 _MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once
-_MOST_COMPLAINT: Final = 2000  # characters kept of an answer that is no answer: 403 brings whole pages
 _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
 
 _decoder = msgspec.json.Decoder(ControlRequest)
@@ -240,8 +239,7 @@ class Requests:
         return request.conn is None or self._link(request.conn) is not None
 
     def _write(self, request: ControlRequest, question: Request, reply: Reply) -> int:
-        body = reply.text if reply.status == 200 else reply.text[:_MOST_COMPLAINT]
-        answer = Answer(question, reply.status, body, request.id, request.conn)
+        answer = answer_to(question, reply, request.id, request.conn)
         name = request.conn or f"{self._leg}.*"
         return self._sink.note(line(self._clock.now(), name, "h", _encoder.encode(answer)))
 

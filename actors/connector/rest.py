@@ -12,12 +12,13 @@ from aiohttp import ClientSession, ClientTimeout
 
 from actors.runtime.metrics import Metrics
 from actors.streams.limit import Limit
-from actors.venues.base import Endpoints, Request, Venue
+from actors.venues.base import Answer, Endpoints, Request, Venue
 
 USER_AGENT: Final = "tapeline"
 TIMEOUT_S: Final = 10.0  # FAULTS V19
 MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a book of 5,000 levels a side is 0.3 MB
 MOST_LISTING_BYTES: Final = 64 * 1024 * 1024  # chosen: Binance lists its instruments in some 10 MB
+_MOST_COMPLAINT: Final = 2000  # characters kept of an answer that is no answer: 403 brings whole pages
 _MOST_WAIT_S: Final = 3 * 86400.0  # documented: the longest ban (Binance)
 # Statuses that say "stop asking", and how long where the answer does not say. 418: the address is
 # banned (Binance); 403: a web firewall took offence.
@@ -34,6 +35,12 @@ class Reply(NamedTuple):
     def text(self) -> str:
         """The body as text; what is no UTF-8 is marked, and then fails to decode."""
         return self.body.decode("utf-8", "replace")
+
+
+def answer_to(question: Request, reply: Reply, id_: str | None = None, conn: str | None = None) -> Answer:
+    """Return what ``raw`` keeps of a reply: of an error only as much as a person reads."""
+    body = reply.text if reply.status == 200 else reply.text[:_MOST_COMPLAINT]
+    return Answer(question, reply.status, body, id_, conn)
 
 
 def is_loopback(url: str) -> bool:

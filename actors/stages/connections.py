@@ -109,6 +109,13 @@ class Ladder(msgspec.Struct):
     due: int
 
 
+class Polled(msgspec.Struct):
+    """What is asked for by REST: when it was answered last (fold time), and the time that answer bore."""
+
+    at: int
+    ts_event: int | None = None
+
+
 class Ledger(msgspec.Struct):
     """All that is kept: what a checkpoint holds of it.
 
@@ -118,6 +125,7 @@ class Ledger(msgspec.Struct):
         ladders: By leg and item.
         legs: What was last told of a leg whose attempts fail; empty while it is connected.
         closed: Ids of connections that said goodbye, the newest last.
+        polled: Items that no connection brings.
     """
 
     conns: dict[str, Conn] = {}
@@ -125,6 +133,7 @@ class Ledger(msgspec.Struct):
     ladders: dict[tuple[str, Channel, str], Ladder] = {}
     legs: dict[str, str] = {}
     closed: list[str] = []
+    polled: dict[Item, Polled] = {}
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -344,7 +353,27 @@ class Connections:
                 lost += self.close(name, conn, "nothing heard since a hole in raw")
             else:
                 self._watch(name, conn)
+        self._watch_polled()
         return lost
+
+    def _watch_polled(self) -> None:
+        for item, polled in self._ledger.polled.items():
+            patience = self._silence.get(item[0])
+            if patience is not None and self._sink.now - polled.at > patience:
+                self._say(item, "stale", "no answer")
+
+    def answered(self, item: Item, ts_event: int | None) -> bool:
+        """Learn that what is asked for by REST was answered; return whether the answer is news."""
+        polled = self._ledger.polled.get(item)
+        self._ledger.polled[item] = Polled(self._sink.now, ts_event)
+        self._say(item, "live", "answered")
+        return polled is None or ts_event is None or polled.ts_event != ts_event
+
+    def unanswered(self, item: Item, reason: str) -> None:
+        """Learn that what is asked for by REST was refused, or not answered."""
+        if item not in self._ledger.polled:
+            self._ledger.polled[item] = Polled(self._sink.now)
+            self._say(item, "down", reason)
 
     def missed(self) -> None:
         """Learn that lines are missing: connections may have opened or closed in them."""
@@ -482,11 +511,13 @@ class Connections:
             for conn in self._ledger.conns.values()
             if conn.open and (sub := conn.subs.get(item)) is not None
         }
-        best = _best(states)
-        if self._ledger.told.get(item) == best:
+        return self._say(item, _best(states), reason)
+
+    def _say(self, item: Item, state: StatusState, reason: str) -> bool:
+        if self._ledger.told.get(item) == state:
             return False
-        self._ledger.told[item] = best
-        self._sink.event(self._status(item[1], item[0], best, reason))
+        self._ledger.told[item] = state
+        self._sink.event(self._status(item[1], item[0], state, reason))
         return True
 
     def _tell_connection(self, name: str, state: StatusState, reason: str) -> None:

@@ -44,6 +44,7 @@ from actors.venues.base import (
     Answer,
     Closing,
     Ignored,
+    Item,
     Latest,
     Missed,
     Refused,
@@ -135,7 +136,7 @@ class Normalize:
         return counts
 
     def _bind(self, name: str, conn: Conn) -> tuple[str, Conn, Scratch]:
-        scratch = Scratch(name, self._state.instruments, conn.memory)
+        scratch = Scratch(name, self._state.instruments, conn.memory, self._venue.name)
         bound = self._open[name.encode()] = (name, conn, scratch)
         return bound
 
@@ -446,7 +447,7 @@ class Normalize:
         conn = name if answer.conn is None else answer.conn
         events: list[Event] | None = None
         if answer.status == 200:
-            scratch = Scratch(conn, self._state.instruments)
+            scratch = Scratch(conn, self._state.instruments, venue=self._venue.name)
             scratch.recv = recv
             try:
                 events = self._venue.decode_rest(answer, scratch)
@@ -458,11 +459,19 @@ class Normalize:
                 self._snapshot(conn, symbol, events)
             case "backfill" if symbol is not None:
                 self._backfilled(symbol, answer, events)
-            case "open_interest":
-                for event in events or ():
-                    self._sink.event(event)
+            case "open_interest" if symbol is not None:
+                self._interest(symbol, answer, events)
             case _:
                 self._sink.count("tapeline_ignored_total", "answer")
+
+    def _interest(self, symbol: str, answer: Answer, events: list[Event] | None) -> None:
+        item: Item = ("open_interest", symbol)
+        if events is None:
+            reason = "no answer" if not answer.status else f"HTTP {answer.status}"
+            self._connections.unanswered(item, f"{reason}: {answer.body[:200]}")
+        for event in events or ():
+            if self._connections.answered(item, event.ts_event):  # asked more often than it changes
+                self._sink.event(event)
 
     def _snapshot(self, conn: str, symbol: str, events: list[Event] | None) -> None:
         held = self._state.ledger.conns.get(conn)

@@ -98,6 +98,17 @@ def _pointer(delta: BookDelta, seq: int | None) -> int:
     return _OLD if delta.last_seq is not None and delta.last_seq == seq else _BEYOND
 
 
+def _overlap(delta: BookDelta, seq: int | None) -> int:
+    # binance_usdm.md 5.3: sequences are the engine's, of all its books, so the first change after a
+    # snapshot either points at it or began before it.
+    if delta.prev_seq == seq:
+        return _FOLLOWS
+    at = _number(seq, delta, "seq to follow")
+    if _number(delta.last_seq, delta, "last_seq") <= at:
+        return _OLD
+    return _FOLLOWS if _number(delta.first_seq, delta, "first_seq") <= at else _BEYOND
+
+
 def _none(delta: BookDelta, seq: int | None) -> int:
     return _OLD if delta.last_seq is not None and seq is not None and delta.last_seq <= seq else _FOLLOWS
 
@@ -106,6 +117,7 @@ _RELATIONS: Final[Mapping[str, Relation]] = {
     "range": _range,
     "next": _next,
     "pointer": _pointer,
+    "overlap": _overlap,
     "none": _none,
 }
 

@@ -90,14 +90,20 @@ class Scratch:
         recv: When the present frame came in, ns.
         instruments: By native symbol: what the connection may speak of.
         memory: The venue's own notes (channel ids and the like); JSON values only, they are checkpointed.
+        venue: What its events are to say, for the venues that share a ``decode``.
     """
 
-    __slots__ = ("conn", "instruments", "memory", "recv")
+    __slots__ = ("conn", "instruments", "memory", "recv", "venue")
 
     def __init__(
-        self, conn: str, instruments: Mapping[str, Instrument], memory: dict[str, object] | None = None
+        self,
+        conn: str,
+        instruments: Mapping[str, Instrument],
+        memory: dict[str, object] | None = None,
+        venue: str = "",
     ) -> None:
         self.conn = conn
+        self.venue = venue
         self.recv = 0
         self.instruments = instruments
         self.memory: dict[str, object] = {} if memory is None else memory
@@ -167,7 +173,7 @@ class BookRule(msgspec.Struct, frozen=True):
             is a whole book).
         join: How the first delta touches the snapshot. ``range``: first_seq <= seq + 1 <= last_seq;
             ``next``: first_seq (or last_seq where there is none) == seq + 1; ``pointer``: prev_seq ==
-            seq; ``none``: any delta that is not older.
+            seq; ``overlap``: that, or first_seq <= seq < last_seq; ``none``: any delta that is not older.
         chain: How a delta follows another; the same words. A delta with last_seq <= seq is old.
         checksum: Name of the checksum in ``stages.checksum``, or None.
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
@@ -177,7 +183,7 @@ class BookRule(msgspec.Struct, frozen=True):
     """
 
     snapshot: Literal["rest", "stream", "every"]
-    join: Literal["range", "next", "pointer", "none"]
+    join: Literal["range", "next", "pointer", "overlap", "none"]
     chain: Literal["range", "next", "pointer", "none"]
     checksum: str | None = None
     depth: int | None = None
@@ -258,6 +264,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             that cannot be used is told apart (``Unusable``) and costs the others nothing.
         snapshot: Instrument -> request, or None where the stream brings it.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
+        open_interest: Instrument -> request, asked each ``open_interest_s`` or as often as the budget
+            leaves room; None where a socket brings it, or nothing does.
         answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
         silence_s: Channel -> how long a subscription may be silent before it counts as silent; a
             channel not named may be silent for ever (quiet markets).
@@ -287,6 +295,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_most: int = 1000
+    open_interest: Callable[[Instrument], Request] | None = None
+    open_interest_s: float = 10.0
     first_s: Mapping[str, float] = {}
     quiet_s: float | None = None
     answer: Callable[[bytes], str | None] = answer_nothing

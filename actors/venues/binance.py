@@ -133,15 +133,20 @@ class _Error(msgspec.Struct):
     msg: str
 
 
-class _Bare(msgspec.Struct):
-    """What tells one payload or control frame from another."""
+class Reply(msgspec.Struct):
+    """What answers a control frame: a result, or an error in one of two spellings."""
 
-    e: str | None = None
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     id: int | str | None = None
     code: int | None = None
     msg: str | None = None
     error: _Error | None = None
+
+
+class _Bare(Reply):
+    """What tells one payload or control frame from another."""
+
+    e: str | None = None
     stream: str | None = None
     u: int | None = None
     B: str | None = None
@@ -162,7 +167,9 @@ class _PastTrade(msgspec.Struct):
     isBuyerMaker: bool  # noqa: N815 - the venue's name
 
 
-class _Filter(msgspec.Struct):
+class Filter(msgspec.Struct):
+    """One rule of an instrument."""
+
     filterType: str  # noqa: N815 - the venue's name
     tickSize: str | None = None  # noqa: N815
     stepSize: str | None = None  # noqa: N815
@@ -173,7 +180,7 @@ class _Row(msgspec.Struct):
     status: str
     baseAsset: str  # noqa: N815 - the venue's name
     quoteAsset: str  # noqa: N815
-    filters: list[_Filter] = []
+    filters: list[Filter] = []
 
 
 class _ExchangeInfo(msgspec.Struct):
@@ -205,7 +212,7 @@ def _symbol(native: str, scratch: Scratch) -> str:
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
     price, size = trade_text(t.p, t.q)
     return Trade(
-        NAME,
+        scratch.venue,
         _symbol(t.s, scratch),
         t.T * MS,
         scratch.recv,
@@ -221,7 +228,7 @@ def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
     return BookDelta(
-        NAME,
+        scratch.venue,
         _symbol(d.s, scratch),
         d.E * MS,
         scratch.recv,
@@ -251,13 +258,13 @@ def _side(price: str, size: str) -> tuple[str | None, str | None]:
 def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
     symbol = _symbol(t.s, scratch)
     if is_plain_quote(t.b, t.B, t.a, t.A):
-        return L1(NAME, symbol, None, scratch.recv, t.u, t.b, t.B, t.a, t.A)
-    return L1(NAME, symbol, None, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
+        return L1(scratch.venue, symbol, None, scratch.recv, t.u, t.b, t.B, t.a, t.A)
+    return L1(scratch.venue, symbol, None, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     return Ticker(
-        NAME,
+        scratch.venue,
         _symbol(t.s, scratch),
         t.E * MS,
         scratch.recv,
@@ -358,16 +365,24 @@ def _decode_untyped(bare: _Bare, data: bytes, scratch: Scratch) -> Decoded:
         return _book_ticker(read("bookTicker", _book_ticker_decoder, data), scratch)
     if bare.lastUpdateId is not None:
         return Ignored("partial_depth")
-    error = bare.error
-    if error is None and bare.code is not None and bare.msg is not None:
-        error = _Error(bare.code, bare.msg)
-    ours = bare.id if isinstance(bare.id, int) else None  # we number ours; a text id is none of them
+    said = answered(bare)
+    if said is None:
+        raise Unparseable(f"no frame of this venue: {data[:80]!r}")
+    return said
+
+
+def answered(reply: Reply) -> Decoded | None:
+    """Return what an answer to a control frame says, None when it is none."""
+    error = reply.error
+    if error is None and reply.code is not None and reply.msg is not None:
+        error = _Error(reply.code, reply.msg)
+    ours = reply.id if isinstance(reply.id, int) else None  # we number ours; a text id is none of them
     if error is not None:
         return Refused(f"{error.code}: {error.msg[:200]}", ours)
-    if bare.result is not msgspec.UNSET:
-        is_ack = ours is not None and bytes(bare.result) == b"null"
-        return Acked(ours) if is_ack else Ignored("answer")
-    raise Unparseable(f"no frame of this venue: {data[:80]!r}")
+    if reply.result is msgspec.UNSET:
+        return None
+    is_ack = ours is not None and bytes(reply.result) == b"null"
+    return Acked(ours) if is_ack else Ignored("answer")
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
@@ -394,7 +409,7 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
 
 def _snapshot(s: _Snapshot, symbol: str, scratch: Scratch) -> BookSnapshot:
     return BookSnapshot(
-        NAME,
+        scratch.venue,
         symbol,
         None,
         scratch.recv,
@@ -410,7 +425,7 @@ def _snapshot(s: _Snapshot, symbol: str, scratch: Scratch) -> BookSnapshot:
 def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
     price, size = trade_text(row.price, row.qty)
     return Trade(
-        NAME,
+        scratch.venue,
         symbol,
         row.time * MS,
         scratch.recv,
@@ -435,28 +450,36 @@ def rows(body: bytes) -> list[Instrument]:
 
 def _instrument(row: _Row) -> Instrument:
     base, quote = row.baseAsset.upper(), row.quoteAsset.upper()
-    steps = {f.filterType: f for f in row.filters}
-    price, lot = steps.get("PRICE_FILTER"), steps.get("LOT_SIZE")
+    price_step, size_step = steps(row.filters)
     return Instrument(
         symbol=f"{base}-{quote}",
         native=row.symbol,
         base=base,
         quote=quote,
-        price_step=price.tickSize if price else None,
-        size_step=lot.stepSize if lot else None,
+        price_step=price_step,
+        size_step=size_step,
     )
 
 
-def _frames(
+def steps(filters: Sequence[Filter]) -> tuple[str | None, str | None]:
+    """Return the steps of price and size that an instrument's filters give."""
+    by_type = {each.filterType: each for each in filters}
+    price, lot = by_type.get("PRICE_FILTER"), by_type.get("LOT_SIZE")
+    return price.tickSize if price else None, lot.stepSize if lot else None
+
+
+def frames(
     op: Literal["subscribe", "unsubscribe"],
     items: Sequence[Item],
     instruments: Mapping[str, Instrument],
     first_id: int,
+    streams: Mapping[Channel, str],
 ) -> list[Subscription]:
+    """Return the frames that ask for ``items``, whose streams are called as ``streams`` says."""
     subscriptions: list[Subscription] = []
     for start in range(0, len(items), PARAMS_PER_FRAME):
         part = list(items[start : start + PARAMS_PER_FRAME])
-        params = [f"{instruments[symbol].native.lower()}@{STREAMS[channel]}" for channel, symbol in part]
+        params = [f"{instruments[symbol].native.lower()}@{streams[channel]}" for channel, symbol in part]
         number = first_id + len(subscriptions)
         frame = msgspec.json.encode({"method": op.upper(), "params": params, "id": number}).decode()
         subscriptions.append(Subscription(op, part, frame, number))
@@ -467,14 +490,14 @@ def subscribe(
     items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
     """Return the frames that subscribe ``items``, numbered from ``first_id``."""
-    return _frames("subscribe", items, instruments, first_id)
+    return frames("subscribe", items, instruments, first_id, STREAMS)
 
 
 def unsubscribe(
     items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
     """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id)
+    return frames("unsubscribe", items, instruments, first_id, STREAMS)
 
 
 def plan(

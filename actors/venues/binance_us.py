@@ -1,0 +1,39 @@
+"""Binance US spot: Binance's protocol on hosts of its own, with thin books.
+
+Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us, REST weight 1200 a minute.
+Quirks: minutes pass without a change of a book, so a silent symbol is a healthy one; USD, USDT and USDC
+quotes stand side by side, and USD is the dollar; native symbols and trade ids are those of no other venue;
+past trades by id need a key, so a hole is filled from the latest thousand.
+
+Source: binance-us-api-docs web-socket-streams.md, rest-api.md as of 2024-06; see ``binance``.
+"""
+
+from typing import Final
+from urllib.parse import urlencode
+
+from msgspec.structs import replace
+
+from actors.model.instruments import Instrument
+from actors.venues import binance
+from actors.venues.base import Endpoints, Request, Venue
+
+NAME: Final = "binance_us"
+
+
+def backfill(instrument: Instrument, first: str, last: str) -> Request:
+    """Return the request for the latest trades; what of ``first`` to ``last`` is among them is taken."""
+    query = urlencode({"symbol": instrument.native, "limit": binance.BACKFILL_MOST})
+    return Request(
+        "backfill", f"/api/v3/trades?{query}", instrument.symbol, weight=25, first=first, last=last
+    )
+
+
+VENUE: Final[Venue] = replace(
+    binance.VENUE,
+    name=NAME,
+    endpoints=Endpoints("wss://stream.binance.us:9443", "https://api.binance.us"),
+    limits=replace(binance.LIMITS, weight_per_minute=1200),  # documented in exchangeInfo, 2021
+    silence_s={},  # a market without a trade has no ticker either
+    instruments=(Request("instruments", "/api/v3/exchangeInfo", weight=20),),
+    backfill=backfill,
+)

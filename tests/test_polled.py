@@ -1,0 +1,114 @@
+"""Open interest that no socket brings: asked in turn, told as live, stale or down, given once."""
+
+import json
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from actors.connector.polling import pause_s, poll
+from actors.connector.rest import Reply
+from actors.model import codec
+from actors.model.events import OpenInterest, Status
+from actors.model.instruments import Instrument
+from actors.stages import raw
+from actors.stages.fold import Output
+from actors.stages.normalize import Normalize
+from actors.venues import binance_usdm
+from actors.venues.base import Answer, Request
+
+SECOND = 1_000_000_000
+START = 1_790_000_000 * SECOND
+BTC = Instrument("BTC-USDT-PERP", "BTCUSDT", "BTC", "USDT", "1", "linear")
+ETH = Instrument("ETH-USDT-PERP", "ETHUSDT", "ETH", "USDT", "1", "linear")
+
+
+class Feed:
+    def __init__(self) -> None:
+        self.fold = Normalize(binance_usdm.VENUE, "binance_usdm.0")
+        self.now = START
+        self.k = 0
+        self.say("i", BTC)
+        self.news()
+
+    def say(self, kind: str, payload: Any) -> list[Any]:
+        self.k += 1
+        self.out = Output(("events", "control", "dead"))
+        self.fold.fold(self.k, raw.line(self.now, "a.*", kind, msgspec.json.encode(payload)), self.out)
+        return self.news()
+
+    def news(self) -> list[Any]:
+        events = [codec.decode(line) for line in self.out.lines.get("events", ())]
+        return [event for event in events if isinstance(event, OpenInterest | Status)]
+
+    def answer(self, interest: str, time_ms: int, status: int = 200) -> list[Any]:
+        body = json.dumps({"openInterest": interest, "symbol": "BTCUSDT", "time": time_ms})
+        question = binance_usdm.open_interest(BTC)
+        return self.say("h", Answer(question, status, body if status == 200 else "gone"))
+
+    def tick(self, seconds: float) -> list[Any]:
+        self.now += int(seconds * SECOND)
+        return self.say("k", raw.LegsAlive(["a"]))
+
+
+def test_an_answer_is_live_and_one_that_says_the_same_again_gives_nothing():
+    feed = Feed()
+    state, first = feed.answer("10659.509", 1_790_000_000_000)
+    assert (state.channel, state.symbol, state.state) == ("open_interest", "BTC-USDT-PERP", "live")
+    assert (first.contracts, first.base) == ("10659.509", "10659.509")
+    assert feed.answer("10659.509", 1_790_000_000_000) == []
+    (second,) = feed.answer("10660", 1_790_000_005_000)
+    assert second.base == "10660"
+
+
+def test_what_is_not_answered_for_long_is_stale_and_comes_back_with_the_next_answer():
+    feed = Feed()
+    feed.answer("1", 1_790_000_000_000)
+    assert feed.tick(100) == []
+    (stale,) = feed.tick(30)
+    assert (stale.channel, stale.state) == ("open_interest", "stale")
+    assert feed.tick(30) == []
+    live, event = feed.answer("2", 1_790_000_160_000)
+    assert (live.state, event.base) == ("live", "2")
+
+
+def test_a_refusal_before_the_first_answer_is_down_with_its_reason_and_survives_a_restart():
+    feed = Feed()
+    (down,) = feed.answer("1", 1_790_000_000_000, status=400)
+    assert (down.state, down.reason) == ("down", "HTTP 400: gone")
+    feed.fold = Normalize(binance_usdm.VENUE, "binance_usdm.0", feed.fold.dump())
+    live, _ = feed.answer("1", 1_790_000_000_000)
+    assert live.state == "live"
+
+
+async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch: pytest.MonkeyPatch):
+    venue = msgspec.structs.replace(binance_usdm.VENUE, open_interest_s=0.002)
+    written: list[tuple[str | None, int]] = []
+    enough = anyio.Event()
+    instruments: dict[str, Instrument] = {BTC.symbol: BTC}
+    monkeypatch.setattr("actors.connector.polling._SHARE", 1e9)
+
+    async def fetch(question: Request) -> Reply | None:
+        return Reply(400, b"{}") if question.symbol == BTC.symbol else Reply(200, b"{}")
+
+    def write(question: Request, reply: Reply) -> None:
+        written.append((question.symbol, reply.status))
+        instruments[ETH.symbol] = ETH  # listed later
+        if len(written) == 5:
+            enough.set()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(poll, venue, binance_usdm.open_interest, fetch, write, instruments)
+        with anyio.fail_after(10):
+            await enough.wait()
+        tg.cancel_scope.cancel()
+    btc, eth = ("BTC-USDT-PERP", 400), ("ETH-USDT-PERP", 200)
+    assert written == [btc, btc, eth, btc, eth]
+
+
+def test_half_of_the_budget_stays_for_books_and_backfills():
+    venue = binance_usdm.VENUE
+    question = binance_usdm.open_interest(BTC)
+    assert pause_s(venue, question, 10) == venue.open_interest_s / 10
+    assert 60 / pause_s(venue, question, 5000) * question.weight == venue.limits.weight_per_minute / 2

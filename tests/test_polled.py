@@ -92,6 +92,9 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
     async def fetch(question: Request) -> Reply | None:
         return Reply(400, b"{}") if question.symbol == BTC.symbol else Reply(200, b"{}")
 
+    def wanted() -> list[Instrument]:
+        return list(instruments.values())
+
     def write(question: Request, reply: Reply) -> None:
         written.append((question.symbol, reply.status))
         instruments[ETH.symbol] = ETH  # listed later
@@ -99,7 +102,7 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
             enough.set()
 
     async with anyio.create_task_group() as tg:
-        tg.start_soon(poll, venue, binance_usdm.open_interest, fetch, write, instruments)
+        tg.start_soon(poll, venue, binance_usdm.open_interest, fetch, write, wanted)
         with anyio.fail_after(10):
             await enough.wait()
         tg.cancel_scope.cancel()

@@ -170,14 +170,18 @@ class Leg:
     async def _poll(self) -> None:
         """Ask for what no socket brings; one leg's asking is enough."""
         venue = self._side.venue
-        if venue.open_interest is None or "open_interest" not in self._channels or self._leg != FIRST_LEG:
+        if venue.open_interest is None or self._leg != FIRST_LEG:
             return
         await self._listed.wait()
 
         def write(question: Request, reply: Reply) -> None:
             self._note("h", _encoder.encode(answer_to(question, reply)))
 
-        await poll(venue, venue.open_interest, self._rest.fetch, write, self._instruments)
+        def wanted() -> list[Instrument]:
+            listed = self._instruments
+            return [listed[symbol] for symbol in listed if self._wanted.wants("open_interest", symbol)]
+
+        await poll(venue, venue.open_interest, self._rest.fetch, write, wanted)
 
     # --------------------------------------------------------------------------------------- requests
 

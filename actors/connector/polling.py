@@ -1,6 +1,6 @@
 """What no socket brings and must be asked for again and again: open interest, of some venues."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
@@ -24,14 +24,14 @@ async def poll(
     ask: Callable[[Instrument], Request],
     fetch: Callable[[Request], Awaitable[Reply | None]],
     write: Callable[[Request, Reply], object],
-    instruments: Mapping[str, Instrument],
+    wanted: Callable[[], Sequence[Instrument]],
 ) -> None:
-    """Ask for the open interest of each instrument in turn, until cancelled.
+    """Ask for the open interest of each ``wanted`` instrument in turn, until cancelled.
 
-    ``instruments`` may grow meanwhile. An answer of whatever status is written; the next turn asks again.
+    An answer of whatever status is written; the next turn asks again.
     """
     while True:
-        turn = list(instruments.values())
+        turn = wanted()
         for instrument in turn:
             question = ask(instrument)
             reply = await fetch(question)

@@ -28,9 +28,9 @@ THREE = SYMBOLS[::2]  # spot, linear, inverse
 
 @pytest.fixture(scope="module")
 def undisturbed() -> Chain:
-    """Two minutes without a fault; to be looked at only."""
+    """A minute and a half without a fault; to be looked at only."""
     chain = Chain("okx", *SYMBOLS)
-    chain.run(120)
+    chain.run(95)
     return chain
 
 
@@ -86,7 +86,7 @@ def test_hundreds_of_updates_with_random_faults_never_show_a_wrong_book_as_live(
         chain.run(dice.uniform(0.3, 4))
         chain.desk.faults.expired(chain.desk.now)
     chain.desk.faults.clear()
-    chain.run(110)
+    chain.run(80)
     for symbol in THREE:
         assert chain.views[symbol].state == "live", (symbol, chain.states[symbol][-5:])
         assert len([b for b in chain.of(Book, symbol) if b.state == "live"]) > 300
@@ -189,7 +189,7 @@ def test_interest_and_funding_are_the_markets_with_their_units(undisturbed: Chai
             )
         funding = chain.of(Funding, symbol)
         rates = [e for e in funding if e.rate is not None]
-        assert 5 <= len(rates) <= 6, "at once, and each half minute"
+        assert 4 <= len(rates) <= 5, "at once, and each half minute"
         assert all(e.next_ts % (8 * 3600 * 1_000_000_000) == 0 for e in rates)
         assert len([e for e in funding if e.mark is not None]) > 50
         assert len([e for e in funding if e.index is not None]) > 50
@@ -218,7 +218,7 @@ def test_a_refused_symbol_is_told_with_the_venues_words_and_the_others_go_on() -
     assert "channel:books,instId:ETH-USDT doesn't exist" in " ".join(e.reason for e in refused)
     assert [chain.views[symbol].state for symbol in chain.symbols] == ["live", "stale"]
     chain.desk.faults.clear()
-    chain.run(100)
+    chain.run(60)
     assert chain.views["ETH-USDT"].state == "live"
 
 

@@ -18,6 +18,7 @@ from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.venues import kraken
+from actors.venues.base import Answer
 
 SECOND = 1_000_000_000
 START = 1_800_000_000 * SECOND
@@ -309,7 +310,88 @@ def test_history_is_no_news_and_a_batch_is_every_trade_of_it(chain: Chain) -> No
     assert [e.id if isinstance(e, Trade) else (e.first, e.last) for e in told] == [
         "10", "11", "12", ("13", "14"), "15",
     ]  # fmt: skip
-    assert chain.asked() == []  # the venue gives no trades by their ids
+    assert chain.asked() == [("backfill", "trade", "BTC-USD")]
+
+
+AT = 1_782_247_732_692_198_000  # 2026-06-23T20:48:52.692198Z
+
+
+def past(number: int, side: str = "b", price: str = "1.50000") -> list[Any]:
+    return [price, "2.00000000", 1_782_247_732.7 + number / 1e4, side, "l", "", number]
+
+
+def hole(chain: Chain) -> ControlRequest:
+    """Let trades 13 and 14 be missing; return what is asked for."""
+    at = "2026-06-23T20:48:52.692198Z"
+    row = {"symbol": "BTC/USD", "side": "buy", "price": 1.5, "qty": 2.0, "timestamp": at}
+    chain.send("trade", "BTC-USD")
+    for number in (12, 15):
+        chain.frame(channel="trade", type="update", data=[{**row, "trade_id": number}])
+    chain.told()
+    [line] = chain.first.lines["control"]
+    chain.first.lines["control"].clear()
+    return msgspec.json.decode(line, type=ControlRequest)
+
+
+def answer(chain: Chain, request: ControlRequest, body: object) -> None:
+    assert (request.first, request.last, request.after) == ("13", "14", AT)
+    rest = kraken.backfill_after(KNOWN["BTC-USD"], "13", "14", AT)
+    chain.say("h", Answer(rest, 200, json.dumps(body), request.id), "a.*")
+
+
+def test_missing_trades_are_fetched_by_their_time_and_taken_by_their_ids(chain: Chain) -> None:
+    request = hole(chain)
+    rest = kraken.backfill_after(KNOWN["BTC-USD"], "13", "14", AT)
+    assert rest.path == "/0/public/Trades?pair=XBTUSD&since=1782247732691198000&count=1000"
+    rows = [past(16), past(14, "s", "1.60000"), past(13), past(12), past(15)]
+    answer(chain, request, {"error": [], "result": {"XXBTZUSD": rows, "last": "1782247733"}})
+    told = chain.told(Trade, Gap)
+    assert [(t.id, t.price, t.aggressor, t.backfilled) for t in told if isinstance(t, Trade)] == [
+        ("13", "1.50000", "buy", True),
+        ("14", "1.60000", "sell", True),
+    ]
+    assert told[0].ts_event // 1000 == 1_782_247_732_701_300
+    assert [(g.first, g.last, g.filled) for g in told if isinstance(g, Gap)] == [("13", "14", True)]
+    assert chain.asked() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": ["EGeneral:Too many requests"]},
+        {"error": [], "result": {}},
+        {"error": [], "result": {"XXBTZUSD": [past(13)], "XETHZUSD": [past(14)], "last": "1"}},
+        {"error": [], "result": {"XXBTZUSD": [["1.5", "2.0", 1.7, "b", "l", ""]]}},  # ids came in 2023
+        {"error": [], "result": {"XXBTZUSD": [past(13, "buy")]}},
+        {"error": [], "result": {"XXBTZUSD": [past(13, price="0.0")]}},
+        {"error": [], "result": {"XXBTZUSD": [["1.5", "2.0", -1.7, "b", "l", "", 13]]}},
+    ],
+)
+def test_an_answer_that_is_none_is_kept_and_asked_for_again(chain: Chain, body: object) -> None:
+    answer(chain, hole(chain), body)
+    assert chain.told(Trade, Gap) == []
+    assert len(chain.first.lines["dead"]) == 1
+    assert chain.asked() == [("backfill", "trade", "BTC-USD")]
+
+
+def test_the_second_thousand_is_asked_for_from_where_the_first_ended(chain: Chain) -> None:
+    at = "2026-06-23T20:48:52.692198Z"
+    row = {"symbol": "BTC/USD", "side": "buy", "price": 1.5, "qty": 2.0, "timestamp": at}
+    chain.send("trade", "BTC-USD")
+    for number in (1, 1502):
+        chain.frame(channel="trade", type="update", data=[{**row, "trade_id": number}])
+    requests = []
+    for _ in range(2):
+        [line] = chain.first.lines["control"]
+        chain.first.lines["control"].clear()
+        request = msgspec.json.decode(line, type=ControlRequest)
+        requests.append((request.first, request.last, request.after))
+        rest = kraken.backfill_after(KNOWN["BTC-USD"], request.first, request.last, request.after)
+        numbers = range(int(request.first), int(request.last) + 1)
+        result = {"XXBTZUSD": [past(n) for n in numbers], "last": "1"}
+        chain.say("h", Answer(rest, 200, json.dumps({"error": [], "result": result}), request.id), "a.*")
+    assert requests == [("2", "1001", AT), ("1002", "1501", 1_782_247_732_800_100_000)]
+    assert [g.filled for g in chain.told(Gap)] == [False, True]
 
 
 def test_a_book_deeper_than_subscribed_is_cut_for_readers_too(chain: Chain) -> None:

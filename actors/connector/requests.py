@@ -229,10 +229,13 @@ class Requests:
             raise ValueError(f"{request.symbol} is not listed")
         if request.op == "snapshot" and self._venue.snapshot is not None:
             return self._venue.snapshot(instrument)
-        if request.op == "backfill" and self._venue.backfill is not None:
+        if request.op == "backfill":
             if request.first is None or request.last is None:
                 raise ValueError("a backfill without its range")
-            return self._venue.backfill(instrument, request.first, request.last)
+            if self._venue.backfill_after is not None and request.after is not None:
+                return self._venue.backfill_after(instrument, request.first, request.last, request.after)
+            if self._venue.backfill is not None:
+                return self._venue.backfill(instrument, request.first, request.last)
         raise ValueError(f"{self._venue.name} has no {request.op}")
 
     def _is_wanted(self, request: ControlRequest) -> bool:

@@ -13,7 +13,8 @@ class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request; idempotent by ``id`` (``<role>/<k of the event that caused it>/<n>``).
 
     ``conn`` names the connection it is for; None: every leg. ``first`` and ``last``: the range of
-    trade ids of a backfill. ``delay_s``: how long the connector waits before it serves it.
+    trade ids of a backfill, ``after``: the venue's time of the trade before them, ns. ``delay_s``: how
+    long the connector waits before it serves it.
     """
 
     id: str
@@ -25,3 +26,4 @@ class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     last: str | None = None
     reason: str | None = None
     delay_s: float | None = None
+    after: int | None = None

@@ -38,7 +38,7 @@ from actors.stages.connections import BEST_FIRST, Conn, Connections, Ledger, Los
 from actors.stages.fold import JumpCause, Output
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.sink import Sink
-from actors.stages.trades import Duplicate, Filled, Marks, Opened, Recent, Reset, Step
+from actors.stages.trades import Duplicate, Filled, Hole, Marks, Opened, Recent, Reset, Step
 from actors.venues.base import (
     Acked,
     Answer,
@@ -407,9 +407,7 @@ class Normalize:
                     self._sink.event(step)
                 case Opened():
                     hole, opened = step.hole, True
-                    hole.hopeless = self._venue.backfill is None or (
-                        hole.last - hole.first >= MOST_BACKFILL_CHUNKS * self._venue.backfill_most
-                    )
+                    hole.hopeless = not self._can_fill(hole)
                     self._gap(symbol, hole.cause, hole.first, hole.last, filled=False)
                 case Filled():
                     self._gap(symbol, step.hole.cause, step.hole.first, step.hole.last, filled=True)
@@ -419,6 +417,12 @@ class Normalize:
                     self._restarted(symbol)
         if opened:
             self._backfill(symbol, marks)
+
+    def _can_fill(self, hole: Hole) -> bool:
+        venue = self._venue
+        by_time = venue.backfill_after is not None and hole.after is not None
+        few = hole.last - hole.first < MOST_BACKFILL_CHUNKS * venue.backfill_most
+        return few and (by_time or venue.backfill is not None)
 
     def _restarted(self, symbol: str) -> None:
         self._sink.count("tapeline_duplicates_total", "venue_reset")
@@ -436,11 +440,17 @@ class Normalize:
     def _backfill(self, symbol: str, marks: Marks, delay_s: float | None = None) -> None:
         """Ask for the next missing trades, one request of a symbol at a time."""
         if marks.asked is None and (wanted := marks.wanted(self._venue.backfill_most)) is not None:
-            marks.asked = wanted
+            first, last, after = wanted
+            marks.asked = first, last
             marks.asked_at = self._sink.now + BACKFILL_OVERDUE_NS + round((delay_s or 0) * SECOND)
-            first, last = str(wanted[0]), str(wanted[1])
             self._sink.request(
-                "backfill", symbol=symbol, channel="trade", first=first, last=last, delay_s=delay_s
+                "backfill",
+                symbol=symbol,
+                channel="trade",
+                first=str(first),
+                last=str(last),
+                after=None if self._venue.backfill_after is None else after,
+                delay_s=delay_s,
             )
 
     def _answer(self, name: str, recv: int, answer: Answer, line: bytes) -> None:

@@ -58,11 +58,12 @@ class Sink:
         last: str | None = None,
         reason: str | None = None,
         delay_s: float | None = None,
+        after: int | None = None,
     ) -> None:
         """Ask the connector for something."""
         number = f"{self._role}/{self.k}/{self._requests}"
         self._requests += 1
-        request = ControlRequest(number, op, symbol, channel, conn, first, last, reason, delay_s)
+        request = ControlRequest(number, op, symbol, channel, conn, first, last, reason, delay_s, after)
         self.out.lines["control"].append(_encode(request))
 
     def count(self, metric: str, reason: str) -> None:

@@ -44,6 +44,7 @@ class Hole(msgspec.Struct):
         last: As announced, never changed.
         missing: What is missing still: ranges in order, both ends included.
         cause: What was known when it was found.
+        after: Event time of the trade before what is missing first, ns; None: not known.
         hopeless: No longer asked for.
     """
 
@@ -52,6 +53,7 @@ class Hole(msgspec.Struct):
     missing: list[tuple[int, int]]
     cause: Cause
     hopeless: bool = False
+    after: int | None = None
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -185,7 +187,7 @@ class Marks(msgspec.Struct):
             trade = self.held.pop(0)
             first, last = span(trade)
             if first > self.high + 1:
-                yield self._open(self.high + 1, first - 1)
+                yield self._open(self.high + 1, first - 1, self.ts)
             if last > self.high:
                 self._pass(trade, last)
                 yield trade
@@ -201,11 +203,11 @@ class Marks(msgspec.Struct):
         """Give up waiting for what was claimed: it is a hole like one before a trade."""
         yield from self.declare()
         if self.claimed > self.high:
-            yield self._open(self.high + 1, self.claimed)
+            yield self._open(self.high + 1, self.claimed, self.ts)
             self.high, self.cause = self.claimed, "sequence"
 
-    def _open(self, first: int, last: int) -> Opened:
-        hole = Hole(first, last, [(first, last)], self.cause)
+    def _open(self, first: int, last: int, after: int | None) -> Opened:
+        hole = Hole(first, last, [(first, last)], self.cause, after=after)
         self.holes.append(hole)
         del self.holes[:-MOST_HOLES]
         return Opened(hole)
@@ -221,7 +223,7 @@ class Marks(msgspec.Struct):
             yield trade
         elif last < self.low and self.low - last < RESET_BELOW:
             if last + 1 < self.low:
-                yield self._open(last + 1, self.low - 1)
+                yield self._open(last + 1, self.low - 1, trade.ts_event)
             self.low = first
             yield trade
         else:
@@ -245,6 +247,8 @@ class Marks(msgspec.Struct):
                 left.append((low, min(high, first - 1)))
             if high > last:
                 left.append((max(low, last + 1), high))
+        if left and left[0][0] > hole.missing[0][0]:
+            hole.after = trade.ts_event
         hole.missing = left
         yield trade
         if not left:
@@ -257,12 +261,12 @@ class Marks(msgspec.Struct):
         hole = self._hole_of(first, last)
         return [Duplicate()] if hole is None else list(self._fill(hole, trade, first, last))
 
-    def wanted(self, most: int) -> tuple[int, int] | None:
-        """Return the next range to ask for, of at most ``most`` ids, or None."""
+    def wanted(self, most: int) -> tuple[int, int, int | None] | None:
+        """Return the next range to ask for, of at most ``most`` ids, and the time before it; or None."""
         for hole in self.holes:
             if not hole.hopeless:
                 low, high = hole.missing[0]
-                return low, min(high, low + most - 1)
+                return low, min(high, low + most - 1), hole.after
         return None
 
 

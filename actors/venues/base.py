@@ -264,6 +264,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             that cannot be used is told apart (``Unusable``) and costs the others nothing.
         snapshot: Instrument -> request, or None where the stream brings it.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
+        backfill_after: The same where trades are given by time only: (instrument, first id, last id, ns of
+            the trade before them); of what comes ``decode_rest`` takes those ids.
         open_interest: Instrument -> request, asked each ``open_interest_s`` or as often as the budget
             leaves room; None where a socket brings it, or nothing does.
         answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
@@ -294,6 +296,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     rows: Callable[[bytes], Sequence[Instrument | Unusable]]
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
+    backfill_after: Callable[[Instrument, str, str, int], Request] | None = None
     backfill_most: int = 1000
     open_interest: Callable[[Instrument], Request] | None = None
     open_interest_s: float = 10.0

@@ -7,16 +7,18 @@ acknowledgement a symbol, whatever one frame asked for; a refusal names the symb
 channel, and leaves a live, empty socket that goes on with heartbeats; no sequence, the checksum is all the
 proof there is, and a level that fell out of the subscribed depth is never deleted; a ``snapshot`` of trades
 is history. L1 is derived from the book: the ticker's ``bbo`` trigger is promised for prices only.
-REST and v1 call Bitcoin XBT and Dogecoin XDG, v2 calls them BTC and DOGE; nothing else differs.
+REST and v1 call Bitcoin XBT and Dogecoin XDG, v2 calls them BTC and DOGE; nothing else differs. REST gives
+past trades by their time only, with the ids that tell which of them are missing.
 
 Source: docs.kraken.com, WebSocket v2 channels book, trade, ticker, status, heartbeat, ping; guides
-"book checksum v2" and REST AssetPairs; as of 2026-05. Read against captures of 2024 to 2026.
+"book checksum v2" and REST AssetPairs, Trades; as of 2026-05. Read against captures of 2024 to 2026.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Final, Literal
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec.structs import replace
@@ -52,6 +54,9 @@ SYMBOLS_PER_FRAME: Final = 50  # chosen: no limit is published
 CHANNELS: Final[tuple[Channel, ...]] = ("trade", "book", "ticker")
 LISTED: Final = frozenset(("online", "limit_only", "post_only", "reduce_only", None))  # None: before 2022
 RENAMED: Final = {"XBT": "BTC", "XDG": "DOGE"}
+_OLD_NAMES: Final = {new: old for old, new in RENAMED.items()}
+BACKFILL_MOST: Final = 1000  # trades in one answer, documented
+_MARGIN_NS: Final = 1_000_000  # of a socket's time, which is cut to microseconds; REST's is not
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_YEAR: Final = 2001  # an empty market's ticker says 1970
 _LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
@@ -146,6 +151,16 @@ class _AssetPairs(msgspec.Struct):
     result: dict[str, _Pair] = {}
 
 
+class _PastTrades(msgspec.Struct):
+    error: list[str]
+    result: dict[str, msgspec.Raw] = {}  # the pair, by whatever name; and "last"
+
+
+# price, size, time in seconds, the taker's side, market or limit, miscellaneous, trade id
+_PastTrade = tuple[str, str, msgspec.Raw, Literal["b", "s"], str, str, _Id]
+
+_past_trades_decoder = msgspec.json.Decoder(_PastTrades)
+_past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
 _trades_decoder = msgspec.json.Decoder(_Trades)
 _books_decoder = msgspec.json.Decoder(_Books)
 _tickers_decoder = msgspec.json.Decoder(_Tickers)
@@ -304,13 +319,47 @@ def _acked(control: _Control, result: _Result, scratch: Scratch) -> Decoded:
 _NATIVE: Final[dict[str, Channel]] = {"trade": "trade", "book": "book", "ticker": "ticker"}
 
 
-def decode_rest(answer: Answer, _scratch: Scratch) -> list[Event]:
-    """Refuse: the stream brings its own snapshots, and past trades are not to be had by their ids.
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the trades of a backfill that were asked for, of those that came.
 
     Raises:
-        Unparseable: Always.
+        Unparseable: It is no such answer, or an error.
     """
-    raise Unparseable(f"no answer of this venue: {answer.request.op}")
+    request = answer.request
+    if request.op != "backfill" or request.symbol is None:
+        raise Unparseable(f"no answer of this venue: {request.op}")
+    told = read("Trades", _past_trades_decoder, answer.body.encode())
+    if told.error:
+        raise Unparseable(f"Trades: {', '.join(told.error)[:200]}")
+    pairs = [rows for name, rows in told.result.items() if name != "last"]
+    if len(pairs) != 1:
+        raise Unparseable(f"Trades: {len(pairs)} pairs in one answer")
+    first, last = int(request.first or 0), int(request.last or 0)
+    trades = sorted(read("Trades", _past_trade_rows_decoder, pairs[0]), key=lambda t: t[6])
+    return [_past_trade(t, request.symbol, scratch.recv) for t in trades if first <= t[6] <= last]
+
+
+def _past_trade(t: _PastTrade, symbol: str, recv: int) -> Trade:
+    price, size = trade_text(t[0], t[1])
+    aggressor = "buy" if t[3] == "b" else "sell"
+    ts, number = _seconds(number_text(t[2])), t[6]
+    return Trade(NAME, symbol, ts, recv, number, str(number), price, size, aggressor, backfilled=True)
+
+
+def _seconds(text: str) -> int:
+    whole, _, fraction = decimal_text(text).partition(".")
+    ns = int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
+    if text.startswith("-") or ns >= 1 << 63:
+        raise Unparseable(f"no time of a venue: {text[:40]}")
+    return ns
+
+
+def backfill_after(instrument: Instrument, first: str, last: str, after: int) -> Request:
+    """Return the request for trades ``first`` to ``last``, which came after a time (ns)."""
+    base, _, quote = instrument.native.partition("/")
+    pair = _OLD_NAMES.get(base, base) + _OLD_NAMES.get(quote, quote)  # of all pairs the listing's altname
+    query = urlencode({"pair": pair, "since": after - _MARGIN_NS, "count": BACKFILL_MOST})
+    return Request("backfill", f"/0/public/Trades?{query}", instrument.symbol, first=first, last=last)
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -416,7 +465,7 @@ def plan(
 LIMITS: Final = Limits(
     items_per_connection=600,  # chosen: none is published
     frames_per_s=10,  # documented as dynamic; clients keep below 20
-    weight_per_minute=30,  # chosen: only the listing is asked for
+    weight_per_minute=30,  # chosen: one request in two seconds; about one a second is documented
     connects_per_minute=12,  # documented as 150 in 10 minutes
 )
 
@@ -442,6 +491,8 @@ VENUE: Final = Venue(
     decode_rest=decode_rest,
     instruments=(Request("instruments", "/0/public/AssetPairs"),),
     rows=rows,
+    backfill_after=backfill_after,
+    backfill_most=BACKFILL_MOST,
     keepalive=Keepalive('{"method":"ping"}', 30.0),  # where all was refused no heartbeat comes
 )
 

@@ -14,6 +14,7 @@ from simulator_rig import MS, Desk, S
 
 from actors.model import codec
 from actors.model.events import Book, Channel, Event, Gap, Trade
+from actors.model.instruments import Instrument
 from actors.simulator.venue import Session
 from actors.stages import raw
 from actors.stages.book import View
@@ -140,8 +141,7 @@ class Chain:
                 assert self.venue.snapshot is not None
                 question = self.venue.snapshot(row)
             else:
-                assert self.venue.backfill is not None
-                question = self.venue.backfill(row, request.first or "", request.last or "")
+                question = self._backfill(row, request)
             status, body = self._ask(question)
             answer = Answer(question, status, body.decode(), request.id, request.conn)
             self._line(request.conn or "a.*", "h", answer)
@@ -160,6 +160,13 @@ class Chain:
             for subscription in frames(items, self.instruments, wire.next_id) if items else ():
                 wire.next_id += 1
                 self._send(wire, subscription)
+
+    def _backfill(self, row: Instrument, request: ControlRequest) -> Request:
+        first, last = request.first or "", request.last or ""
+        if self.venue.backfill_after is not None and request.after is not None:
+            return self.venue.backfill_after(row, first, last, request.after)
+        assert self.venue.backfill is not None
+        return self.venue.backfill(row, first, last)
 
     def _receive(self) -> None:
         for wire in list(self.wires):
@@ -217,12 +224,17 @@ class Chain:
         seen = self.trades[symbol]
         assert len(seen) == len(set(seen)), "a trade came twice"
         tape = range(min(seen), self.desk.house.by_symbol[symbol].live.tape.next)
-        holes: list[tuple[int, int]] = []
-        for gap in self.gaps:
-            if gap.channel == "trade" and gap.symbol == symbol and gap.first and gap.last:
-                span = (int(gap.first), int(gap.last))
-                holes.remove(span) if gap.filled else holes.append(span)
+        holes = [(first, last) for each, first, last in self.holes() if each == symbol]
         return [i for i in {*tape} - {*seen} if not any(first <= i <= last for first, last in holes)]
+
+    def holes(self) -> list[tuple[str | None, int, int]]:
+        """Return what is named as missing and was not filled: symbol, first and last id."""
+        holes: list[tuple[str | None, int, int]] = []
+        for gap in self.gaps:
+            if gap.channel == "trade" and gap.first and gap.last:
+                hole = (gap.symbol, int(gap.first), int(gap.last))
+                holes.remove(hole) if gap.filled else holes.append(hole)
+        return holes
 
 
 __all__ = ["MS", "Chain", "S"]

@@ -37,7 +37,7 @@ def test_books_are_true_and_holes_are_named_whatever_breaks(name: str) -> None:
     dice = random.Random(name)
     for _ in range(20):
         chain.run(dice.uniform(0.3, 1.5))
-        match dice.choice(("drop", "duplicate", "corrupt", "pause")):
+        match dice.choice(("drop", "duplicate", "corrupt", "gap", "null_price", "pause")):
             case "drop":
                 chain.close(dice.choice(chain.wires))
             case "pause":
@@ -49,6 +49,9 @@ def test_books_are_true_and_holes_are_named_whatever_breaks(name: str) -> None:
     assert chain.compared > 500
     for symbol in busiest(name):
         assert chain.missing_trades(symbol) == []
+    if VENUES[name].backfill or VENUES[name].backfill_after:
+        assert any(gap.filled for gap in chain.gaps)
+        assert not chain.holes()
 
 
 @pytest.mark.parametrize("name", [each for each in simulated() if VENUES[each].book_rule.checksum])

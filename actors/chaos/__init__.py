@@ -2,7 +2,7 @@
 
 1. Stages on one ``raw`` stream, their owners killed -9, stopped past their lease, the server killed: every
    output equals an undisturbed fold, by number and text.
-2. Connectors against the simulator, one leg, then two.
+2. Connectors against the simulated venues, one leg, then two.
 
 All of it on loopback, in a folder of its own, with servers and actors that it starts and ends itself.
 """
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import orjson
+import structlog
 
 from actors.chaos import connectors, stages
 from actors.chaos.report import MUST_BE_ZERO, Report
@@ -26,6 +27,8 @@ def main(*, as_json: bool = False, seed: int = 1, short: bool = False, server: s
         short: A tenth of it, in about half a minute.
         server: Path of a Redis or Valkey server; None for the embedded one.
     """
+    # Only the report is for stdout.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     report = Report(seed)
     if short:
         plan = stages.Plan(events=20_000, kills=8, stops=2, redis_kills=1)

@@ -1,33 +1,45 @@
-"""Scenario 2: connectors against the simulator, killed one at a time.
+"""Scenario 2: connectors against the simulator's venues, killed one at a time.
 
-Every trade of the simulator's tape must be in ``events`` or inside a ``gap``; with two legs there is no
-gap at all. Afterwards each published book equals the simulator's at the same sequence.
+Every trade of each venue's tape must be in ``events`` or inside a ``gap``; with two legs there is no gap at
+all. Afterwards each published book is the venue's own: at the same sequence, or at the same time where it
+has none; each sum in ``flow`` is that of the trades on the tape; and what the stages wrote is, by number
+and text, what an undisturbed fold makes of the very same ``raw``.
 """
 
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import orjson
 import structlog
 
 from actors.chaos.report import Report
-from actors.chaos.stages import LEASE_TTL_S, Watch, agrees, numbered, views
+from actors.chaos.stages import LEASE_TTL_S, READS, Watch, agrees, numbered, undisturbed, views
 from actors.formation import Formation, Unfinished, await_true, free_port
 from actors.model import codec
-from actors.model.events import Gap, Trade
+from actors.model.events import Cvd, Gap, Level, Trade
 from actors.stages.book import View
-from actors.streams.keys import Keys
+from actors.stages.trades import span
+from actors.streams.keys import Keys, Partition
 
 log = structlog.get_logger()
 
-SYMBOLS: Final = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
-_EVENTS_PER_S: Final = 500
+SYMBOLS: Final[Mapping[str, tuple[str, ...]]] = {
+    "binance": ("BTC-USDT", "ETH-USDT", "SOL-USDT"),
+    "kraken": ("BTC-USD", "ETH-USD", "XRP-USD"),
+    "okx": ("BTC-USDT", "BTC-USDT-PERP"),
+}
+_CHANNELS: Final = {"binance": ["trade", "book", "l1"], "kraken": ["trade", "book"], "okx": ["trade", "book"]}
+_EVENTS_PER_S: Final = 300  # a venue
 _CALM_S: Final = 0.4  # what a leg is left alone for after it speaks again
+_FINAL_NEWEST: Final = 400  # entries of raw to look for a leg's frames in
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Plan:
 
 def config(simulator: int, legs: int) -> str:
     """Return the configuration of this scenario."""
-    return f"""mode = "demo"
+    head = f"""mode = "demo"
 [streams]
 lease_ttl_s = {LEASE_TTL_S}
 retention_s = 86400
@@ -48,13 +60,17 @@ retention_bytes = 4294967296
 [simulator]
 port = {simulator}
 events_per_s = {_EVENTS_PER_S}
-[venues.binance]
-symbols = {list(SYMBOLS)!r}
-channels = ["trade", "book", "l1"]
-redundancy = {legs}
-ws_url = "ws://127.0.0.1:{simulator}/binance"
-rest_url = "http://127.0.0.1:{simulator}/binance"
 """
+    return head + "".join(
+        f"""[venues.{venue}]
+symbols = {list(symbols)!r}
+channels = {_CHANNELS[venue]!r}
+redundancy = {legs}
+ws_url = "ws://127.0.0.1:{simulator}/{venue}"
+rest_url = "http://127.0.0.1:{simulator}/{venue}"
+"""
+        for venue, symbols in SYMBOLS.items()
+    )
 
 
 class Control:
@@ -63,9 +79,10 @@ class Control:
     def __init__(self, port: int) -> None:
         self._base = f"http://127.0.0.1:{port}/control"
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, **query: object) -> Any:
         """Ask."""
-        with urlopen(f"{self._base}/{path}", timeout=20) as answer:  # noqa: S310 - loopback
+        asked = f"{path}?{urlencode({k: v for k, v in query.items() if v is not None})}"
+        with urlopen(f"{self._base}/{asked}", timeout=20) as answer:  # noqa: S310 - loopback
             return orjson.loads(answer.read())
 
     def post(self, path: str, document: object | None = None) -> Any:
@@ -74,15 +91,90 @@ class Control:
         with urlopen(request, timeout=20) as answer:  # noqa: S310
             return orjson.loads(answer.read())
 
-    def book(self, symbol: str, sequence: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """Return the true book at ``sequence``: (bids, asks)."""
-        truth = self.get(f"truth?symbol={symbol}&seq={sequence}")
+    def book(
+        self, venue: str, symbol: str, *, seq: int | None = None, ts: int | None = None
+    ) -> tuple[list[Level], list[Level]]:
+        """Return the true book, (bids, asks): at a sequence, as it was told with a time (ns), or now."""
+        truth = self.get("truth", venue=venue, symbol=symbol, seq=seq, ts=ts)
         return [(p, s) for p, s in truth["bids"]], [(p, s) for p, s in truth["asks"]]
 
-    def last_trades(self) -> dict[str, int]:
+    def shows(self, venue: str, symbol: str, view: View | None) -> bool:
+        """Whether a published book is live and the venue's own, where its last event says that it stands."""
+        if view is None or view.event is None:
+            return False
+        seq, ts = view.event.seq, view.event.ts_event
+        return agrees(view, self.book(venue, symbol, seq=seq, ts=ts if seq is None else None))
+
+    def tape(self, venue: str, symbol: str, first: int) -> dict[int, dict[str, str]]:
+        """Return every trade from id ``first`` on, by id."""
+        trades = self.get("tape", venue=venue, symbol=symbol, first=first)["trades"]
+        return {int(trade["id"]): trade for trade in trades}
+
+    def last_trades(self, venue: str) -> dict[str, int]:
         """Return the id of each symbol's last trade."""
-        symbols = self.get("status")["venues"]["binance"]["symbols"]
-        return {symbol: symbols[symbol]["last_trade"] for symbol in SYMBOLS}
+        symbols = self.get("status")["venues"][venue]["symbols"]
+        return {symbol: symbols[symbol]["last_trade"] for symbol in symbols}
+
+
+class Place:
+    """What stands in the streams of one venue."""
+
+    def __init__(self, venue: str, made: Formation, keys: Keys) -> None:
+        self.venue = venue
+        self.symbols = SYMBOLS[venue]
+        self.partition = Partition(venue, 0)
+        self.watch = Watch(made, keys, self.partition)
+
+    def speaks(self, leg: str, after_k: int) -> bool:
+        """Whether a leg has written data after number ``after_k`` of raw."""
+        mark = f" {leg}.".encode()
+        return any(
+            entry.k > after_k and any(mark in line[:24] and _is_data(line) for line in entry.lines)
+            for entry in self.watch.newest_entries("raw", _FINAL_NEWEST)
+        )
+
+    def apart(self, legs: list[str]) -> bool:
+        """Whether no process holds two legs: else its kill would be that of both."""
+        owners = [self.watch.leg_owner(leg) for leg in legs]
+        return None not in owners and len(set(owners)) == len(owners)
+
+    def folded(self) -> bool:
+        """Whether the stages have come to the end of what they read, but for the last ticks."""
+        watch = self.watch
+        return all(watch.cursor(role).k >= watch.head(stream).k - 2 for role, stream in READS.items())
+
+    def all_trade(self) -> bool:
+        """Whether every symbol has traded."""
+        return {trade.symbol for trade in self._found() if isinstance(trade, Trade)} == {*self.symbols}
+
+    def _found(self) -> Iterator[Trade | Gap]:
+        for _, line in numbered(self.watch.entries("events")):
+            if line.startswith((codec.TRADE, b'{"kind":"gap"')):
+                event = codec.decode(line)
+                if isinstance(event, Trade | Gap):
+                    yield event
+
+    def trades(self) -> tuple[dict[str, Counter[int]], dict[str, list[tuple[int, int]]], int]:
+        """Return ids with how often each came, the ranges of gaps still open, and how many there were."""
+        seen: dict[str, Counter[int]] = {symbol: Counter() for symbol in self.symbols}
+        holes: dict[str, list[tuple[int, int]]] = {symbol: [] for symbol in self.symbols}
+        found = 0
+        for event in self._found():
+            symbol = event.symbol or ""
+            if isinstance(event, Trade):
+                first, last = span(event)
+                seen[symbol].update(range(first, last + 1))
+            elif event.channel == "trade" and event.first and event.last:
+                hole = (int(event.first), int(event.last))
+                holes[symbol].remove(hole) if event.filled else holes[symbol].append(hole)
+                found += not event.filled
+        return seen, holes, found
+
+    def sums(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """Return the last sums of each symbol."""
+        events = (codec.decode(line) for _, line in numbered(self.watch.entries("flow")))
+        cvds = (event for event in events if isinstance(event, Cvd))
+        return {cvd.symbol or "": (Decimal(cvd.delta_base), Decimal(cvd.delta_quote)) for cvd in cvds}
 
 
 class Scenario:
@@ -93,145 +185,121 @@ class Scenario:
         self._control = control
         self._report = report
         self._dice = dice
-        self._keys = Keys()
-        self._watch = Watch(made, self._keys)
+        self._places = [Place(venue, made, Keys()) for venue in SYMBOLS]
 
     def run(self, plan: Plan) -> None:
         """Start, kill, calm the market, compare."""
         self._made.run("simulator")
-        for role in ("connector", "connector", "normalizer", "bookbuilder"):
+        for role in ("connector", "connector", *READS):
             self._made.run(role)
         legs = ["a", "b"][: plan.legs]
-        await_true("the first trades arrive", self._trades_flow, 30)
-        for leg in legs:
-            await_true(f"leg {leg} speaks", lambda leg=leg: self._frames_of(leg, 0), 30)
+        await_true("the first trades arrive", self._all(lambda place: place.all_trade()), 40, 0.2)
         for i in range(plan.kills):
-            await_true("the legs are on instances of their own", lambda: self._apart(legs), 60, 0.05)
-            for leg in legs:
-                head = self._watch.head("raw").k
-                await_true(f"leg {leg} speaks", lambda leg=leg, k=head: self._frames_of(leg, k), 30)
-            self._kill(legs[i % len(legs)])
+            await_true("the legs are on instances of their own", self._all(lambda p: p.apart(legs)), 60, 0.05)
+            self._speak(legs, {place: place.watch.head("raw").k for place in self._places})
+            self._kill(self._places[i % len(self._places)], legs[i % len(legs)], legs)
         self._calm()
-        self._compare(plan)
+        for place in self._places:
+            self._compare(place, plan)
+        self._made.close_actors()
+        for place in self._places:
+            self._compare_folds(place)
 
-    def _trades_flow(self) -> bool:
-        return len(self._symbols_seen()) == len(SYMBOLS)
+    def _all(self, holds: Callable[[Place], bool]) -> Callable[[], bool]:
+        return lambda: all(holds(place) for place in self._places)
 
-    def _symbols_seen(self) -> set[str]:
-        events = (
-            codec.decode(line) for _, line in numbered(self._watch.entries("events")) if _is_trade(line)
-        )
-        return {event.symbol for event in events if event.symbol}
+    def _speak(self, legs: list[str], since: Mapping[Place, int]) -> None:
+        for place, k in since.items():
+            for leg in legs:
+                what = f"leg {leg} of {place.venue} speaks"
+                await_true(what, lambda p=place, leg=leg, k=k: p.speaks(leg, k), 30, 0.03)
 
-    def _frames_of(self, leg: str, after_k: int) -> bool:
-        """Whether leg has written a frame after number ``after_k`` of raw."""
-        mark = f" {leg}.".encode()
-        return any(
-            entry.k > after_k
-            and any(mark in line[:24] and b' f {"stream' in line[:60] for line in entry.lines)
-            for entry in self._watch.newest_entries("raw", 400)
-        )
-
-    def _apart(self, legs: list[str]) -> bool:
-        """Whether no process holds two legs: else its kill would be that of both."""
-        owners = [self._watch.leg_owner(leg) for leg in legs]
-        return None not in owners and len(set(owners)) == len(owners)
-
-    def _kill(self, leg: str) -> None:
-        owner = await_true(f"leg {leg} has an owner", lambda: self._watch.leg_owner(leg), 30)
+    def _kill(self, place: Place, leg: str, legs: list[str]) -> None:
+        """Kill the owner of a leg, and with it whatever else it holds; wait until all of it goes on."""
+        owner = await_true(f"leg {leg} has an owner", lambda: place.watch.leg_owner(leg), 30)
         victim = self._made.child_of(owner)
-        before = self._watch.head("raw").k
+        lost = [(p, each) for p in self._places for each in legs if p.watch.leg_owner(each) == owner]
+        before = {p: p.watch.head("raw").k for p in self._places}
         victim.kill()
         at = time.monotonic()
         self._report.kills += 1
         self._made.run("connector")
-        await_true(f"leg {leg} goes on", lambda: self._frames_of_new(leg, before, owner), 60)
+        for p, each in lost:
+
+            def goes_on(p: Place = p, each: str = each) -> bool:
+                return p.watch.leg_owner(each) not in (None, owner) and p.speaks(each, before[p])
+
+            await_true(f"leg {each} of {p.venue} goes on", goes_on, 60, 0.01)
         self._report.recoveries_s.append(time.monotonic() - at)
         time.sleep(self._dice.uniform(0.0, _CALM_S))
-
-    def _frames_of_new(self, leg: str, after_k: int, former: str) -> bool:
-        return self._watch.leg_owner(leg) not in (None, former) and self._frames_of(leg, after_k)
 
     def _calm(self) -> None:
         """Let everybody recover, stop the market, and wait until its last trade has come through."""
         time.sleep(2.0)
         self._control.post("pause")
-        last = self._control.last_trades()
 
-        def arrived() -> bool:
-            seen, holes = self._trades()
+        def arrived(place: Place) -> bool:
+            seen, holes, _ = place.trades()
+            last = self._control.last_trades(place.venue)
             return all(
-                any(first <= wanted <= final for first, final in holes.get(symbol, ()))
-                or wanted in seen[symbol]
-                for symbol, wanted in last.items()
+                last[symbol] in seen[symbol] or any(a <= last[symbol] <= b for a, b in holes[symbol])
+                for symbol in place.symbols
             )
 
-        await_true("the last trades arrive", arrived, 60, 0.3)
+        def filled(place: Place) -> bool:
+            return not any(place.trades()[1].values())
 
-        def quiet() -> bool:
-            head = self._watch.head("events").k
-            return self._watch.cursor("bookbuilder").k >= head - 2  # ticks go on
-
-        await_true("the books are built", quiet, 30)
-        try:
-            await_true("the gaps are filled", lambda: not any(self._trades()[1].values()), 20, 0.3)
-        except Unfinished:
-            log.info("chaos_gaps_stay_open", gaps=self._trades()[1])
+        await_true("the last trades arrive", self._all(arrived), 60, 0.3)
+        for place in self._places:
+            try:
+                await_true("the gaps are filled", lambda place=place: filled(place), 10, 0.3)
+            except Unfinished:
+                log.info("chaos_gaps_stay_open", venue=place.venue, gaps=place.trades()[1])
         time.sleep(1.0)
+        await_true("all is folded", self._all(lambda place: place.folded()), 30, 0.1)
 
-    def _trades(self) -> tuple[dict[str, Counter[int]], dict[str, list[tuple[int, int]]]]:
-        """Return trade ids with how often each came, and the ranges of gaps that are still open."""
-        seen: dict[str, Counter[int]] = {symbol: Counter() for symbol in SYMBOLS}
-        holes: dict[str, list[tuple[int, int]]] = {}
-        found = 0
-        for _, line in numbered(self._watch.entries("events")):
-            if _is_trade(line):
-                trade = codec.decode(line)
-                if isinstance(trade, Trade) and trade.symbol:
-                    seen[trade.symbol][int(trade.id)] += 1
-            elif line.startswith(b'{"kind":"gap"'):
-                gap = codec.decode(line)
-                if isinstance(gap, Gap) and gap.channel == "trade" and gap.symbol and gap.first and gap.last:
-                    span = (int(gap.first), int(gap.last))
-                    if gap.filled:
-                        holes[gap.symbol].remove(span)
-                    else:
-                        found += 1
-                        holes.setdefault(gap.symbol, []).append(span)
-        self._gaps = found
-        return seen, holes
-
-    def _compare(self, plan: Plan) -> None:
+    def _compare(self, place: Place, plan: Plan) -> None:
         report = self._report
-        seen, holes = self._trades()
-        last = self._control.last_trades()
-        for symbol in SYMBOLS:
+        seen, holes, gaps = place.trades()
+        last = self._control.last_trades(place.venue)
+        sums = place.sums()
+        shown = views(numbered(place.watch.entries("books")))
+        for symbol in place.symbols:
             ids = seen[symbol]
+            tape = self._control.tape(place.venue, symbol, min(ids))
             report.events += ids.total()
             report.duplicated += ids.total() - len(ids)
-            inside = holes.get(symbol, [])
-            tape = self._control.get(f"tape?symbol={symbol}&first={min(ids)}&last={last[symbol]}")
-            on_tape = {int(trade["id"]) for trade in tape["trades"]}
-            report.lost += len(set(range(min(ids), last[symbol] + 1)) - on_tape)  # the tape itself is whole
-            for trade in on_tape - set(ids):
-                report.unexplained += not any(first <= trade <= final for first, final in inside)
-            report.unexplained += len(set(ids) - on_tape)  # a trade that never was
-        report.gaps += self._gaps
+            report.lost += len(set(range(min(ids), last[symbol] + 1)) - set(tape))  # the tape itself is whole
+            for trade in set(tape) - set(ids):
+                report.unexplained += not any(first <= trade <= final for first, final in holes[symbol])
+            report.unexplained += len(set(ids) - set(tape))  # a trade that never was
+            report.sums_differing += sums.get(symbol) != _sums(tape[i] for i in ids if i in tape)
+            report.books_differing += not self._control.shows(place.venue, symbol, shown.get(symbol))
+        report.gaps += gaps
         if plan.legs > 1:
-            report.unexplained += self._gaps  # with two legs there is no reason for one
-        shown = views(numbered(self._watch.entries("books")))
-        for symbol in SYMBOLS:
-            view = shown.get(symbol)
-            report.books_differing += not (view is not None and self._is_true(symbol, view))
+            report.unexplained += gaps  # with two legs there is no reason for one
 
-    def _is_true(self, symbol: str, view: View) -> bool:
-        if view.event is None or view.event.seq is None:
-            return False
-        return agrees(view, self._control.book(symbol, view.event.seq))
+    def _compare_folds(self, place: Place) -> None:
+        """Compare all that the stages wrote with one fold of what they have folded."""
+        watch = place.watch
+        raw = (line for _, line in numbered(watch.entries("raw")))
+        ends = {role: watch.cursor(role).k for role in READS}
+        expected = undisturbed(place.partition, raw, has_l1="l1" in _CHANNELS[place.venue], ends=ends)
+        for stream, lines in expected.items():
+            self._report.compare(lines, numbered(watch.entries(stream)))
 
 
-def _is_trade(line: bytes) -> bool:
-    return line.startswith(codec.TRADE)
+def _sums(trades: Iterable[dict[str, str]]) -> tuple[Decimal, Decimal]:
+    base = quote = Decimal(0)
+    for trade in trades:
+        size = Decimal(trade["size"]) * (1 if trade["aggressor"] == "buy" else -1)
+        base += size
+        quote += size * Decimal(trade["price"])
+    return base, quote
+
+
+def _is_data(line: bytes) -> bool:
+    return b" f {" in line[:60] and b'"data":' in line and b'"channel":"status"' not in line
 
 
 def run(folder: Path, report: Report, plan: Plan, server: str | None = None) -> None:

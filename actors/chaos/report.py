@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import quantiles
 
 MUST_BE_ZERO = (
-    "lost", "duplicated", "reordered", "books_differing", "unexplained", "zombie_commits_accepted",
+    "lost", "duplicated", "reordered", "books_differing", "sums_differing", "unexplained",
+    "zombie_commits_accepted",
 )  # fmt: skip
 
 
@@ -16,8 +17,9 @@ class Report:
 
     ``events``: how many there were in ``events`` (of the second scenario: trades). ``lost``,
     ``duplicated``, ``reordered``: lines of the outputs against the undisturbed fold of the same ``raw``.
-    ``unexplained``: trades of the simulator's tape that are neither in ``events`` nor inside a gap.
-    ``books_differing``: published books unlike the truth.
+    ``unexplained``: trades of a venue's tape that are neither in ``events`` nor inside a gap.
+    ``books_differing``: published books unlike the truth. ``sums_differing``: cumulative volume deltas unlike
+    the sum of the trades on the tape.
     """
 
     seed: int
@@ -29,6 +31,7 @@ class Report:
     duplicated: int = 0
     reordered: int = 0
     books_differing: int = 0
+    sums_differing: int = 0
     unexplained: int = 0
     zombie_commits_accepted: int = 0
     gaps: int = 0

@@ -7,7 +7,7 @@ compared, number and text, with an undisturbed fold of the very same ``raw``.
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from actors.simulator.generate import Generated, generate
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
 from actors.stages.cvd import CumulativeDelta
-from actors.stages.fold import Output
+from actors.stages.fold import Fold, Output
 from actors.stages.normalize import Normalize
 from actors.streams.client import connect, hot
 from actors.streams.keys import Cursor, Keys, Partition, Stream
@@ -101,18 +101,19 @@ class Feed:
 class Watch:
     """What the streams and leases say, asked by a plain client."""
 
-    def __init__(self, made: Formation, keys: Keys) -> None:
+    def __init__(self, made: Formation, keys: Keys, partition: Partition = PARTITION) -> None:
         self._made = made
         self._keys = keys
+        self._partition = partition
         self.client = made.client()
 
     def owner(self, role: str) -> str | None:
         """Return who holds the role's lease now."""
-        return self._owner(self._keys.lease(PARTITION, role))
+        return self._owner(self._keys.lease(self._partition, role))
 
     def leg_owner(self, leg: str) -> str | None:
         """Return who holds a connector's leg now."""
-        return self._owner(self._keys.lease(PARTITION, "connector", leg))
+        return self._owner(self._keys.lease(self._partition, "connector", leg))
 
     def _owner(self, key: str) -> str | None:
         owner, until = self.client.hmget(key, ["owner", "until"])
@@ -128,24 +129,24 @@ class Watch:
 
     def cursor(self, role: str) -> Cursor:
         """Return how far the role has come in its input."""
-        text = self.client.hget(self._keys.cursor(PARTITION, role), f"c:{READS[role]}")
+        text = self.client.hget(self._keys.cursor(self._partition, role), f"c:{READS[role]}")
         return Cursor.parse(text) if text else Cursor(0, 0)
 
     def head(self, stream: Stream) -> Cursor:
         """Return the last number of a stream."""
-        last = self.client.xrevrange(self._keys.stream(PARTITION, stream), count=1)
+        last = self.client.xrevrange(self._keys.stream(self._partition, stream), count=1)
         return Cursor.parse(last[0][0]) if last else Cursor(0, 0)
 
     def newest_entries(self, stream: Stream, count: int) -> list[Entry]:
         """Return the last entries of a stream, newest first."""
-        rows = self.client.xrevrange(self._keys.stream(PARTITION, stream), count=count)
+        rows = self.client.xrevrange(self._keys.stream(self._partition, stream), count=count)
         return [_entry(row) for row in rows]
 
     def entries(self, stream: Stream) -> list[Entry]:
         """Return the whole stream."""
         found: list[Entry] = []
         start = "-"
-        key = self._keys.stream(PARTITION, stream)
+        key = self._keys.stream(self._partition, stream)
         while rows := self.client.xrange(key, min=start, count=500):
             found += [_entry(row) for row in rows]
             start = f"({rows[-1][0]}"
@@ -162,23 +163,32 @@ def numbered(entries: Iterable[Entry]) -> list[tuple[int, bytes]]:
     return [(entry.first + i, line) for entry in entries for i, line in enumerate(entry.lines)]
 
 
-def undisturbed(lines: Iterable[bytes]) -> dict[Stream, list[bytes]]:
-    """Fold ``raw`` in one go, in this process, and return what the streams made of it must be."""
-    venue = VENUES["binance"]
-    normalize = Normalize(venue, str(PARTITION))
-    bookbuild = Bookbuild(venue.name, venue.book_rule, has_l1=True)
+def undisturbed(
+    partition: Partition, lines: Iterable[bytes], *, has_l1: bool, ends: Mapping[str, int] | None = None
+) -> dict[Stream, list[bytes]]:
+    """Fold ``raw`` in one go, in this process, and return what the streams made of it must be.
+
+    ``ends``: how many events of its input each role has folded; all of them where it is not given.
+    """
+    venue = VENUES[partition.venue]
+    normalize = Normalize(venue, str(partition))
+    bookbuild = Bookbuild(venue.name, venue.book_rule, has_l1=has_l1)
+    analytics = CumulativeDelta(venue.name)
     first = Output(("events", "control", "dead"))
     second = Output(("books", "control", "dead"))
-    analytics = CumulativeDelta(venue.name)
     third = Output(("flow", "dead"))
-    events: list[bytes] = []
-    for k, line in enumerate(lines, 1):
-        normalize.fold(k, line, first)
-    events = list(first.lines["events"])
-    for k, line in enumerate(events, 1):
-        bookbuild.fold(k, line, second)
-        analytics.fold(k, line, third)
-    return {"events": events, "books": list(second.lines["books"]), "flow": list(third.lines["flow"])}
+
+    def fold(role: str, stage: Fold, given: Iterable[bytes], out: Output) -> None:
+        for k, line in enumerate(given, 1):
+            if ends is not None and k > ends[role]:
+                break
+            stage.fold(k, line, out)
+
+    fold("normalizer", normalize, lines, first)
+    events = first.lines["events"]
+    fold("bookbuilder", bookbuild, events, second)
+    fold("analytics", analytics, events, third)
+    return {"events": events, "books": second.lines["books"], "flow": third.lines["flow"]}
 
 
 def views(lines: Iterable[tuple[int, bytes]]) -> dict[str, View]:
@@ -335,7 +345,8 @@ class Scenario:
     def _compare(self, generated: Generated) -> None:
         streams: tuple[Stream, ...] = ("raw", *WRITES.values())
         entries: dict[Stream, list[Entry]] = {stream: self._watch.entries(stream) for stream in streams}
-        expected = undisturbed(line for entry in entries["raw"] for line in entry.lines)
+        raw = (line for entry in entries["raw"] for line in entry.lines)
+        expected = undisturbed(PARTITION, raw, has_l1=True)
         got = {stream: numbered(entries[stream]) for stream in expected}
         for stream in expected:
             self._report.compare(expected[stream], got[stream])

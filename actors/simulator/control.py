@@ -3,8 +3,9 @@
 ==================== ======================================================================================
 GET  status          seed, pace, connections, symbols with their sequences and trade ids, faults
 GET  truth           the book of ``venue``, ``symbol`` at ``seq``, or as it was told with time ``ts`` in ns
-                     (by default now), its best ``depth`` levels (all)
-GET  tape            the trades of ``venue``, ``symbol`` from id ``first`` to ``last`` (all that are kept)
+                     (by default now), its best ``depth`` levels (all); sizes in base currency
+GET  tape            the trades of ``venue``, ``symbol`` from id ``first`` to ``last`` (all that are kept);
+                     sizes in base currency
 GET  liquidations    what was closed by force of ``venue``, ``symbol``, from id ``first`` (all that are kept)
 GET  faults          what is wrong, and what will be
 POST fault           a ``faults.Fault``, or a list of them (a schedule)
@@ -157,7 +158,7 @@ class _Control:
         sequence, depth = _number(request.query, "seq"), _number(request.query, "depth")
         ts = _number(request.query, "ts")
         try:
-            book = shop.book(sequence if ts is None else shop.sequence(ts), depth)
+            book = shop.book(sequence if ts is None else shop.sequence(ts), depth, base=True)
         except Forgotten as e:
             raise _Bad(404, str(e)) from e
         return {"venue": shop.listing.venue, "symbol": shop.symbol, **book._asdict()}
@@ -175,7 +176,7 @@ class _Control:
             "symbol": shop.symbol,
             "first": first,
             "last": last,
-            "trades": shop.trades(first, last),
+            "trades": shop.trades(first, last, base=True),
         }
 
     async def liquidations(self, request: web.Request) -> object:

@@ -116,8 +116,10 @@ class Shop:
         oldest = max(0, book.oldest - self.offset)
         return Truth(oldest, book.sequence - self.offset, tape.first, tape.next)
 
-    def book(self, sequence: int | None = None, most: int | None = None) -> TrueBook:
+    def book(self, sequence: int | None = None, most: int | None = None, *, base: bool = False) -> TrueBook:
         """Return the best ``most`` levels a side as they were at a sequence (None: now).
+
+        ``base``: sizes in base currency, whatever the venue counts.
 
         Raises:
             Forgotten: That sequence is not known, or not any more.
@@ -125,20 +127,23 @@ class Shop:
         book = self.live.book
         at = book.sequence if sequence is None else sequence + self.offset
         levels = book.depth(most) if sequence is None else book.at(at, most)
-        return TrueBook(at - self.offset, self.texts(levels.bids), self.texts(levels.asks))
+        bids, asks = (self.texts(side, base=base) for side in levels)
+        return TrueBook(at - self.offset, bids, asks)
 
-    def texts(self, levels: Iterable[tuple[int, int]]) -> list[tuple[str, str]]:
-        """Return levels as the venue writes their numbers."""
+    def texts(self, levels: Iterable[tuple[int, int]], *, base: bool = False) -> list[tuple[str, str]]:
+        """Return levels as the venue writes their numbers; ``base``: sizes in base currency."""
+        if base:
+            return [(self.price(p).decode(), self.base(s, p).decode()) for p, s in levels]
         return [(self.price(p).decode(), self.size(s).decode()) for p, s in levels]
 
-    def trades(self, first: int, last: int) -> list[TrueTrade]:
-        """Return trades of the tape by id, both ends included."""
+    def trades(self, first: int, last: int, *, base: bool = False) -> list[TrueTrade]:
+        """Return trades of the tape by id, both ends included; ``base``: sizes in base currency."""
         return [
             TrueTrade(
                 id=str(trade.id),
                 ts=trade.ts,
                 price=self.price(trade.price).decode(),
-                size=self.size(trade.size).decode(),
+                size=(self.base(trade.size, trade.price) if base else self.size(trade.size)).decode(),
                 aggressor="buy" if trade.sign > 0 else "sell",
             )
             for trade in self.live.tape.read(first, last)
@@ -166,7 +171,7 @@ class Shop:
         if contract is None:
             return self.size(lots)
         step = float(self.listing.price_step)
-        return base_text(contract, self.listing.size_step, lots, price * step)
+        return trimmed(base_text(contract, self.listing.size_step, lots, price * step))
 
 
 class House:

@@ -556,6 +556,20 @@ def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any,
     assert not feed.asked()
 
 
+def test_a_quiet_channel_that_its_successor_has_acknowledged_leaves_no_gap() -> None:
+    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed.open("a.1", "trade", "ticker")
+    feed.trade("a.1", 5)
+    feed.open("a.2", "trade", acked=False)
+    feed.close("a.1")
+    assert [gap.first for gap in feed.of(Gap)] == ["6"]  # what came before the consent nobody heard
+    feed.ack("a.2", feed.ids)
+    feed.trade("a.2", 7)
+    feed.open("a.3", "trade")
+    feed.close("a.2")
+    assert not feed.of(Gap)
+
+
 def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> None:
     feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
     feed.open("a.1", "trade")

@@ -9,6 +9,7 @@ A new venue adds its table; nothing here.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]
         answer = Answer(request, 200, case["frame"], conn=CONN)
         return [shown(event) for event in VENUES[venue].decode_rest(answer, scratch)]
     for earlier in case["before"]:
-        VENUES[venue].decode(earlier.encode(), scratch)
+        with suppress(Unparseable):
+            VENUES[venue].decode(earlier.encode(), scratch)
     return [shown(said) for said in VENUES[venue].decode(frame, scratch)]
 
 

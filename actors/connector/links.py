@@ -335,9 +335,15 @@ class Slot:
     async def unsubscribe(
         self, items: Sequence[Item], conn: str | None = None, *, for_good: bool = True
     ) -> int | None:
-        """End the subscriptions of ``items``; ``for_good``: a later link leaves them out too."""
+        """End the subscriptions of ``items``; ``for_good``: a later link leaves them out too.
+
+        Where the venue has no word for that the connection is replaced.
+        """
         if for_good:
             self._off.update(items)
+        if self._side.venue.unsubscribe is None:
+            self.replace("a subscription is to end")
+            return None
         return await self._say(self._side.venue.unsubscribe, items, conn)
 
     async def _say(self, frames: "_Frames", items: Sequence[Item], conn: str | None) -> int | None:
@@ -402,7 +408,8 @@ class Slot:
         if not self._off:
             return self._planned.subscriptions
         items = [item for item in self.items if item not in self._off]
-        return self._side.venue.subscribe(items, self._instruments, 1)
+        asks_nothing = [s for s in self._planned.subscriptions if not s.items]
+        return [*asks_nothing, *self._side.venue.subscribe(items, self._instruments, 1)]
 
     async def _hand_over(self, fresh: Link) -> bool:
         """Close the old link once the new one carries frames; False, and the old stays, if it does not."""

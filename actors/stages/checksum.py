@@ -6,6 +6,8 @@ of the instrument is needed.
 """
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from itertools import zip_longest
 from typing import Final
 from zlib import crc32
 
@@ -15,6 +17,7 @@ from actors.stages.book import Levels
 Checksum = Callable[[Levels], int]
 
 KRAKEN_LEVELS: Final = 10  # whatever depth is subscribed
+BITFINEX_LEVELS: Final = 25
 
 
 def _digits(best_first: list[Level]) -> str:
@@ -31,4 +34,35 @@ def kraken(book: Levels) -> int:
     return crc32((_digits(asks) + _digits(bids)).encode())
 
 
-CHECKSUMS: Final[Mapping[str, Checksum]] = {"kraken": kraken}  # by the name in BookRule.checksum
+def _as_javascript(text: str) -> str:
+    """Return a number as JavaScript writes it: the fewest digits that read back as the same double."""
+    number = float(text)
+    digits = repr(number)
+    if digits.endswith(".0"):
+        return digits[:-2]
+    mantissa, e, exponent = digits.partition("e")
+    if not e:
+        return digits
+    if -6 <= int(exponent) < 21:
+        return f"{Decimal(digits):f}"
+    return f"{mantissa}e{int(exponent):+d}"
+
+
+def bitfinex(book: Levels) -> int:
+    """Return the CRC32 of the 25 best levels: bid, ask, bid, ask, each as ``price:amount``, asks negative.
+
+    Where a side has fewer levels, those there are. The venue sends it as a signed number of 32 bits; this
+    is the same without its sign.
+
+    Source: Bitfinex, "Websocket checksum", read 2026-09.
+    """
+    bids, asks = book.best_first(BITFINEX_LEVELS)
+    told = [[f"{_as_javascript(price)}:{_as_javascript(size)}" for price, size in bids]]
+    told.append([f"{_as_javascript(price)}:-{_as_javascript(size)}" for price, size in asks])
+    return crc32(":".join(level for pair in zip_longest(*told) for level in pair if level).encode())
+
+
+CHECKSUMS: Final[Mapping[str, Checksum]] = {
+    "bitfinex": bitfinex,
+    "kraken": kraken,
+}  # by the name in BookRule.checksum

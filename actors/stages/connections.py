@@ -139,7 +139,7 @@ class Ledger(msgspec.Struct):
 class Lost(msgspec.Struct, frozen=True):
     """An item that a closed connection had been giving, or of which one may have lost frames.
 
-    ``last``: no other connection gives it now. ``seq``: the last it gave.
+    ``last``: no other connection gives it, or has it acknowledged. ``seq``: the last it gave.
     """
 
     item: Item
@@ -216,9 +216,9 @@ class Connections:
         for item, sub in conn.subs.items():
             was_live = sub.heard and sub.state != "down"
             sub.state, sub.acked = "down", False
-            heirs = self._hand_over(item, sub)
+            self._hand_over(item, sub)
             if was_live:
-                lost.append(Lost(item, not heirs, sub.seq))
+                lost.append(Lost(item, not self._has_heir(item, sub), sub.seq))
             self._tell(item, reason)
         conn.pending.clear()
         return lost
@@ -328,7 +328,7 @@ class Connections:
     def holed(self, conn: Conn) -> list[Lost]:
         """Return what a connection gives that lost frames; but not books, whose numbers tell."""
         return [
-            Lost(item, not self.others_live(item, sub), sub.seq)
+            Lost(item, not self._has_heir(item, sub), sub.seq)
             for item, sub in conn.subs.items()
             if sub.state == "live" and item[0] != "book"
         ]
@@ -480,6 +480,10 @@ class Connections:
         """Return the same item's subscriptions on other open connections that give it."""
         return [other for _, other in self._others(item, sub) if other.state == "live"]
 
+    def _has_heir(self, item: Item, sub: Sub) -> bool:
+        """Tell whether another open connection gives ``item``, or would if there were anything to give."""
+        return any(other.state in ("live", "subscribed") for _, other in self._others(item, sub))
+
     def giving(self, item: Item) -> list[Sub]:
         """Return the subscriptions of ``item`` that give it now, or may at any moment for the first time."""
         subs = (conn.subs.get(item) for conn in self._ledger.conns.values() if conn.open)
@@ -493,14 +497,13 @@ class Connections:
                 other.active = False
             sub.active = True
 
-    def _hand_over(self, item: Item, sub: Sub) -> bool:
-        """Make another connection the active one of ``item``, if one gives it; tell whether one does."""
+    def _hand_over(self, item: Item, sub: Sub) -> None:
+        """Make another connection the active one of ``item``, if one gives it."""
         heirs = self.others_live(item, sub)
         if sub.active and heirs:
             sub.active, heirs[0].active = False, True
         elif sub.state == "down":
             sub.active = False
-        return bool(heirs)
 
     # ---- telling ----------------------------------------------------------------------------------
 

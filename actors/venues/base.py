@@ -40,7 +40,8 @@ class Endpoints(msgspec.Struct, frozen=True):
 class Subscription(msgspec.Struct, frozen=True):
     """One frame to send and what it asks for. ``id``: what its answer will carry, or None.
 
-    ``answers``: how many frames the venue answers it with. Also the payload of an ``s`` line in ``raw``.
+    Without ``items`` it asks for nothing and is sent on each connection. ``answers``: how many frames the
+    venue answers it with. Also the payload of an ``s`` line in ``raw``.
     """
 
     op: Literal["subscribe", "unsubscribe"]
@@ -256,7 +257,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         plan: (endpoints, instruments, channels) -> connections with all ``items_of`` them; splits by
             ``limits``.
         subscribe: (items, instruments by symbol, first id) -> frames for an open connection.
-        unsubscribe: The same, the other way.
+        unsubscribe: The same, the other way. None: what an end must name only the venue's frames tell, so
+            the connection is replaced.
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
         decode_rest: (answer, scratch) -> events of a snapshot, backfill, open interest; raises only
             ``Unparseable``. Called for answers of status 200 only.
@@ -289,7 +291,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     silence_s: Mapping[str, float]
     plan: Callable[[Endpoints, Sequence[Instrument], Sequence[Channel]], list[Connection]]
     subscribe: Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
-    unsubscribe: Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
+    unsubscribe: Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]] | None
     decode: Callable[[bytes, Scratch], list[Decoded]]
     decode_rest: Callable[[Answer, Scratch], list[Event]]
     instruments: Sequence[Request]

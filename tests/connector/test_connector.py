@@ -1,6 +1,7 @@
 """The connector against a venue of a few lines and a real Redis."""
 
 import json
+from typing import Any
 
 import anyio
 import pytest
@@ -8,10 +9,11 @@ from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, kinds, lines, o
 from fake_venue import listing as rows
 from msgspec.structs import replace
 
-from actors.connector import listing
+from actors.connector import listing, role
 from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
 from actors.venues import VENUES, binance
+from actors.venues.base import Connection, Subscription
 
 pytestmark = pytest.mark.redis
 
@@ -271,6 +273,37 @@ async def test_subscriptions_are_ended_and_begun_on_request(redis_server, settin
     assert [frame["id"] for _, frame in venue.received] == [1, 2, 3, 4, 1]
     assert venue.received[-1][1]["params"] == ["btcusdt@trade"]
     assert [json.loads(line.json["frame"]) for line in records] == [frame for _, frame in venue.received]
+
+
+async def test_where_no_subscription_can_be_ended_the_connection_is_replaced(
+    redis_server, settings_for, monkeypatch
+):
+    hello = Subscription("subscribe", [], '{"method":"HELLO","id":0}')
+
+    def plan(*asked: Any) -> list[Connection]:
+        return [Connection(c.url, [hello, *c.subscriptions]) for c in binance.plan(*asked)]
+
+    monkeypatch.setitem(VENUES, "binance", replace(binance.VENUE, unsubscribe=None, plan=plan))
+    monkeypatch.setattr(role, "OVERLAP_S", 0.3)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(
+                settings_for(server, venue.venue(symbols=["BTC-USDT"], channels=["trade", "l1"]))
+            ):
+                await until(lambda: len(venue.received) == 2)
+                first = (await until(lambda: of(client, "o")))[0].conn
+                ask(client, ControlRequest("n/1/0", "resubscribe", "BTC-USDT", "trade", first))
+                await until(lambda: len(venue.received) == 4)  # beside the old one
+                ask(client, ControlRequest("n/2/0", "resubscribe", "BTC-USDT", "trade", first))
+                await until(lambda: first in [line.conn for line in of(client, "x")])
+                second = of(client, "o")[1].conn
+                ask(client, ControlRequest("n/3/0", "unsubscribe", "BTC-USDT", "l1", second))
+                await until(lambda: len(venue.received) == 6)
+    assert [frame["method"] for _, frame in venue.received] == ["HELLO", "SUBSCRIBE"] * 3
+    assert sorted(venue.received[3][1]["params"]) == ["btcusdt@bookTicker", "btcusdt@trade"]
+    assert venue.received[5][1]["params"] == ["btcusdt@trade"]  # what was ended for good is left out
 
 
 async def test_every_record_of_a_subscription_stands_before_its_answer(redis_server, settings_for):

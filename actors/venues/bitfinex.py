@@ -1,0 +1,417 @@
+"""Bitfinex spot, WebSocket v2: trades, books proved by sequence and CRC32, and the 24 h ticker.
+
+Limits: 25 channels a connection (36 were accepted once), 20 connections a minute.
+Quirks: data name a channel number that only its acknowledgement tells, and that an end must name: so nothing
+is unsubscribed here, the connection is replaced. One sequence runs through all frames of a connection,
+heartbeats included: a jump loses every book of it, and trades and tickers may lack something. Each trade
+comes twice, ``te`` at once and ``tu`` a second later: ``te`` counts. A count of 0 deletes a level, and its
+amount of 1 or -1 tells the side only. Numbers are bare and may have exponents. A heartbeat may come before
+its channel's acknowledgement. Prices of books are rounded to 5 significant digits (P0), so BTC is in whole
+dollars. The ticker's sizes are sums of 25 levels, no L1. USDT is called UST; other codes have other names.
+
+Source: docs.bitfinex.com v2, ws-general, ws-public, ws-websocket-checksum, rest-public-conf; as of 2026-09.
+Read against captures of 2021 to 2026.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+
+from actors.model.decimals import decimal_text, is_zero, price_text, size_text, trade_text
+from actors.model.errors import Unparseable
+from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Closing,
+    Connection,
+    Decoded,
+    Endpoints,
+    Ignored,
+    Item,
+    Limits,
+    Missed,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    items_of,
+    number_text,
+    read,
+)
+
+NAME: Final = "bitfinex"
+MS: Final = 1_000_000  # ns
+LEVELS: Final = 100  # the venue deletes what falls out of them
+TIMESTAMP, SEQ_ALL, OB_CHECKSUM = 32_768, 65_536, 131_072
+FLAGS: Final = TIMESTAMP | SEQ_ALL | OB_CHECKSUM
+STREAMS: Final[dict[Channel, str]] = {"trade": "trades", "book": "book", "ticker": "ticker"}
+_CHANNELS: Final[dict[str, Channel]] = {name: channel for channel, name in STREAMS.items()}
+_RESTART, _PAUSE, _RESUME = 20_051, 20_060, 20_061  # codes of info
+_DUPLICATE: Final = 10_301  # of an error: it is subscribed already
+_TESTS: Final = frozenset(("AAA", "BBB", "TESTBTC", "TESTUSD", "TESTUSDT"))
+
+_Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
+_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
+
+
+class _Fill(msgspec.Struct, array_like=True):
+    id: _Id  # increases over all pairs
+    mts: _Ms
+    amount: msgspec.Raw  # base currency; below zero the taker sold
+    price: msgspec.Raw  # quote currency a unit of base
+
+
+class _Level(msgspec.Struct, array_like=True, gc=False):
+    price: msgspec.Raw
+    count: _Id  # 0 deletes
+    amount: msgspec.Raw  # base currency, absolute; below zero it is an ask
+
+
+class _Ticker(msgspec.Struct, array_like=True):
+    bid: msgspec.Raw
+    bid_size: msgspec.Raw
+    ask: msgspec.Raw
+    ask_size: msgspec.Raw
+    change: msgspec.Raw
+    relative: msgspec.Raw
+    last: msgspec.Raw
+    volume: msgspec.Raw  # base currency
+    high: msgspec.Raw
+    low: msgspec.Raw
+
+
+class _Platform(msgspec.Struct):
+    status: int
+
+
+class _Event(msgspec.Struct):
+    """A frame that is no data."""
+
+    event: str
+    channel: str | None = None
+    chanId: _Id | None = None  # noqa: N815 - the venue's name
+    symbol: str | None = None
+    code: int | None = None
+    msg: str = ""
+    status: str | None = None
+    flags: int | None = None
+    platform: _Platform | None = None
+
+
+_parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_fill_decoder = msgspec.json.Decoder(_Fill)
+_level_decoder = msgspec.json.Decoder(_Level)
+_levels_decoder = msgspec.json.Decoder(list[_Level])
+_ticker_decoder = msgspec.json.Decoder(_Ticker)
+_event_decoder = msgspec.json.Decoder(_Event)
+_seq_decoder = msgspec.json.Decoder(_Id)
+_ms_decoder = msgspec.json.Decoder(_Ms)
+_checksum_decoder = msgspec.json.Decoder(_Int32)
+_lists_decoder = msgspec.json.Decoder(tuple[list[str], list[tuple[str, str]]])
+
+
+class _Data(msgspec.Struct):
+    """A data frame taken apart: whose it is, its word (``te``, ``hb``, ...) or none, and what it holds."""
+
+    chan: str
+    word: bytes
+    payload: bytes
+    seq: int | None
+    ts_event: int | None
+
+
+def _taken_apart(frame: bytes) -> _Data:
+    parts = read("frame", _parts_decoder, frame)
+    if len(parts) < 2:
+        raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+    word = bytes(parts[1]) if bytes(parts[1])[:1] == b'"' else b""
+    at = 1 if word in (b"", b'"hb"') else 2
+    if len(parts) <= at:
+        raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+    extras = parts[at + 1 :]  # the sequence, then the time, as the flags ask
+    seq = read("sequence", _seq_decoder, extras[0]) if extras else None
+    time = read("timestamp", _ms_decoder, extras[1]) * MS if len(extras) > 1 else None
+    return _Data(str(parts[0], "latin-1"), word, bytes(parts[at]), seq, time)
+
+
+def _channels(scratch: Scratch) -> dict[str, list[Any]]:
+    """Return what is known by channel number: [channel, symbol, sequence of a book's last frame]."""
+    return cast("dict[str, list[Any]]", scratch.memory.setdefault("channels", {}))
+
+
+def _lost(scratch: Scratch, seq: int) -> list[Decoded]:
+    """Note ``seq``; where it does not follow the last one, say so, and that no book of it can be trusted."""
+    last = cast("int", scratch.memory.get("seq", 0))
+    scratch.memory["seq"] = seq
+    if seq == last + 1:
+        return []
+    missing = max(last + 1, seq - 1)  # the last one that was lost: no book is at it
+    said: list[Decoded] = [Missed()]
+    for known in _channels(scratch).values():
+        if known[0] == "book":
+            known[2] = missing
+            said.append(_delta(scratch, known[1], seq=missing, prev=missing))
+    return said
+
+
+def _delta(
+    scratch: Scratch,
+    symbol: str,
+    *,
+    seq: int,
+    prev: int,
+    levels: Sequence[_Level] = (),
+    ts_event: int | None = None,
+    checksum: int | None = None,
+) -> BookDelta:
+    bids, asks = _sides(levels)
+    return BookDelta(
+        NAME,
+        symbol,
+        ts_event,
+        scratch.recv,
+        seq,
+        scratch.conn,
+        bids,
+        asks,
+        last_seq=seq,
+        prev_seq=prev,
+        checksum=checksum,
+    )
+
+
+def _sides(levels: Sequence[_Level]) -> tuple[list[Level], list[Level]]:
+    bids: list[Level] = []
+    asks: list[Level] = []
+    for level in levels:
+        amount = number_text(level.amount)
+        size = size_text(amount.removeprefix("-"))
+        if is_zero(size):
+            raise Unparseable("a level of no size: nobody knows its side")
+        side = asks if amount[0] == "-" else bids
+        side.append((price_text(number_text(level.price)), size if level.count else "0"))
+    return bids, asks
+
+
+def _book(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
+    symbol, at, seq, ts_event = known[1], known[2], data.seq, data.ts_event
+    if data.word not in (b"", b'"cs"'):
+        return [Ignored("unknown_word")]
+    if seq is None:
+        raise Unparseable("a book without its sequence, which was asked for")
+    known[2] = seq  # even if the rest cannot be read: then the next change does not follow
+    said: list[Decoded]
+    if not data.word and data.payload[1:2] in (b"[", b"]"):
+        bids, asks = _sides(read("book", _levels_decoder, data.payload))
+        book = (NAME, symbol, ts_event, scratch.recv, seq, scratch.conn, bids, asks)
+        said = [BookSnapshot(*book, last_seq=seq)]
+    elif at is None:
+        raise Unparseable("a change of a book before its snapshot")
+    elif data.word:
+        crc = read("checksum", _checksum_decoder, data.payload) & 0xFFFF_FFFF
+        said = [_delta(scratch, symbol, seq=seq, prev=at, ts_event=ts_event, checksum=crc)]
+    else:
+        level = read("book", _level_decoder, data.payload)
+        said = [_delta(scratch, symbol, seq=seq, prev=at, ts_event=ts_event, levels=[level])]
+    return said
+
+
+def _trade(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
+    if data.word != b'"te"':
+        words = {b"": "history", b'"tu"': "trade_update"}
+        return [Ignored(words.get(data.word, "unknown_word"))]
+    fill = read("te", _fill_decoder, data.payload)
+    amount = number_text(fill.amount)
+    price, size = trade_text(number_text(fill.price), amount.removeprefix("-"))
+    aggressor: Aggressor = "sell" if amount[0] == "-" else "buy"
+    ts_event, identity = fill.mts * MS, str(fill.id)
+    return [Trade(NAME, known[1], ts_event, scratch.recv, fill.id, identity, price, size, aggressor)]
+
+
+def _price_or_none(raw: msgspec.Raw) -> str | None:
+    text = number_text(raw)
+    return None if text == "null" or is_zero(decimal_text(text)) else price_text(text)
+
+
+def _ticker(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
+    t = read("ticker", _ticker_decoder, data.payload)
+    volume = number_text(t.volume)
+    return [
+        Ticker(
+            NAME,
+            known[1],
+            data.ts_event,
+            scratch.recv,
+            None,
+            last=_price_or_none(t.last),
+            high=_price_or_none(t.high),
+            low=_price_or_none(t.low),
+            volume_base=None if volume == "null" else size_text(volume),
+        )
+    ]
+
+
+def _other(_data: _Data, _known: list[Any], _scratch: Scratch) -> list[Decoded]:
+    return [Ignored("not_ours")]
+
+
+_DATA: Final = {"book": _book, "trade": _trade, "ticker": _ticker, "": _other}
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says, and what the jump of the sequence before it does.
+
+    Raises:
+        Unparseable: It does not mean what its channel promises, or is no frame of this venue.
+    """
+    if not frame.startswith(b"["):
+        return [_event(read("frame", _event_decoder, frame), scratch)]
+    data = _taken_apart(frame)
+    said = [] if data.seq is None else _lost(scratch, data.seq)
+    known = _channels(scratch).get(data.chan)
+    if data.word == b'"hb"':  # it may come before its channel is known
+        return [*said, Ignored("heartbeat")]
+    if known is None:
+        return [*said, Ignored("unknown_channel"), Closing(f"a frame of channel {data.chan[:20]}, unknown")]
+    return [*said, *_DATA[known[0]](data, known, scratch)]
+
+
+def _event(event: _Event, scratch: Scratch) -> Decoded:
+    match event.event:
+        case "subscribed" | "unsubscribed":
+            return _answer(event, scratch)
+        case "error":
+            return _refusal(event, scratch)
+        case "info":
+            return _info(event)
+        case "conf" if event.status != "OK" or not (event.flags or 0) & SEQ_ALL:
+            return Closing(f"the sequence was asked for and not given: {event.status}, {event.flags}")
+        case "conf" | "pong":
+            return Ignored(event.event)
+        case _:
+            return Ignored("unknown_event")
+
+
+def _info(event: _Event) -> Decoded:
+    if event.code in (_RESTART, _RESUME):
+        return Closing(f"{event.code}: {event.msg[:200]}")
+    stopped = event.code == _PAUSE or (event.platform is not None and not event.platform.status)
+    return Ignored("maintenance" if stopped else "info")
+
+
+def _item(event: _Event, scratch: Scratch) -> Item | None:
+    channel = _CHANNELS.get(event.channel or "")
+    instrument = scratch.instruments.get(event.symbol or "")
+    return None if channel is None or instrument is None else (channel, instrument.symbol)
+
+
+def _answer(event: _Event, scratch: Scratch) -> Decoded:
+    if event.chanId is None:
+        raise Unparseable(f"{event.event} without its chanId")
+    channels, chan = _channels(scratch), str(event.chanId)
+    if event.event == "unsubscribed":
+        channels.pop(chan, None)
+        return Ignored("answer")
+    item = _item(event, scratch)
+    channels[chan] = ["", "", None] if item is None else [*item, None]
+    return Ignored("answer") if item is None else Acked(items=[item])
+
+
+def _refusal(event: _Event, scratch: Scratch) -> Decoded:
+    if event.code == _DUPLICATE:
+        return Ignored("duplicate")
+    item = _item(event, scratch)
+    return Refused(f"{event.code}: {event.msg[:200]}", items=None if item is None else [item])
+
+
+def decode_rest(answer: Answer, _scratch: Scratch) -> list[Event]:
+    """Refuse: the stream brings its own snapshots, and past trades are not to be had by their ids.
+
+    Raises:
+        Unparseable: Always.
+    """
+    raise Unparseable(f"no answer of this venue: {answer.request.op}")
+
+
+def rows(body: bytes) -> list[Instrument]:
+    """Return the pairs of the list, under the names that the map beside it has for their codes.
+
+    Raises:
+        Unparseable: The body is not these two lists.
+    """
+    pairs, names = read("conf", _lists_decoder, body)
+    named = dict(names)
+    split = [(pair, *(pair.split(":") if ":" in pair else (pair[:3], pair[3:]))) for pair in pairs]
+    return [
+        _instrument(pair, named.get(codes[0], codes[0]).upper(), named.get(codes[1], codes[1]).upper())
+        for pair, *codes in split
+        if len(codes) == 2 and all(codes) and not _TESTS & {*codes}
+    ]
+
+
+def _instrument(pair: str, base: str, quote: str) -> Instrument:
+    return Instrument(f"{base}-{quote}", f"t{pair}", base, quote)
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, a channel each; the venue's answers bear no number."""
+    subscriptions: list[Subscription] = []
+    for item in items:
+        channel, symbol = item
+        document = {"event": "subscribe", "channel": STREAMS[channel], "symbol": instruments[symbol].native}
+        if channel == "book":
+            document |= {"prec": "P0", "freq": "F0", "len": str(LEVELS)}
+        subscriptions.append(Subscription("subscribe", [item], msgspec.json.encode(document).decode()))
+    return subscriptions
+
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
+    by_symbol = {instrument.symbol: instrument for instrument in instruments}
+    symbols = list(by_symbol)
+    most = LIMITS.items_per_connection // max(1, len(channels))
+    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
+    url = f"{endpoints.ws}/ws/2"
+    return [Connection(url, [_CONF, *subscribe(items, by_symbol, 1)]) for items in parts]
+
+
+_CONF: Final = Subscription("subscribe", [], f'{{"event":"conf","flags":{FLAGS}}}', answers=2)  # and info
+
+LIMITS: Final = Limits(
+    items_per_connection=25,  # documented as 25 and as 30
+    frames_per_s=10,  # chosen: none is published
+    weight_per_minute=10,  # documented as 10 to 90, by endpoint
+    connects_per_minute=15,  # documented as 20, then a minute's ban
+)
+
+BOOK_RULE: Final = BookRule(snapshot="stream", join="pointer", chain="pointer", checksum="bitfinex")
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=Endpoints("wss://api-pub.bitfinex.com", "https://api-pub.bitfinex.com"),
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    book_rule=BOOK_RULE,
+    trade_ids="increasing",
+    silence_s={},  # a heartbeat comes for each channel, however quiet
+    first_s={"book": 15.0, "ticker": 15.0},  # chosen: both open with a snapshot, at once
+    quiet_s=20.0,  # a heartbeat comes each 15 s
+    plan=plan,
+    subscribe=subscribe,
+    unsubscribe=None,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/v2/conf/pub:list:pair:exchange,pub:map:currency:sym"),),
+    rows=rows,
+)

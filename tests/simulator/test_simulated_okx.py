@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from simulator_rig import MS, START, Desk, S, heard
 
+from actors.simulator import okx_stands
 from actors.simulator.venue import Reply, Session
 
 PUBLIC = "/ws/v5/public"
@@ -95,6 +96,26 @@ def test_a_book_of_400_levels_and_500_updates_is_the_truth_at_each(inst: str, sy
         told = heard(session)
     assert applied >= 500
     assert widest == 400
+
+
+@pytest.mark.parametrize("depth", [5, 70])
+def test_what_leaves_the_best_levels_is_removed_and_what_enters_them_told(
+    monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    monkeypatch.setattr(okx_stands, "DEPTH", depth)  # of a market that has some 70 levels a side
+    desk = Desk("okx", "XRP-USDT")
+    session, told = listening(desk, of("books", "XRP-USDT"))
+    reader, widths = Reader(), set[int]()
+    for _ in range(400):
+        for row in data(told, "books"):
+            reader.take(row)
+        truth = desk.house.by_symbol["XRP-USDT"].book(reader.seq, depth)
+        assert reader.best() == {"bids": truth.bids, "asks": truth.asks}
+        widths |= {*map(len, reader.sides.values())}
+        desk.run(0.1)
+        told = heard(session)
+    assert max(widths) == depth
+    assert (len(widths) > 1) == (depth > 5)
 
 
 def test_who_comes_later_joins_the_same_numbers(desk: Desk) -> None:

@@ -21,9 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from actors.model.decimals import (
-    decimal_text,
     is_plain_quote,
-    is_zero,
     levels_text,
     size_text,
     trade_text,
@@ -47,12 +45,11 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
-    items_of,
     read,
 )
+from actors.venues.common import MS, Id, Ms, asked_for, planned, price_or_none, quote, symbol_of
 
 NAME: Final = "binance"
-MS: Final = 1_000_000  # ns
 PARAMS_PER_FRAME: Final = 200  # what clients keep to; a message of more is refused as "too many parameters"
 SNAPSHOT_LEVELS: Final = 1000  # weight 50; levels beyond it are unknown until they change
 BACKFILL_MOST: Final = 1000
@@ -63,32 +60,27 @@ STREAMS: Final[dict[Channel, str]] = {
     "ticker": "ticker",
 }
 
-# The bounds tell units apart, so that none is guessed: ms of the years 2001 to 2262 (the last that ns in
-# 64 bits can say); seconds lie below, microseconds above, and are refused. An id fits 64 bits.
-_Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-
 
 class _Trade(msgspec.Struct, tag_field="e", tag="trade"):
     s: str  # native symbol
-    t: _Id  # trade id, one above the symbol's last
+    t: Id  # trade id, one above the symbol's last
     p: str  # price, quote currency a unit of base
     q: str  # size, base currency
-    T: _Ms  # time of the match
+    T: Ms  # time of the match
     m: bool  # the buyer is the maker
 
 
 class _Depth(msgspec.Struct, tag_field="e", tag="depthUpdate"):
-    E: _Ms  # time of sending
+    E: Ms  # time of sending
     s: str
-    U: _Id  # first update id in this frame
-    u: _Id  # last update id in this frame
+    U: Id  # first update id in this frame
+    u: Id  # last update id in this frame
     b: list[Level]  # absolute size, base currency; zero removes
     a: list[Level]
 
 
 class _BookTicker(msgspec.Struct):
-    u: _Id  # of the same ids as a depth's
+    u: Id  # of the same ids as a depth's
     s: str
     b: str  # "0.00000000" when the side is empty
     B: str
@@ -97,7 +89,7 @@ class _BookTicker(msgspec.Struct):
 
 
 class _Ticker(msgspec.Struct, tag_field="e", tag="24hrTicker"):
-    E: _Ms
+    E: Ms
     s: str
     c: str  # last
     o: str  # open
@@ -160,10 +152,10 @@ class _Snapshot(msgspec.Struct):
 
 
 class _PastTrade(msgspec.Struct):
-    id: _Id
+    id: Id
     price: str
     qty: str
-    time: _Ms
+    time: Ms
     isBuyerMaker: bool  # noqa: N815 - the venue's name
 
 
@@ -202,18 +194,11 @@ _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 
 
-def _symbol(native: str, scratch: Scratch) -> str:
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument.symbol
-
-
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
     price, size = trade_text(t.p, t.q)
     return Trade(
         scratch.venue,
-        _symbol(t.s, scratch),
+        symbol_of(t.s, scratch),
         t.T * MS,
         scratch.recv,
         t.t,
@@ -229,7 +214,7 @@ def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
     return BookDelta(
         scratch.venue,
-        _symbol(d.s, scratch),
+        symbol_of(d.s, scratch),
         d.E * MS,
         scratch.recv,
         d.u,
@@ -241,38 +226,24 @@ def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
     )
 
 
-def _price_or_none(text: str) -> str | None:
-    plain = decimal_text(text)
-    if is_zero(plain):
-        return None  # "0.00000000": the side is empty, there was no trade in the window
-    if plain[0] == "-":
-        raise Unparseable(f"not a price: {text[:40]!r}")
-    return plain
-
-
-def _side(price: str, size: str) -> tuple[str | None, str | None]:
-    plain = _price_or_none(price)
-    return (None, None) if plain is None else (plain, size_text(size))
-
-
 def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
-    symbol = _symbol(t.s, scratch)
+    symbol = symbol_of(t.s, scratch)
     if is_plain_quote(t.b, t.B, t.a, t.A):
         return L1(scratch.venue, symbol, None, scratch.recv, t.u, t.b, t.B, t.a, t.A)
-    return L1(scratch.venue, symbol, None, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
+    return L1(scratch.venue, symbol, None, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     return Ticker(
         scratch.venue,
-        _symbol(t.s, scratch),
+        symbol_of(t.s, scratch),
         t.E * MS,
         scratch.recv,
         None,
-        last=_price_or_none(t.c),
-        open=_price_or_none(t.o),
-        high=_price_or_none(t.h),
-        low=_price_or_none(t.l),
+        last=price_or_none(t.c),
+        open=price_or_none(t.o),
+        high=price_or_none(t.h),
+        low=price_or_none(t.l),
         volume_base=size_text(t.v),
         volume_quote=size_text(t.q),
     )
@@ -400,9 +371,9 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
         case "snapshot":
             return [_snapshot(read("snapshot", _snapshot_decoder, body), symbol, scratch)]
         case "backfill":
-            first, last = int(request.first or 0), int(request.last or -1)
-            rows = {row.id: row for row in read("historicalTrades", _past_trades_decoder, body)}
-            return [_past_trade(rows[n], symbol, scratch) for n in sorted(rows) if first <= n <= last]
+            rows = read("historicalTrades", _past_trades_decoder, body)
+            found = asked_for(rows, request, lambda row: row.id)
+            return [_past_trade(row, symbol, scratch) for row in found]
         case _:
             raise Unparseable(f"no answer of this venue: {request.op}")
 
@@ -504,14 +475,8 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
-    connections: list[Connection] = []
-    for start in range(0, len(symbols), most):
-        items = items_of(symbols[start : start + most], channels)
-        connections.append(Connection(f"{endpoints.ws}/stream", subscribe(items, by_symbol, 1)))
-    return connections
+    url = f"{endpoints.ws}/stream"
+    return planned(url, instruments, channels, LIMITS.items_per_connection, subscribe)
 
 
 def snapshot(instrument: Instrument) -> Request:

@@ -51,12 +51,11 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
-    items_of,
     read,
 )
+from actors.venues.common import MS, Id, Ms, asked_for, planned, price_or_none, quote, symbol_of
 
 NAME: Final = "binance_usdm"
-MS: Final = 1_000_000  # ns
 SNAPSHOT_LEVELS: Final = 1000
 PUBLIC: Final[dict[Channel, str]] = {"book": "depth@100ms", "l1": "bookTicker"}
 MARKET: Final[dict[Channel, str]] = {
@@ -67,46 +66,44 @@ MARKET: Final[dict[Channel, str]] = {
 }
 STREAMS: Final[dict[Channel, str]] = {**PUBLIC, **MARKET}
 
-_Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]  # as in ``binance``
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Maybe = Annotated[int, msgspec.Meta(ge=0, lt=9_223_372_036_854)]  # ms, 0: none
 _COIN_MARGINED: Final = 2
 
 
 class _Trade(msgspec.Struct):
     s: str  # native symbol
-    a: _Id  # aggregate id, one above the symbol's last
+    a: Id  # aggregate id, one above the symbol's last
     p: str  # price, quote currency a unit of base
     q: str  # size, base currency
-    T: _Ms  # time of the match
+    T: Ms  # time of the match
     m: bool  # the buyer is the maker
     st: int = 1  # 1: USD-margined
 
 
 class _Depth(msgspec.Struct):
-    T: _Ms
+    T: Ms
     s: str
-    U: _Id  # first update id in this frame
-    u: _Id  # last update id in this frame
-    pu: _Id  # ``u`` of the frame before
+    U: Id  # first update id in this frame
+    u: Id  # last update id in this frame
+    pu: Id  # ``u`` of the frame before
     b: list[Level]  # absolute size, base currency; zero removes
     a: list[Level]
     st: int = 1
 
 
 class _BookTicker(msgspec.Struct):
-    u: _Id
+    u: Id
     s: str
     b: str
     B: str
     a: str
     A: str
-    T: _Ms
+    T: Ms
     st: int = 1
 
 
 class _Ticker(msgspec.Struct):
-    E: _Ms
+    E: Ms
     s: str
     c: str  # last
     o: str  # open
@@ -118,7 +115,7 @@ class _Ticker(msgspec.Struct):
 
 
 class _Mark(msgspec.Struct):
-    E: _Ms
+    E: Ms
     s: str
     p: str  # mark price
     i: str  # index price
@@ -132,7 +129,7 @@ class _Order(msgspec.Struct):
     S: Literal["BUY", "SELL"]  # of the order: it sells a long
     ap: str  # average price of what was filled
     z: str  # filled in all, base currency
-    T: _Ms
+    T: Ms
     st: int = 1
 
 
@@ -146,24 +143,24 @@ class _Bare(binance.Reply):
 
 
 class _Snapshot(msgspec.Struct):
-    lastUpdateId: _Id  # noqa: N815 - the venue's name
+    lastUpdateId: Id  # noqa: N815 - the venue's name
     bids: list[Level]
     asks: list[Level]
-    T: _Ms | None = None
+    T: Ms | None = None
 
 
 class _PastTrade(msgspec.Struct):
-    a: _Id
+    a: Id
     p: str
     q: str
-    T: _Ms
+    T: Ms
     m: bool
 
 
 class _Interest(msgspec.Struct):
     openInterest: str  # noqa: N815 - the venue's name
     symbol: str
-    time: _Ms
+    time: Ms
 
 
 class _Row(msgspec.Struct):
@@ -200,13 +197,6 @@ _exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 _NOT_OURS: Final = Ignored("coin_margined")
 
 
-def _symbol(native: str, scratch: Scratch) -> str:
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument.symbol
-
-
 def _trade(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     t = read("aggTrade", _trade_decoder, data)
     if t.st == _COIN_MARGINED:
@@ -214,7 +204,7 @@ def _trade(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     price, size = both_text(t.p, t.q)
     # The taker is whoever is not the maker.
     side: Literal["buy", "sell"] = "sell" if t.m else "buy"
-    return Trade(NAME, _symbol(t.s, scratch), t.T * MS, scratch.recv, t.a, str(t.a), price, size, side)
+    return Trade(NAME, symbol_of(t.s, scratch), t.T * MS, scratch.recv, t.a, str(t.a), price, size, side)
 
 
 def _depth(data: msgspec.Raw, scratch: Scratch) -> Decoded:
@@ -225,7 +215,7 @@ def _depth(data: msgspec.Raw, scratch: Scratch) -> Decoded:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
     return BookDelta(
         NAME,
-        _symbol(d.s, scratch),
+        symbol_of(d.s, scratch),
         d.T * MS,
         scratch.recv,
         d.u,
@@ -238,28 +228,23 @@ def _depth(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     )
 
 
-def _side(price: str, size: str) -> tuple[str | None, str | None]:
-    plain = decimal_text(price)
-    return (None, None) if is_zero(plain) else (price_text(plain), size_text(size))
-
-
 def _book_ticker(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     t = read("bookTicker", _book_ticker_decoder, data)
     if t.st == _COIN_MARGINED:
         return _NOT_OURS
-    symbol, at = _symbol(t.s, scratch), t.T * MS
+    symbol, at = symbol_of(t.s, scratch), t.T * MS
     if is_plain_quote(t.b, t.B, t.a, t.A):
         return L1(NAME, symbol, at, scratch.recv, t.u, t.b, t.B, t.a, t.A)
-    return L1(NAME, symbol, at, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
+    return L1(NAME, symbol, at, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 
 def _ticker(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     t = read("ticker", _ticker_decoder, data)
     if t.st == _COIN_MARGINED:
         return _NOT_OURS
-    last, first, high, low = (None if is_zero(p) else price_text(p) for p in (t.c, t.o, t.h, t.l))
+    last, first, high, low = map(price_or_none, (t.c, t.o, t.h, t.l))
     volumes = size_text(t.v), size_text(t.q)
-    symbol = _symbol(t.s, scratch)
+    symbol = symbol_of(t.s, scratch)
     return Ticker(NAME, symbol, t.E * MS, scratch.recv, None, last, first, high, low, *volumes)
 
 
@@ -269,7 +254,7 @@ def _mark(data: msgspec.Raw, scratch: Scratch) -> Decoded:
         return _NOT_OURS
     return Funding(
         NAME,
-        _symbol(m.s, scratch),
+        symbol_of(m.s, scratch),
         m.E * MS,
         scratch.recv,
         None,
@@ -290,7 +275,7 @@ def _forced(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     sells = o.S == "SELL"
     return Liquidation(
         NAME,
-        _symbol(o.s, scratch),
+        symbol_of(o.s, scratch),
         o.T * MS,
         scratch.recv,
         None,
@@ -358,13 +343,14 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
             size = size_text(o.openInterest)  # a contract is a unit of base
             return [
                 OpenInterest(
-                    NAME, _symbol(o.symbol, scratch), o.time * MS, scratch.recv, None, size, size, None
+                    NAME, symbol_of(o.symbol, scratch), o.time * MS, scratch.recv, None, size, size, None
                 )
             ]
         case "backfill":
-            first, last = int(request.first or 0), int(request.last or -1)
-            rows = {row.a: row for row in read("aggTrades", _past_trades_decoder, body)}
-            return [_past_trade(rows[n], request.symbol, scratch) for n in sorted(rows) if first <= n <= last]
+            symbol = request.symbol
+            rows = read("aggTrades", _past_trades_decoder, body)
+            found = asked_for(rows, request, lambda row: row.a)
+            return [_past_trade(row, symbol, scratch) for row in found]
         case _:
             raise Unparseable(f"no answer of this venue: {request.op}")
 
@@ -438,16 +424,11 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry ``channels`` of ``instruments``, each route's by themselves."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
     connections: list[Connection] = []
     for route, streams in (("public", PUBLIC), ("market", MARKET)):
         ours: list[Channel] = [channel for channel in channels if channel in streams]
-        most = LIMITS.items_per_connection // max(1, len(ours))
-        for start in range(0, len(symbols) if ours else 0, most):
-            items = items_of(symbols[start : start + most], ours)
-            url = f"{endpoints.ws}/{route}/stream"
-            connections.append(Connection(url, subscribe(items, by_symbol, 1)))
+        url = f"{endpoints.ws}/{route}/stream"
+        connections += planned(url, instruments, ours, LIMITS.items_per_connection, subscribe)
     return connections
 
 

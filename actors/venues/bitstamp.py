@@ -39,21 +39,19 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
-    items_of,
     number_text,
     read,
 )
+from actors.venues.common import Id, no_answer, planned, step_text, symbol_of
 
 NAME: Final = "bitstamp"
 US: Final = 1000  # ns
 LEVELS: Final = 1000  # chosen: a book has some 2,000 a side
 STREAMS: Final[dict[Channel, str]] = {"trade": "live_trades_", "book": "diff_order_book_"}
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-
 
 class _Trade(msgspec.Struct):
-    id: _Id  # increases over all markets
+    id: Id  # increases over all markets
     type: Literal[0, 1]  # 0: the taker bought
     microtimestamp: str
     price: msgspec.Raw  # quote currency a unit of base
@@ -179,11 +177,7 @@ def _of_channel(said: _Frame, scratch: Scratch) -> Decoded:
 
 
 def _symbol(channel: str, stream: str, scratch: Scratch) -> str:
-    native = channel[len(stream) :]  # not what follows the last "_": ids are the venue's own
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument.symbol
+    return symbol_of(channel[len(stream) :], scratch)  # not after the last "_": ids are the venue's
 
 
 def _item(channel: str, scratch: Scratch) -> Item | None:
@@ -202,7 +196,7 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """
     request = answer.request
     if request.op != "snapshot" or request.symbol is None:
-        raise Unparseable(f"no answer of this venue: {request.op} of {request.symbol}")
+        no_answer(answer, scratch)
     s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
     # Seconds are too early a time: what is applied twice for it is absolute, and soon made good.
     at = _micros(f"{s.timestamp}000000" if s.microtimestamp is None else s.microtimestamp)
@@ -242,13 +236,9 @@ def _instrument(row: _Pair) -> Instrument | Unusable:
         native=row.url_symbol,
         base=base,
         quote=quote,
-        price_step=_step(row.counter_decimals),
-        size_step=_step(row.base_decimals),
+        price_step=step_text(row.counter_decimals),
+        size_step=step_text(row.base_decimals),
     )
-
-
-def _step(decimals: int | None) -> str | None:
-    return None if decimals is None else f"0.{'1':0>{decimals}}" if decimals else "1"
 
 
 def _frames(
@@ -277,11 +267,7 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
-    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
-    return [Connection(endpoints.ws, subscribe(items, by_symbol, 1)) for items in parts]
+    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
 
 
 def snapshot(instrument: Instrument) -> Request:

@@ -15,13 +15,13 @@ as of 2026-07. Read against captures of 2021 to 2026.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
+from actors.model.decimals import levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -44,28 +44,25 @@ from actors.venues.base import (
     items_of,
     read,
 )
+from actors.venues.common import Id, asked_for, date_ns, no_answer, planned, price_or_none, symbol_of
 
 NAME: Final = "coinbase"
 LEVELS: Final = 1000  # chosen: what is kept of the tens of thousands that a book has
 BACKFILL_MOST: Final = 1000  # documented: most rows of a page
 STREAMS: Final[dict[Channel, str]] = {"book": "level2_batch", "trade": "matches", "ticker": "ticker"}
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_YEAR: Final = 2001  # an update may say 0001-01-01, and is valid all the same
-_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, microseconds
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Side = Literal["buy", "sell"]
 _TAKER: Final[dict[_Side, Aggressor]] = {"buy": "sell", "sell": "buy"}  # by the maker's side
 
 
 class _Match(msgspec.Struct):
-    trade_id: _Id  # one above the product's last
+    trade_id: Id  # one above the product's last
     side: _Side  # the maker's
     size: str  # base currency
     price: str  # quote currency a unit of base
     product_id: str
-    sequence: _Id  # of all that happens in the product: gaps mean nothing here
+    sequence: Id  # of all that happens in the product: gaps mean nothing here
     time: _Time
 
 
@@ -89,18 +86,18 @@ class _Ticker(msgspec.Struct):
     high_24h: str
     low_24h: str
     volume_24h: str  # base currency
-    sequence: _Id | None = None
+    sequence: Id | None = None
     time: _Time | None = None
 
 
 class _Heartbeat(msgspec.Struct):
     product_id: str
-    last_trade_id: _Id
+    last_trade_id: Id
 
 
 class _LastMatch(msgspec.Struct):
     product_id: str
-    trade_id: _Id
+    trade_id: Id
 
 
 class _Subscribed(msgspec.Struct):
@@ -122,7 +119,7 @@ class _Bare(msgspec.Struct):
 
 
 class _PastTrade(msgspec.Struct):
-    trade_id: _Id
+    trade_id: Id
     side: _Side  # the maker's
     size: str
     price: str
@@ -152,18 +149,8 @@ _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _products_decoder = msgspec.json.Decoder(list[_Product])
 
 
-def _symbol(native: str, scratch: Scratch) -> str:
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument.symbol
-
-
 def _ns(time: datetime | None) -> int | None:
-    if time is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
-        return None
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+    return None if time is None else date_ns(time)  # an update may say 0001-01-01, and is valid all the same
 
 
 def _trade(
@@ -186,17 +173,17 @@ def _trade(
 
 def _match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     match = read("match", _match_decoder, frame)
-    return [_trade(match, _symbol(match.product_id, scratch), match.sequence, scratch)]
+    return [_trade(match, symbol_of(match.product_id, scratch), match.sequence, scratch)]
 
 
 def _last_match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     last = read("last_match", _last_match_decoder, frame)
-    return [Ignored("history"), Latest(_symbol(last.product_id, scratch), last.trade_id)]
+    return [Ignored("history"), Latest(symbol_of(last.product_id, scratch), last.trade_id)]
 
 
 def _heartbeat(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     beat = read("heartbeat", _heartbeat_decoder, frame)
-    return [Ignored("heartbeat"), Latest(_symbol(beat.product_id, scratch), beat.last_trade_id)]
+    return [Ignored("heartbeat"), Latest(symbol_of(beat.product_id, scratch), beat.last_trade_id)]
 
 
 def _best(levels: list[Level], *, descending: bool) -> list[Level]:
@@ -212,7 +199,7 @@ def _snapshot(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     return [
         BookSnapshot(
             NAME,
-            _symbol(book.product_id, scratch),
+            symbol_of(book.product_id, scratch),
             _ns(book.time),
             scratch.recv,
             None,
@@ -233,7 +220,7 @@ def _update(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     except Unparseable:  # rarely a size is no number, and only that level is wrong
         bids, asks = _sound(bids), _sound(asks)
         said += [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
-    symbol = _symbol(book.product_id, scratch)
+    symbol = symbol_of(book.product_id, scratch)
     return [
         BookDelta(NAME, symbol, _ns(book.time), scratch.recv, None, scratch.conn, bids, asks),
         *said,
@@ -251,24 +238,19 @@ def _sound(levels: list[Level]) -> list[Level]:
     return sound
 
 
-def _price_or_none(text: str) -> str | None:
-    plain = decimal_text(text)
-    return None if is_zero(plain) else price_text(plain)
-
-
 def _ticker(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     t = read("ticker", _ticker_decoder, frame)
     return [
         Ticker(
             NAME,
-            _symbol(t.product_id, scratch),
+            symbol_of(t.product_id, scratch),
             _ns(t.time),
             scratch.recv,
             t.sequence,
-            last=_price_or_none(t.price),
-            open=_price_or_none(t.open_24h),
-            high=_price_or_none(t.high_24h),
-            low=_price_or_none(t.low_24h),
+            last=price_or_none(t.price),
+            open=price_or_none(t.open_24h),
+            high=price_or_none(t.high_24h),
+            low=price_or_none(t.low_24h),
             volume_base=size_text(t.volume_24h),
         )
     ]
@@ -348,13 +330,12 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request = answer.request
-    if request.op != "backfill" or request.symbol is None:
-        raise Unparseable(f"no answer of this venue: {request.op} of {request.symbol}")
+    request, symbol = answer.request, answer.request.symbol
+    if request.op != "backfill" or symbol is None:
+        no_answer(answer, scratch)
     rows = read("trades", _past_trades_decoder, answer.body.encode(errors="replace"))
-    first, last = int(request.first or 0), int(request.last or -1)
-    found = {row.trade_id: row for row in rows if first <= row.trade_id <= last}
-    return [_trade(found[n], request.symbol, None, scratch, backfilled=True) for n in sorted(found)]
+    found = asked_for(rows, request, lambda row: row.trade_id)
+    return [_trade(row, symbol, None, scratch, backfilled=True) for row in found]
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -413,11 +394,7 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
-    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
-    return [Connection(endpoints.ws, subscribe(items, by_symbol, 1)) for items in parts]
+    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
+from actors.model.decimals import decimal_text, levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -46,6 +46,16 @@ from actors.venues.base import (
     number_text,
     read,
 )
+from actors.venues.common import (
+    Id,
+    asked_for,
+    date_ns,
+    no_answer,
+    planned,
+    price_or_none,
+    step_text,
+    symbol_of,
+)
 
 NAME: Final = "kraken"
 DEPTHS: Final = (10, 25, 100, 500, 1000)  # any other is refused
@@ -58,11 +68,8 @@ _OLD_NAMES: Final = {new: old for old, new in RENAMED.items()}
 BACKFILL_MOST: Final = 1000  # trades in one answer, documented
 _MARGIN_NS: Final = 1_000_000  # of a socket's time, which is cut to microseconds; REST's is not
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_YEAR: Final = 2001  # an empty market's ticker says 1970
-_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, microseconds
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Crc = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 _Kind = Literal["snapshot", "update"]
 
@@ -72,7 +79,7 @@ class _Trade(msgspec.Struct):
     side: Literal["buy", "sell"]  # the taker's
     price: msgspec.Raw  # quote currency a unit of base
     qty: msgspec.Raw  # base currency
-    trade_id: _Id  # one above the symbol's last
+    trade_id: Id  # one above the symbol's last
     timestamp: _Time  # of the match
 
 
@@ -157,7 +164,7 @@ class _PastTrades(msgspec.Struct):
 
 
 # price, size, time in seconds, the taker's side, market or limit, miscellaneous, trade id
-_PastTrade = tuple[str, str, msgspec.Raw, Literal["b", "s"], str, str, _Id]
+_PastTrade = tuple[str, str, msgspec.Raw, Literal["b", "s"], str, str, Id]
 
 _past_trades_decoder = msgspec.json.Decoder(_PastTrades)
 _past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
@@ -169,25 +176,18 @@ _control_decoder = msgspec.json.Decoder(_Control)
 _asset_pairs_decoder = msgspec.json.Decoder(_AssetPairs)
 
 
-def _symbol(native: str, scratch: Scratch) -> str:
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument.symbol
-
-
 def _ns(time: datetime) -> int:
-    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+    ns = date_ns(time)
+    if ns is None:
         raise Unparseable(f"no time of a venue: {time}")
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+    return ns
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
     price, size = trade_text(number_text(t.price), number_text(t.qty))
     return Trade(
         NAME,
-        _symbol(t.symbol, scratch),
+        symbol_of(t.symbol, scratch),
         _ns(t.timestamp),
         scratch.recv,
         t.trade_id,
@@ -212,7 +212,7 @@ def _levels(levels: list[_Level]) -> list[Level]:
 def _book(b: _Book, kind: _Kind, scratch: Scratch) -> BookSnapshot | BookDelta:
     return (BookSnapshot if kind == "snapshot" else BookDelta)(
         NAME,
-        _symbol(b.symbol, scratch),
+        symbol_of(b.symbol, scratch),
         None if b.timestamp is None else _ns(b.timestamp),
         scratch.recv,
         None,
@@ -229,15 +229,14 @@ def _books(frame: bytes, scratch: Scratch) -> list[Decoded]:
 
 
 def _price_or_none(raw: msgspec.Raw) -> str | None:
-    plain = decimal_text(number_text(raw))
-    return None if is_zero(plain) else price_text(plain)  # 0: a market that sleeps
+    return price_or_none(number_text(raw))  # 0: a market that sleeps
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     time = t.timestamp
     return Ticker(
         NAME,
-        _symbol(t.symbol, scratch),
+        symbol_of(t.symbol, scratch),
         None if time is None or time == _EPOCH else _ns(time),
         scratch.recv,
         None,
@@ -295,7 +294,7 @@ def _decode_control(control: _Control, frame: bytes, scratch: Scratch) -> Decode
     if error is not None and (about_ours or control.method is None):
         items: list[Item] | None = None
         if control.symbol is not None:
-            symbol = _symbol(control.symbol, scratch)
+            symbol = symbol_of(control.symbol, scratch)
             items = [(channel, symbol) for channel in CHANNELS]  # it does not say which
         return Refused(error[:200], control.req_id, items)
     if about_ours and control.success and control.result is not None:
@@ -313,7 +312,7 @@ def _acked(control: _Control, result: _Result, scratch: Scratch) -> Decoded:
         return Ignored("answer")
     if control.method == "unsubscribe" and control.req_id is None:
         return Ignored("answer")  # by items it would look like consent
-    return Acked(control.req_id, [(channel, _symbol(result.symbol, scratch))])
+    return Acked(control.req_id, [(channel, symbol_of(result.symbol, scratch))])
 
 
 _NATIVE: Final[dict[str, Channel]] = {"trade": "trade", "book": "book", "ticker": "ticker"}
@@ -327,16 +326,16 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """
     request = answer.request
     if request.op != "backfill" or request.symbol is None:
-        raise Unparseable(f"no answer of this venue: {request.op}")
+        no_answer(answer, scratch)
     told = read("Trades", _past_trades_decoder, answer.body.encode())
     if told.error:
         raise Unparseable(f"Trades: {', '.join(told.error)[:200]}")
     pairs = [rows for name, rows in told.result.items() if name != "last"]
     if len(pairs) != 1:
         raise Unparseable(f"Trades: {len(pairs)} pairs in one answer")
-    first, last = int(request.first or 0), int(request.last or 0)
-    trades = sorted(read("Trades", _past_trade_rows_decoder, pairs[0]), key=lambda t: t[6])
-    return [_past_trade(t, request.symbol, scratch.recv) for t in trades if first <= t[6] <= last]
+    symbol = request.symbol
+    trades = asked_for(read("Trades", _past_trade_rows_decoder, pairs[0]), request, lambda row: row[6])
+    return [_past_trade(row, symbol, scratch.recv) for row in trades]
 
 
 def _past_trade(t: _PastTrade, symbol: str, recv: int) -> Trade:
@@ -389,13 +388,9 @@ def _instrument(pair: _Pair, wsname: str) -> Instrument:
         native=f"{base}/{quote}",  # AAPLx/USD: case counts
         base=base.upper(),
         quote=quote.upper(),
-        price_step=_step(pair.pair_decimals) if pair.tick_size is None else price_text(pair.tick_size),
-        size_step=_step(pair.lot_decimals),
+        price_step=step_text(pair.pair_decimals) if pair.tick_size is None else price_text(pair.tick_size),
+        size_step=step_text(pair.lot_decimals),
     )
-
-
-def _step(decimals: int) -> str:
-    return f"0.{'1':0>{decimals}}" if decimals else "1"
 
 
 def _params(channel: Channel, op: str, depth: int) -> dict[str, object]:
@@ -451,15 +446,8 @@ def plan(
     depth: int = DEPTH,
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
-    connections: list[Connection] = []
-    for start in range(0, len(symbols), most):
-        items: list[Item] = [(c, symbol) for c in channels for symbol in symbols[start : start + most]]
-        frames = subscribe(items, by_symbol, 1, depth=depth)
-        connections.append(Connection(f"{endpoints.ws}/v2", frames))
-    return connections
+    most = LIMITS.items_per_connection
+    return planned(f"{endpoints.ws}/v2", instruments, channels, most, partial(subscribe, depth=depth))
 
 
 LIMITS: Final = Limits(

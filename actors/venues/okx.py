@@ -68,9 +68,17 @@ from actors.venues.base import (
     items_of,
     read,
 )
+from actors.venues.common import (
+    Id,
+    asked_for,
+    instrument_of,
+    ms_text,
+    no_answer,
+    planned,
+    price_or_none,
+)
 
 NAME: Final = "okx"
-MS: Final = 1_000_000  # ns
 BOOK_LEVELS: Final = 400  # documented: what ``books`` holds of a side
 BOOKS_PER_CONNECTION: Final = 25  # documented: fewer than 30
 ITEMS_PER_FRAME: Final = 100  # chosen: some 20 KB where 64 KB are allowed
@@ -92,7 +100,6 @@ _CONSENT: Final = "liquidations from"  # when they were acknowledged, ns
 _COMPANIONS: Final = frozenset(("mark-price", "index-tickers"))  # of funding-rate
 
 # An id, sequence or count may come as text or as a number: the decoders are lax about that, and only that.
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Seq = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Side = Literal["buy", "sell"]
@@ -111,7 +118,7 @@ class _Of(msgspec.Struct):
 
 
 class _Trade(msgspec.Struct):
-    tradeId: _Id  # noqa: N815 - the last of ``count`` fills
+    tradeId: Id  # noqa: N815 - the last of ``count`` fills
     px: str
     sz: str  # base currency; of swaps: contracts
     side: _Side  # the taker's
@@ -285,23 +292,6 @@ _past_trades_decoder = msgspec.json.Decoder(_PastTrades, strict=False)
 _rows_decoder = msgspec.json.Decoder(_Rows)
 
 
-def _instrument(native: str, scratch: Scratch) -> Instrument:
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument
-
-
-def _ns(text: str | None) -> int | None:
-    """Return ms as ns; None where the venue gives no time, which it may spell ``""`` or ``"0"``."""
-    if not text or text == "0":
-        return None
-    # 13 digits are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
-    if len(text) != 13 or not (text.isdigit() and text.isascii()) or text >= "9223372036854":
-        raise Unparseable(f"not a time in ms: {text[:40]!r}")
-    return int(text) * MS
-
-
 def _base(size: str, price: str, instrument: Instrument) -> str:
     contract, kind = instrument.contract_size, instrument.contract_kind
     return size if contract is None or kind is None else to_base(size, contract, kind, price)
@@ -311,10 +301,6 @@ def _some(text: str) -> str | None:
     return None if not text else size_text(text)
 
 
-def _price_or_none(text: str) -> str | None:
-    return None if not text or is_zero(text) else price_text(text)
-
-
 def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: bool = False) -> Trade:
     price, size = trade_text(t.px, t.sz)
     if t.count > t.tradeId + 1:
@@ -322,7 +308,7 @@ def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: b
     return Trade(
         NAME,
         instrument.symbol,
-        _ns(t.ts),
+        ms_text(t.ts),
         scratch.recv,
         t.seqId,
         str(t.tradeId),
@@ -337,7 +323,7 @@ def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: b
 
 def _trades(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("trades", _trades_decoder, frame)
-    instrument = _instrument(said.arg.instId, scratch)
+    instrument = instrument_of(said.arg.instId, scratch)
     return [_trade(t, instrument, scratch) for t in said.data]
 
 
@@ -347,7 +333,7 @@ def _levels(levels: list[_Level]) -> list[Level]:
 
 def _books(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("books", _books_decoder, frame)
-    instrument = _instrument(said.arg.instId, scratch)
+    instrument = instrument_of(said.arg.instId, scratch)
     whole = said.action == "snapshot"
     return [_book(b, instrument, scratch, whole=whole) for b in said.data]
 
@@ -357,7 +343,7 @@ def _book(b: _Book, instrument: Instrument, scratch: Scratch, *, whole: bool) ->
     return kind(
         NAME,
         instrument.symbol,
-        _ns(b.ts),
+        ms_text(b.ts),
         scratch.recv,
         b.seqId,
         scratch.conn,
@@ -380,12 +366,12 @@ def _touch(levels: list[_Level], instrument: Instrument) -> tuple[str | None, st
 
 def _bbos(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("bbo-tbt", _bbos_decoder, frame)
-    instrument = _instrument(said.arg.instId, scratch)
+    instrument = instrument_of(said.arg.instId, scratch)
     return [
         L1(
             NAME,
             instrument.symbol,
-            _ns(b.ts),
+            ms_text(b.ts),
             scratch.recv,
             b.seqId,
             *_touch(b.bids, instrument),
@@ -397,19 +383,19 @@ def _bbos(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
 
 def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("tickers", _tickers_decoder, frame)
-    instrument = _instrument(said.arg.instId, scratch)
+    instrument = instrument_of(said.arg.instId, scratch)
     spot = instrument.contract_size is None
     return [
         Ticker(
             NAME,
             instrument.symbol,
-            _ns(t.ts),
+            ms_text(t.ts),
             scratch.recv,
             None,
-            last=_price_or_none(t.last),
-            open=_price_or_none(t.open24h),
-            high=_price_or_none(t.high24h),
-            low=_price_or_none(t.low24h),
+            last=price_or_none(t.last) if t.last else None,
+            open=price_or_none(t.open24h) if t.open24h else None,
+            high=price_or_none(t.high24h) if t.high24h else None,
+            low=price_or_none(t.low24h) if t.low24h else None,
             volume_base=_some(t.vol24h if spot else t.volCcy24h),
             volume_quote=_some(t.volCcy24h) if spot else None,
         )
@@ -455,7 +441,7 @@ def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquid
     return Liquidation(
         NAME,
         instrument.symbol,
-        _ns(d.ts),
+        ms_text(d.ts),
         scratch.recv,
         None,
         d.side,
@@ -468,10 +454,10 @@ def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquid
 
 def _open_interests(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("open-interest", _open_interests_decoder, frame)
-    symbol = _instrument(said.arg.instId, scratch).symbol
+    symbol = instrument_of(said.arg.instId, scratch).symbol
     return [
         OpenInterest(
-            NAME, symbol, _ns(o.ts), scratch.recv, None, size_text(o.oi), _some(o.oiCcy), _some(o.oiUsd)
+            NAME, symbol, ms_text(o.ts), scratch.recv, None, size_text(o.oi), _some(o.oiCcy), _some(o.oiUsd)
         )
         for o in said.data
     ]
@@ -479,17 +465,17 @@ def _open_interests(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
 
 def _fundings(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("funding-rate", _fundings_decoder, frame)
-    symbol = _instrument(said.arg.instId, scratch).symbol
+    symbol = instrument_of(said.arg.instId, scratch).symbol
     return [
         Funding(
             NAME,
             symbol,
-            _ns(f.ts),
+            ms_text(f.ts),
             scratch.recv,
             None,
             rate=decimal_text(f.fundingRate),
             predicted_rate=decimal_text(f.nextFundingRate) if f.nextFundingRate else None,
-            next_ts=_ns(f.fundingTime),
+            next_ts=ms_text(f.fundingTime),
         )
         for f in said.data
     ]
@@ -497,18 +483,18 @@ def _fundings(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
 
 def _marks(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("mark-price", _marks_decoder, frame)
-    symbol = _instrument(said.arg.instId, scratch).symbol
+    symbol = instrument_of(said.arg.instId, scratch).symbol
     return [
-        Funding(NAME, symbol, _ns(m.ts), scratch.recv, None, mark=price_text(m.markPx)) for m in said.data
+        Funding(NAME, symbol, ms_text(m.ts), scratch.recv, None, mark=price_text(m.markPx)) for m in said.data
     ]
 
 
 def _indexes(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     """Return the index price of the swap whose underlying it is: an index bears the name of a spot pair."""
     said = read("index-tickers", _indexes_decoder, frame)
-    symbol = _instrument(said.arg.instId + SWAP, scratch).symbol
+    symbol = instrument_of(said.arg.instId + SWAP, scratch).symbol
     return [
-        Funding(NAME, symbol, _ns(i.ts), scratch.recv, None, index=price_text(i.idxPx)) for i in said.data
+        Funding(NAME, symbol, ms_text(i.ts), scratch.recv, None, index=price_text(i.idxPx)) for i in said.data
     ]
 
 
@@ -630,13 +616,12 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     request = answer.request
     instrument = next((i for i in scratch.instruments.values() if i.symbol == request.symbol), None)
     if request.op != "backfill" or instrument is None:
-        raise Unparseable(f"no answer of this venue: {request.op} of {request.symbol}")
+        no_answer(answer, scratch)
     body = read("history-trades", _past_trades_decoder, answer.body.encode(errors="replace"))
     if body.code != "0":
         raise Unparseable(f"history-trades: {body.code[:20]}: {body.msg[:200]}")
-    first, last = int(request.first or 0), int(request.last or -1)
-    found = {row.tradeId: row for row in body.data if first <= row.tradeId <= last}
-    return [_trade(found[n], instrument, scratch, backfilled=True) for n in sorted(found)]
+    found = asked_for(body.data, request, lambda row: row.tradeId)
+    return [_trade(row, instrument, scratch, backfilled=True) for row in found]
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
@@ -748,14 +733,10 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
+    most = LIMITS.items_per_connection
     if "book" in channels:
-        most = min(most, BOOKS_PER_CONNECTION)
-    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
-    url = f"{endpoints.ws}/ws/v5/public"
-    return [Connection(url, subscribe(items, by_symbol, 1)) for items in parts if items]
+        most = min(most, BOOKS_PER_CONNECTION * len(channels))
+    return planned(f"{endpoints.ws}/ws/v5/public", instruments, channels, most, subscribe)
 
 
 LIMITS: Final = Limits(

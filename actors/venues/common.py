@@ -1,0 +1,134 @@
+"""What several venues' files need: units, and small steps from a frame's words to an event's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final, NoReturn, TypeVar
+
+import msgspec
+
+from actors.model.decimals import decimal_text, is_zero, price_text, size_text
+from actors.model.errors import Unparseable
+from actors.model.events import Channel
+from actors.model.instruments import Instrument
+from actors.venues.base import Answer, Connection, Item, Request, Scratch, Subscription, items_of
+
+MS: Final = 1_000_000  # ns
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_YEAR: Final = 2001  # "0001-01-01" and "1970-01-01" stand for no time at all
+_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
+
+# The bounds tell units apart, so that none is guessed: ms of the years 2001 to 2262 (the last that ns in
+# 64 bits can say); seconds lie below, microseconds above, and are refused. An id fits 64 bits.
+Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Row = TypeVar("Row")
+
+_Subscribe = Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
+
+
+def instrument_of(native: str, scratch: Scratch) -> Instrument:
+    """Return the instrument that the venue calls ``native``.
+
+    Raises:
+        Unparseable: The connection does not know it.
+    """
+    instrument = scratch.instruments.get(native)
+    if instrument is None:
+        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
+    return instrument
+
+
+def symbol_of(native: str, scratch: Scratch) -> str:
+    """Return the canonical symbol of what the venue calls ``native``.
+
+    Raises:
+        Unparseable: The connection does not know it.
+    """
+    return instrument_of(native, scratch).symbol
+
+
+def price_or_none(text: str) -> str | None:
+    """Return a price as plain text, None for zero: there was no trade, the side is empty.
+
+    Raises:
+        Unparseable: No decimal number, or below zero.
+    """
+    plain = decimal_text(text)
+    return None if is_zero(plain) else price_text(plain)
+
+
+def quote(
+    bid: str, bid_size: str, ask: str, ask_size: str
+) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return best bid and ask with their sizes as ``L1`` orders them; None for a side whose price is zero.
+
+    Raises:
+        Unparseable: No decimal numbers, or below zero.
+    """
+    return (*_side(bid, bid_size), *_side(ask, ask_size))
+
+
+def _side(price: str, size: str) -> tuple[str | None, str | None]:
+    plain = price_or_none(price)
+    return (None, None) if plain is None else (plain, size_text(size))
+
+
+def ms_text(text: str | None) -> int | None:
+    """Return ms as ns; None where the venue gives no time, which it may spell ``""`` or ``"0"``.
+
+    Raises:
+        Unparseable: Not ms of the years 2001 to 2262.
+    """
+    if not text or text == "0":
+        return None
+    # 13 digits are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
+    if len(text) != 13 or not (text.isdigit() and text.isascii()) or text >= "9223372036854":
+        raise Unparseable(f"not a time in ms: {text[:40]!r}")
+    return int(text) * MS
+
+
+def date_ns(time: datetime) -> int | None:
+    """Return a time with its zone as ns; None for a year that no venue means."""
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        return None
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+def step_text(decimals: int | None) -> str | None:
+    """Return the step that so many decimals allow: ``0.01`` for 2; None for None."""
+    return None if decimals is None else f"0.{'1':0>{decimals}}" if decimals else "1"
+
+
+def asked_for(rows: Sequence[Row], request: Request, number: Callable[[Row], int]) -> list[Row]:
+    """Return those of a backfill's rows that lie in the range of ``request``, once each, by their number."""
+    first, last = int(request.first or 0), int(request.last or -1)
+    found = {n: row for row in rows if first <= (n := number(row)) <= last}
+    return [found[n] for n in sorted(found)]
+
+
+def no_answer(answer: Answer, _scratch: Scratch) -> NoReturn:
+    """Refuse a REST answer that this venue is never asked for.
+
+    Raises:
+        Unparseable: Always.
+    """
+    raise Unparseable(f"no answer of this venue: {answer.request.op} of {answer.request.symbol}")
+
+
+def planned(
+    url: str,
+    instruments: Sequence[Instrument],
+    channels: Sequence[Channel],
+    most: int,
+    subscribe: _Subscribe,
+) -> list[Connection]:
+    """Return connections to ``url`` that carry all ``channels`` of ``instruments``; a symbol stays on one.
+
+    ``most``: items that one may carry.
+    """
+    by_symbol = {instrument.symbol: instrument for instrument in instruments}
+    symbols = list(by_symbol)
+    step = most // max(1, len(channels))
+    parts = (items_of(symbols[start : start + step], channels) for start in range(0, len(symbols), step))
+    return [Connection(url, subscribe(items, by_symbol, 1)) for items in parts if items]

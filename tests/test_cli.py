@@ -90,6 +90,7 @@ def test_help_has_an_example(tapeline: Tapeline, command: tuple[str, ...]):
         (("run",), "requires an argument"),
         (("config", "check", "config/dmo.toml"), 'did you mean "config/demo.toml"?'),
         (("bench", "--only", "latencies"), 'did you mean "latency"?'),
+        (("bench", "--venue", "okex"), 'there is no venue "okex"'),
         (("readers", "forgt", "x"), 'did you mean "forget"?'),
         (("readers", "forget"), "forget which reader?"),
     ],

@@ -1,7 +1,12 @@
 """``tapeline bench``: what the pipeline does on this machine, in relation to a bare loop in the same run.
 
 Each row runs several times; plain names hold the best run, ``median`` and ``ratio_to_bare`` stand beside.
-Frames come from the simulator's generator, so it runs anywhere and needs no network.
+What the venues say is recorded from the simulator first, so it runs anywhere and needs no network.
+
+All rows but ``book`` and ``fanout`` are about three venues, a partition each, with one normalizer, one
+bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster delivers those sums too,
+one more message a trade, and they are not counted as events. The row ``memory`` takes minutes and runs only
+when it is named.
 """
 
 import sys
@@ -13,10 +18,15 @@ from typing import Final, cast
 import orjson
 
 from actors.bench import rows
-from actors.bench.tape import record
+from actors.bench.tape import SYMBOLS, record
 
-ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "sockets")
+ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "sockets", "memory")
+VENUES: Final = tuple(SYMBOLS)
+_LONG: Final = frozenset({"memory"})  # only where it is named
+_TAPELESS: Final = frozenset({"book", "fanout", "sockets", "memory"})
 _MOST_EVENTS_PER_S: Final = 90_000  # chosen: what a run's tape is long enough for
+_RECORDED_PER_S: Final = 12_000  # chosen: so that it begins again once a run at the rate of the latency row
+_MEMORY_EVENTS: Final = (1_000_000, 10_000_000)  # DESIGN 16
 
 
 def main(
@@ -25,6 +35,7 @@ def main(
     seconds: float = 15.0,
     runs: int = 5,
     only: Sequence[str] = (),
+    venues: Sequence[str] = (),
     seed: int = 1,
 ) -> int:
     """Run the rows and print their figures. Exit code 0, or 1 when an event was lost.
@@ -33,19 +44,32 @@ def main(
         as_json: One JSON document on stdout; else lines for people.
         seconds: How long each run measures.
         runs: How often each row runs; a bare loop alternates with it.
-        only: Rows to run, of ``ROWS``; empty for all.
+        only: Rows to run, of ``ROWS``; empty for all but those that take minutes.
+        venues: Of ``VENUES``; empty for all.
         seed: Of the generated market.
     """
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    chosen = [row for row in ROWS if not only or row in only]
+    chosen = [row for row in ROWS if row in only or not (only or row in _LONG)]
     with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
-        frames = int(_MOST_EVENTS_PER_S * (seconds + 3)) if set(chosen) - {"book", "fanout"} else 1000
-        say(f"generating {frames:,} frames …")
-        bench = rows.Bench(record(Path(folder), seed, frames), seconds, runs, say)
-        figures: dict[str, object] = {"runs": runs, "seconds": seconds, "spin_ms": round(rows.spin_ms(), 1)}
+        needed = 0 if _TAPELESS.issuperset(chosen) else seconds + 3
+        say("recording the simulated venues …")
+        tape = record(
+            Path(folder),
+            seed,
+            int(_MOST_EVENTS_PER_S * needed),
+            int(_RECORDED_PER_S * needed),
+            tuple(venues or VENUES),
+        )
+        bench = rows.Bench(tape, seconds, runs, say)
+        figures: dict[str, object] = {
+            "runs": runs,
+            "seconds": seconds,
+            "venues": " ".join(tape.venues),
+            "spin_ms": round(rows.spin_ms(), 1),
+        }
         lost = 0
         for row in chosen:
             figures |= _MEASURES[row](bench)
@@ -109,6 +133,14 @@ def _latency(bench: rows.Bench) -> dict[str, object]:
     return {**figures, "lost": lost}
 
 
+def _memory(bench: rows.Bench) -> dict[str, object]:
+    """Run once, however many runs were asked for; the plain name holds the worst actor's."""
+    few, many = rows.memory_once(bench, *_MEMORY_EVENTS)
+    ratios = {f"memory_ratio_{role}": round(many[role] / few[role], 3) for role in few}
+    sizes = {f"memory_mib_{role}": round(used / 2**20, 1) for role, used in many.items()}
+    return {"memory_ratio": max(ratios.values()), **ratios, **sizes}
+
+
 _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "book": lambda bench: _several(bench, "book_us", rows.book_once, low=True),
     "events": lambda bench: _paired(bench, "events", rows.events_once, sockets=False),
@@ -117,4 +149,5 @@ _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "cores": lambda bench: _several(bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True),
     "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once, low=False),
     "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once, low=False),
+    "memory": _memory,
 }

@@ -18,6 +18,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 
 from actors.bench.progress import Progress
+from actors.bench.tape import Tape
 from actors.config import load
 from actors.streams.client import hot
 
@@ -57,20 +58,21 @@ def _xread(stream: str, cursor: bytes) -> _Command:
     return ("XREAD", "COUNT", 16, "BLOCK", 200, "STREAMS", stream, cursor)
 
 
-def feed(port: int, frames_path: Path, progress_path: Path) -> None:
-    """Send frames into ``s0`` until asked to stop or out of frames."""
-    frames, progress, wire = frames_path.read_bytes().split(b"\n"), Progress(progress_path), _Wire(port)
+def feed(port: int, tape: Tape, progress_path: Path) -> None:
+    """Send the tape into ``s0``, again and again, until asked to stop."""
+    lines, progress, wire = tape.packed(), Progress(progress_path), _Wire(port)
     while not progress["ready"]:
         time.sleep(0.01)
     sent = 0
-    while not progress["stop"] and sent < len(frames):
-        room = min(BATCH, IN_FLIGHT - (sent - progress["received"]), len(frames) - sent)
+    while not progress["stop"]:
+        at = sent % len(lines)
+        room = min(BATCH, IN_FLIGHT - (sent - progress["received"]), len(lines) - at)
         if room <= 0:
             time.sleep(0.0005)
             continue
         stamp = time.time_ns()
-        lines = b"\n".join(b"%d %b" % (stamp, frame) for frame in frames[sent : sent + room])
-        wire.send(("XADD", "s0", "MAXLEN", "~", 1000, "*", "n", room, "d", lines))
+        batch = b"\n".join(b"%d %b" % (stamp, line) for line in lines[at : at + room])
+        wire.send(("XADD", "s0", "MAXLEN", "~", 1000, "*", "n", room, "d", batch))
         wire.reply()
         sent += room
         progress["sent"] = sent

@@ -1,95 +1,153 @@
 """Both ends of the measured pipeline, each a process: what stands for the sockets, and who reads.
 
 The feeder appends frames from memory as the connector does, with at most ``IN_FLIGHT`` events between
-itself and the reader. A reader counts each event once: trades and L1 as they come, books by their deltas.
+itself and the reader. A reader counts each event once: trades as they come, best prices of venues that have
+their own, books by their changes. Sums of trades (CVD) and best prices that come of a book are delivered
+too, and not counted.
 """
 
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import anyio
 import msgspec
+from redis.asyncio import Redis
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import ConnectionClosed
 
 from actors.bench.bare import BATCH, IN_FLIGHT, run_on_uvloop
 from actors.bench.progress import Progress
-from actors.bench.tape import Tape
-from actors.chaos.recording import LEG, Recording, opening
-from actors.config import load
+from actors.bench.tape import MOST_CONNECTIONS, SYMBOLS, Tape, channels_of, conn_of, unpacked
+from actors.config import Settings, load
+from actors.dialects.barter import exchange
 from actors.model import codec
 from actors.streams.client import connect, hot
-from actors.streams.keys import Cursor, Keys, Partition
+from actors.streams.keys import START, Cursor, Keys, Partition, Stream
 from actors.streams.lease import Lease
-from actors.streams.partition import Appender, Tail
+from actors.streams.partition import Appender, Tail, closing
+from actors.venues import VENUES
 
-PARTITION: Final = Partition("binance", 0)
+_LEG: Final = "a"
 _LONG_LEASE_S: Final = 3600.0
 _SLEEP_S: Final = 0.0005
 
 
+# -- the feeder -----------------------------------------------------------------------------------------
+
+
 def feed(config: Path, url: str, tape: Tape, progress_path: Path, rate: float | None) -> None:
-    """Append the tape at ``rate`` frames a second, or as fast as the reader follows."""
+    """Append the tape at ``rate`` events a second, or as fast as the reader follows."""
     run_on_uvloop(_feed, config, url, tape, Progress(progress_path), rate)
+
+
+class _Leg:
+    """The connector of one venue: what it takes, it appends at the next ``flush``."""
+
+    def __init__(self, appender: Appender) -> None:
+        self._appender = appender
+        self._lines: list[bytes] = []
+
+    def take(self, line: bytes) -> None:
+        self._lines.append(line)
+
+    async def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            await self._appender.append(lines)
 
 
 async def _feed(config: Path, url: str, tape: Tape, progress: Progress, rate: float | None) -> None:
     settings = load(config, {"REDIS_URL": url})
+    linger_s = settings.streams.linger_ms / 1000
+    async with AsyncExitStack() as stack:
+        client = await connect(settings, "bench")
+        stack.push_async_callback(client.aclose)
+        legs = [await _leg(settings, client, Partition(venue, 0), stack) for venue in tape.venues]
+        await _play(tape, legs, progress, rate, _SLEEP_S if rate is None else linger_s)
+
+
+async def _leg(settings: Settings, client: Redis, partition: Partition, stack: AsyncExitStack) -> _Leg:
     keys = Keys(settings.redis.prefix)
-    client = await connect(settings, "bench")
-    lease = Lease(client, keys, PARTITION, role="connector", leg=LEG, owner="bench", ttl_s=_LONG_LEASE_S)
+    lease = Lease(client, keys, partition, role="connector", leg=_LEG, owner="bench", ttl_s=_LONG_LEASE_S)
     await lease.take()
-    wire = await hot(settings, keys.stream(PARTITION, "raw"))
-    appender = await Appender.open(wire, keys, PARTITION, LEG, lease)
-    generated = tape.load()
-    recording, total = Recording(generated), len(generated.frames)
-    await appender.append(opening(generated, time.time_ns()))
+    wire = await stack.enter_async_context(closing(await hot(settings, keys.stream(partition, "raw"))))
+    return _Leg(await Appender.open(wire, keys, partition, _LEG, lease))
+
+
+async def _play(
+    tape: Tape, legs: Sequence[_Leg], progress: Progress, rate: float | None, sleep_s: float
+) -> None:
+    lines = tape.packed()
+    conns = [conn_of(connection).encode() for connection in range(MOST_CONNECTIONS)]
     while not progress["ready"]:  # noqa: ASYNC110 - another process sets it
         await anyio.sleep(0.01)
-    begun, sent = time.time_ns(), 0
-    while not (progress["halt"] or progress["stop"]) and sent < total:
-        room = min(BATCH, IN_FLIGHT - (sent - progress["received"]), total - sent)
-        if rate is not None:
-            room = min(room, int((time.time_ns() - begun) / 1e9 * rate) - sent)
-        if room <= 0:
-            await anyio.sleep(_SLEEP_S if rate is None else settings.streams.linger_ms / 1000)
-            continue
-        # A frame is received when it is due; what waited for this append has waited since then.
+    at, sent, begun = 0, 0, time.time_ns()
+    while not (progress["halt"] or progress["stop"]) and at < len(lines):
+        room = min(BATCH * len(legs), IN_FLIGHT - (sent - progress["received"]))
         now = time.time_ns()
-        due = (
-            [now] * room if rate is None else [begun + int(i / rate * 1e9) for i in range(sent, sent + room)]
-        )
-        await appender.append(recording.take(due))
-        sent = progress["sent"] = recording.sent
-    await wire.aclose()
-    await client.aclose()
+        if rate is not None:
+            room = min(room, int((now - begun) / 1e9 * rate) - sent)
+        if at == 0:
+            room = tape.opening
+        if room <= 0:
+            await anyio.sleep(sleep_s)
+            continue
+        for line in lines[at : at + room]:
+            connection, events, text = unpacked(line)
+            # A frame is received when it is due; what waited for this append has waited since then.
+            stamp = now if rate is None else min(now, begun + int(sent / rate * 1e9))
+            legs[connection % len(legs)].take(b"%d %b %b" % (stamp, conns[connection], text))
+            sent += events
+        at += room
+        async with anyio.create_task_group() as tg:
+            for leg in legs:
+                tg.start_soon(leg.flush)
+        progress["sent"] = sent
 
 
-def read(config: Path, url: str, progress_path: Path) -> None:
-    """Read ``events`` and ``books`` plainly and count."""
-    run_on_uvloop(_read, config, url, Progress(progress_path))
+# -- a plain reader of Redis ------------------------------------------------------------------------------
 
 
-async def _read(config: Path, url: str, progress: Progress) -> None:
+def read(config: Path, url: str, venues: Sequence[str], progress_path: Path) -> None:
+    """Read ``events`` and ``books`` of all partitions plainly and count."""
+    run_on_uvloop(_read, config, url, venues, Progress(progress_path))
+
+
+async def _read(config: Path, url: str, venues: Sequence[str], progress: Progress) -> None:
     settings = load(config, {"REDIS_URL": url})
-    keys = Keys(settings.redis.prefix)
-    wire = await hot(settings, keys.stream(PARTITION, "events"))
-    tail = Tail(wire, keys, PARTITION, {"events": Cursor(0, 0), "books": Cursor(0, 0)})
-    seen = 0
-    fresh = Fresh(b'"symbol":', b'"seq":')
-    progress["ready"] = 1
-    while not progress["stop"]:
-        for stream, entry in await tail.read(200):
-            if stream == "events":
-                seen += sum(line.startswith(codec.TRADE) for line in entry.lines)
-            else:
-                seen += sum(
-                    line.startswith(_L1) or (_DELTA in line[:240] and fresh(line)) for line in entry.lines
-                )
-        progress["received"] = seen
-    await wire.aclose()
+    async with anyio.create_task_group() as tg:
+        for venue in venues:
+            tg.start_soon(_follow, settings, venue, progress)
+        progress["ready"] = 1
+
+
+async def _follow(settings: Settings, venue: str, progress: Progress) -> None:
+    keys, partition = Keys(settings.redis.prefix), Partition(venue, 0)
+    own_l1 = "l1" in channels_of(venue)
+    fresh = Fresh(b'"symbol":', b'"seq":') if _is_filled_later(venue) else None
+    begin: dict[Stream, Cursor] = {"events": START, "books": START}
+    async with closing(await hot(settings, keys.stream(partition, "events"))) as wire:
+        tail = Tail(wire, keys, partition, begin)
+        while not progress["stop"]:
+            seen = 0
+            for stream, entry in await tail.read(200):
+                for line in entry.lines:
+                    if stream == "events":
+                        seen += line.startswith(codec.TRADE)
+                    elif line.startswith(_L1):
+                        seen += own_l1
+                    else:
+                        seen += _DELTA in line[:240] and (fresh is None or fresh(line))
+            progress["received"] += seen  # the tasks of this process take turns
+
+
+def _is_filled_later(venue: str) -> bool:
+    """Whether a newer snapshot may fill up a book, which is told as a second change at its sequence."""
+    return VENUES[venue].snapshot is not None
 
 
 _L1: Final = codec.prefix("l1")
@@ -116,15 +174,28 @@ class Fresh:
         return True
 
 
+# -- a client of the broadcaster --------------------------------------------------------------------------
+
+
 def listen(url: str, progress_path: Path, latencies: Path | None) -> None:
     """Be one Barter client on ``websockets``: count, and note how old each event was."""
-    run_on_uvloop(_listen, url, Progress(progress_path), latencies)
+    run_on_uvloop(_listen, url, Progress(progress_path), Counted(), latencies)
 
 
-async def _listen(url: str, progress: Progress, latencies: Path | None) -> None:
+def listen_to_all(url: str, progress_path: Path) -> None:
+    """Be the same client at the end of the bare loop: each message counts."""
+    run_on_uvloop(_listen, url, Progress(progress_path), _any, None)
+
+
+def _any(_message: bytes) -> bool:
+    return True
+
+
+async def _listen(
+    url: str, progress: Progress, counts: Callable[[bytes], bool], latencies: Path | None
+) -> None:
     ages: list[int] = []
     seen = 0
-    fresh = Fresh(b'"base":', _SEQUENCE)
     async with ws_connect(url, proxy=None, compression=None, max_size=None, max_queue=1024) as socket:
         await socket.recv()
         progress["ready"] = 1
@@ -133,7 +204,7 @@ async def _listen(url: str, progress: Progress, latencies: Path | None) -> None:
                 with anyio.move_on_after(0.2):
                     while not progress["stop"]:
                         message = await socket.recv(decode=False)
-                        if _L2 in message[:300] and (_WHOLE in message[:330] or not fresh(message)):
+                        if not counts(message):
                             continue
                         seen += 1
                         progress["received"] = seen
@@ -146,7 +217,28 @@ async def _listen(url: str, progress: Progress, latencies: Path | None) -> None:
         latencies.write_bytes(msgspec.msgpack.encode(ages))  # noqa: ASYNC240 - nothing else runs any more
 
 
-_L2: Final = b'"kind":"order_book_l2"'
+class Counted:
+    """Tells the messages that are counted from the others."""
+
+    def __init__(self) -> None:
+        names = {name: b'"exchange":"%b"' % exchange(name).encode() for name in SYMBOLS}
+        self._derived = [text for name, text in names.items() if "l1" not in channels_of(name)]
+        self._filled = [text for name, text in names.items() if _is_filled_later(name)]
+        self._fresh = Fresh(b'"base":', _SEQUENCE)
+
+    def __call__(self, message: bytes) -> bool:
+        """Whether it is one of the events that are followed."""
+        at = message.index(_KIND) + len(_KIND)
+        if message.startswith(b"trade", at):
+            return True
+        if message.startswith(b"order_book_l1", at):
+            return not any(name in message[:at] for name in self._derived)
+        if not message.startswith(b"order_book_l2", at) or _WHOLE in message[at : at + 40]:
+            return False
+        return not any(name in message[:at] for name in self._filled) or self._fresh(message)
+
+
+_KIND: Final = b'},"kind":"'
 _WHOLE: Final = b'"Snapshot"'
 _SEQUENCE: Final = b'"sequence":'
 _DAY_NS: Final = 86_400_000_000_000

@@ -2,11 +2,12 @@
 
 import multiprocessing
 import random
+import resource
 import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -17,12 +18,12 @@ import msgspec
 
 from actors.bench import bare, ends, fanout
 from actors.bench.progress import Progress
-from actors.bench.tape import SYMBOLS, Tape
-from actors.formation import Formation, await_true, cpu_s, free_port
+from actors.bench.tape import SYMBOLS, Tape, channels_of, listed
+from actors.formation import Child, Formation, await_true, cpu_s, free_port
 from actors.stages.book import Levels
 
 _processes: Final = multiprocessing.get_context("spawn")
-_ROLES: Final = ("normalizer", "bookbuilder")
+_ROLES: Final = ("normalizer", "bookbuilder", "analytics")
 
 
 @dataclass
@@ -35,28 +36,32 @@ class Bench:
     say: Callable[[str], None]
 
 
-def _config(port: int, simulator: int = 9700) -> str:
+def _config(symbols: Mapping[str, Sequence[str]], port: int, simulator: int) -> str:
+    stanzas = (
+        f"""[venues.{name}]
+symbols = {list(wanted)!r}
+channels = {channels_of(name)!r}
+ws_url = "ws://127.0.0.1:{simulator}/{name}"
+rest_url = "http://127.0.0.1:{simulator}/{name}"
+"""
+        for name, wanted in symbols.items()
+    )
     return f"""mode = "demo"
 [broadcaster]
 port = {port}
 slow_client_bytes = 67108864
 [simulator]
 port = {simulator}
-[venues.binance]
-symbols = {list(SYMBOLS)!r}
-channels = ["trade", "book", "l1"]
-ws_url = "ws://127.0.0.1:{simulator}/binance"
-rest_url = "http://127.0.0.1:{simulator}/binance"
-"""
+{"".join(stanzas)}"""
 
 
 class Stage:
     """A server, actors and helper processes of one run, in a folder that goes with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, symbols: Mapping[str, Sequence[str]]) -> None:
         self.listen = free_port()
         self.simulator = free_port()
-        self.made = Formation(folder, _config(self.listen, self.simulator))
+        self.made = Formation(folder, _config(symbols, self.listen, self.simulator))
         self.progress_path = folder / "progress"
         self.progress = Progress(self.progress_path)
         self.helpers: list[BaseProcess] = []
@@ -99,10 +104,10 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Generator[Stage]:
-    """Yield a fresh stage; end everything at the end."""
+def stage(bench: Bench, symbols: Callable[[str], Sequence[str]] = SYMBOLS.__getitem__) -> Generator[Stage]:
+    """Yield a fresh stage for the tape's venues; end everything at the end. ``symbols``: venue -> its own."""
     with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder:
-        made = Stage(Path(folder))
+        made = Stage(Path(folder), {venue: symbols(venue) for venue in bench.tape.venues})
         try:
             yield made
         finally:
@@ -132,8 +137,8 @@ def _halt_feed(made: Stage, feeder: BaseProcess) -> int:
 
 def events_once(bench: Bench) -> tuple[float, int]:
     """Frames in memory to a plain Redis reader: (events a second, lost)."""
-    with stage() as made:
-        made.help(ends.read, made.made.path, made.made.url, made.progress_path)
+    with stage(bench) as made:
+        made.help(ends.read, made.made.path, made.made.url, bench.tape.venues, made.progress_path)
         for role in _ROLES:
             made.made.run(role)
         feeder = made.help(ends.feed, made.made.path, made.made.url, bench.tape, made.progress_path, None)
@@ -143,7 +148,7 @@ def events_once(bench: Bench) -> tuple[float, int]:
 
 def delivered_once(bench: Bench) -> tuple[float, int]:
     """Frames in memory to one Barter client, one frame an event: (events a second, lost)."""
-    with stage() as made:
+    with stage(bench) as made:
         for role in (*_ROLES, "broadcaster"):
             made.made.run(role)
         _await_listening(made)
@@ -155,17 +160,17 @@ def delivered_once(bench: Bench) -> tuple[float, int]:
 
 def bare_once(bench: Bench, *, sockets: bool) -> float:
     """The bare loop of the same length, ending in the same reader or client: events a second."""
-    with stage() as made:
+    with stage(bench) as made:
         port, path = made.made.port, made.progress_path
         made.help(bare.relay, port, "s0", "s1", path)
         made.help(bare.relay, port, "s1", "s2", path)
         if sockets:
             made.help(bare.deliver, made.made.path, made.made.url, "s2", made.listen, path)
             _await_listening(made)
-            made.help(ends.listen, made.websocket, path, None)
+            made.help(ends.listen_to_all, made.websocket, path)
         else:
             made.help(bare.read, port, "s2", path)
-        made.help(bare.feed, port, bench.tape.frames, path)
+        made.help(bare.feed, port, bench.tape, path)
         return _rate(made.progress, bench.seconds)
 
 
@@ -183,7 +188,7 @@ def _await_listening(made: Stage) -> None:
 
 def latency_once(bench: Bench, rate: float) -> tuple[float, float, int]:
     """Receive to Barter client at ``rate``: (p50 ms, p99 ms, lost)."""
-    with stage() as made:
+    with stage(bench) as made:
         for role in (*_ROLES, "broadcaster"):
             made.made.run(role)
         _await_listening(made)
@@ -201,7 +206,7 @@ def latency_once(bench: Bench, rate: float) -> tuple[float, float, int]:
 
 def cores_once(bench: Bench, rate: float) -> float:
     """CPU of all actors and Redis at ``rate``, the client not counted: cores."""
-    with stage() as made:
+    with stage(bench) as made:
         children = [made.made.run(role) for role in (*_ROLES, "broadcaster")]
         _await_listening(made)
         made.help(ends.listen, made.websocket, made.progress_path, None)
@@ -221,21 +226,61 @@ def cores_once(bench: Bench, rate: float) -> float:
 # -- real sockets at both ends ------------------------------------------------------------------------------
 
 
+_SIMULATED_PER_S: Final = 20_000  # chosen: of each venue, more than two cores carry
+
+
 def sockets_once(bench: Bench) -> float:
     """Simulator, connector, stages, broadcaster and a client on the same cores: deliveries a second."""
-    with stage() as made:
-        made.made.run("simulator", {"TAPELINE_SIMULATOR__EVENTS_PER_S": "60000"})
-        for role in ("connector", *_ROLES, "broadcaster"):
-            made.made.run(role)
-        _await_listening(made)
-        made.help(ends.listen, made.websocket, made.progress_path, None)
-        await_true("the first event arrives", lambda: made.progress["received"] > 100, 30)
+    with stage(bench, listed) as made:  # the simulator lets all happen, whether anybody listens or not
+        _start_all(made)
         return _rate(made.progress, bench.seconds)
+
+
+def _start_all(made: Stage) -> dict[str, Child]:
+    """Start everything, with one client; return the actors by role once events arrive."""
+    made.made.run("simulator", {"TAPELINE_SIMULATOR__EVENTS_PER_S": str(_SIMULATED_PER_S)})
+    actors = {role: made.made.run(role) for role in ("connector", *_ROLES, "broadcaster")}
+    _await_listening(made)
+    made.help(ends.listen, made.websocket, made.progress_path, None)
+    await_true("the first event arrives", lambda: made.progress["received"] > 100, 30)
+    return actors
+
+
+# -- memory -------------------------------------------------------------------------------------------------
+
+
+def memory_once(bench: Bench, few: int, many: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Everything on real sockets until ``many`` events: bytes of each actor after ``few``, and then."""
+    with stage(bench, listed) as made:
+        actors = _start_all(made)
+        found: list[dict[str, int]] = []
+        for events in (few, many):
+            while made.progress["received"] < events:
+                time.sleep(1.0)
+                if made.progress["stop"] or not all(actor.running for actor in actors.values()):
+                    raise RuntimeError("an actor ended: " + "\n".join(a.tail(500) for a in actors.values()))
+            found.append({role: _resident(actor.pid) for role, actor in actors.items()})
+            bench.say(f"  memory after {made.progress['received']:,} events: {_mib(found[-1])}")
+        return found[0], found[1]
+
+
+def _resident(pid: int) -> int:
+    """Return the resident memory of a process, bytes: the median of two seconds, as buffers come and go."""
+    page = resource.getpagesize()
+    samples: list[int] = []
+    for _ in range(21):
+        samples.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page)
+        time.sleep(0.1)
+    return int(statistics.median(samples))
+
+
+def _mib(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{role} {used / 2**20:.1f} MiB" for role, used in sizes.items())
 
 
 def fanout_once(bench: Bench, clients: int = 100) -> float:
     """One broadcaster to ``clients`` clients, about 300 B, one frame an event: deliveries a second."""
-    with stage() as made:
+    with stage(bench) as made:
         broadcaster = made.made.run("broadcaster")
         _await_listening(made)
         made.help(fanout.listen, made.listen, clients, made.progress_path)

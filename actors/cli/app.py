@@ -17,8 +17,8 @@ from actors.cli.options import (
     Folder,
     Instances,
     Json,
+    Names,
     Role,
-    Rows,
     Switch,
     app,
 )
@@ -230,7 +230,8 @@ def bench(
     *,
     seconds: float = 15.0,
     runs: int = 5,
-    only: Rows = (),
+    only: Names = (),
+    venue: Names = (),
     seed: int = 1,
     as_json: Json = False,
 ) -> int:
@@ -245,18 +246,20 @@ def bench(
     runs:
         How often each row runs.
     only:
-        Rows to run; all unless given.
+        Rows to run; unless given all but memory, which takes minutes.
+    venue:
+        Simulated venues to measure with; binance, kraken and okx unless given.
     seed:
         Of the generated market.
     """
     from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
     from actors.config.words import nearest  # noqa: PLC0415
 
-    for row in only:
-        if row not in benchmarks.ROWS:
-            known = benchmarks.ROWS
-            raise ConfigError(f'there is no row "{row}"{nearest(row, known)} ({", ".join(known)})')
-    return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, seed=seed)
+    for what, named, known in (("row", only, benchmarks.ROWS), ("venue", venue, benchmarks.VENUES)):
+        for name in named:
+            if name not in known:
+                raise ConfigError(f'there is no {what} "{name}"{nearest(name, known)} ({", ".join(known)})')
+    return benchmarks.main(as_json=as_json, seconds=seconds, runs=runs, only=only, venues=venue, seed=seed)
 
 
 @app.command(group=PROVE)

@@ -43,7 +43,7 @@ Instances = Annotated[
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON, for programs.")]
 Switch = Annotated[bool, Parameter(negative="")]
-Rows = Annotated[tuple[str, ...], Parameter(negative="", negative_iterable=())]
+Names = Annotated[tuple[str, ...], Parameter(negative="", negative_iterable=())]
 Folder = Annotated[Path | None, Parameter(name="--folder", help="The master's files.", show_default=False)]
 
 

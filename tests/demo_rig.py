@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 METRICS = {
     "simulator": 7500, "connector": 7600, "normalizer": 7700, "bookbuilder": 7800, "analytics": 7900,
-    "broadcaster": 8000, "master": 8100,
+    "broadcaster": 8000, "forwarder": 8100, "master": 8200,
 }  # fmt: skip
 PORTS = (6391, 7400, *METRICS.values(), 8766, 9001, 9700)
 

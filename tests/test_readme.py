@@ -35,12 +35,17 @@ HERE = {
     ".venv/bin/websockets 'ws://127.0.0.1:9001/?kind=trade&symbol=BTC-USDT'": '"kind":"trade"',
     ".venv/bin/websockets "
     "'ws://127.0.0.1:9001/?kind=liquidation,open_interest,funding_rate&exchange=Okx'": '"open_interest"',
+    ".venv/bin/tapeline master tail trade binance": '{"type":"trade","exchange":"binance"',
+    ".venv/bin/tapeline master count": " messages in ",
     ".venv/bin/tapeline config check config/tapeline.toml": "ok: live",
 }
 ELSEWHERE = {
     "make chaos ARGS=--json": "test_chaos.py runs its short form and its judge; test_fire_*.py the rest",
     "make demo": "test_demo.py starts what it starts; .ci/run installs the lock files",
     ".venv/bin/tapeline simulate --seed 7 --port 9800": "test_the_simulator_runs_alone",
+    "TAPELINE_MASTER__KEYS=secret .venv/bin/tapeline master --config config/tapeline.toml": (
+        "test_a_master_runs_alone_on_its_keys"
+    ),
     "pkill -9 -f 'actors run normalizer'": "test_demo.py kills every actor by its command line",
     ".venv/bin/tapeline demo -c normalizer=2,bookbuilder=2": "test_instances_share",
     "REDIS_URL=redis://user:password@10.0.0.5:6379/0 make up": "test_up_without_its_redis_says_so",

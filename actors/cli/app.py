@@ -88,7 +88,8 @@ def run_command(role: Role, *, config: Config = None, instances: Instances = Non
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator; or all.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster, forwarder, master or simulator;
+        or all.
     """
     if role == ALL:
         return run_all(config, os.environ, instances)
@@ -106,7 +107,7 @@ def supervise(role: Role, *, config: Config = None) -> int:
     Parameters
     ----------
     role:
-        redis, connector, normalizer, bookbuilder, analytics, broadcaster, master or simulator.
+        redis, connector, normalizer, bookbuilder, analytics, broadcaster, forwarder, master or simulator.
     """
     from actors.runtime.supervisor import main as supervise_main  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ from actors.config.words import nearest
 from actors.runtime.supervisor import STOP, Signals, hold_lifeline
 
 ROLES: Final = (
-    "connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator", "master",
+    "connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator", "forwarder", "master",
 )  # fmt: skip
 _ALONE: Final = ("simulator", "master")  # they need no Redis
 LINES: Final = ("redis", *ROLES)  # what a Procfile line may name
@@ -70,6 +70,8 @@ def _useless(role: str, settings: Settings) -> str | None:
     match role:
         case "simulator" if settings.mode == "live":
             return "the configuration is a live one"
+        case "forwarder" if not settings.forwarder.active:
+            return "neither forwarder.url nor forwarder.demo is set"
         case "master" if not settings.master.enabled:
             return "master.enabled is not set"
         case _:

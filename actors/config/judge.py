@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Any, Final, cast, get_args
 from urllib.parse import urlsplit
 
@@ -11,8 +12,16 @@ from actors.model.events import Channel
 from actors.model.instruments import canonical, market_kind
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether ``url`` leads to this host: no proxy stands between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def venue_tables(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -113,12 +122,12 @@ def _judge_forwarder(settings: Settings) -> Iterator[Problem]:
     if forwarder.active and not forwarder.demo:
         if not settings.forwarder_key():
             yield Problem(("forwarder",), "needs a key: set key_file, or TAPELINE_FORWARDER__KEY")
-        host = urlsplit(forwarder.url or "").hostname or ""
-        if settings.mode == "demo" and host not in _LOOPBACK:
+        url = forwarder.url or ""
+        if settings.mode == "demo" and not is_loopback(url):
             yield Problem(
                 ("forwarder", "url"),
-                f'"{host}" is not this machine: a demo forwards to 127.0.0.1 only, so that simulated '
-                "and real data never meet",
+                f'"{urlsplit(url).hostname}" is not this machine: a demo forwards to 127.0.0.1 only, so that '
+                "simulated and real data never meet",
             )
     for name, wanted in forwarder.venues.items():
         venue = settings.venues.get(name)

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout
 
+from actors.config.judge import is_loopback
 from actors.runtime.metrics import Metrics
 from actors.streams.limit import Limit
 from actors.venues.base import Answer, Endpoints, Request, Venue
@@ -41,15 +40,6 @@ def answer_to(question: Request, reply: Reply, id_: str | None = None, conn: str
     """Return what ``raw`` keeps of a reply: of an error only as much as a person reads."""
     body = reply.text if reply.status == 200 else reply.text[:_MOST_COMPLAINT]
     return Answer(question, reply.status, body, id_, conn)
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether ``url`` leads to this host: no proxy stands between."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def retry_after(text: str | None) -> float | None:

@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import Opcode
 from websockets.protocol import Event, State
 
-from actors.connector.rest import USER_AGENT, is_loopback, retry_after
+from actors.config.judge import is_loopback
+from actors.connector.rest import USER_AGENT, retry_after
 
 OPEN_S: Final = 10.0  # DESIGN: a connection is had within 10 s or not at all
 PING_S: Final = 20.0  # documented as safe (Binance counts our pings among 5 messages a second)

@@ -13,9 +13,10 @@ Version 2 (``protocol=acked``) says the same objects with a ``cursor`` each, in 
                 "first":"1732091131000-5001","last":"1732091131000-5003","messages":[...]}
     master     {"op":"ack","partition":"binance.0","stream":"events","last":"1732091131000-5003"}
 
-``first`` and ``last`` are the events that a batch stands for (most of a stream is not forwarded),
-``after`` is where its sender read on from. An ack says up to where the master holds the stream: when
-that is before ``after`` it wants what lies between first, when it is beyond ``last`` it has more already.
+A batch is all there is to say of the events after ``after`` up to ``last`` (most of a stream is not
+forwarded); ``first`` is the place of its first message, ``last`` where it has none. An ack says up to
+where the master holds the stream: when that is before ``after`` it wants what lies between first, when
+it is beyond ``last`` it has more already.
 Besides, version 2 has ``gap`` messages and names the venues that version 1 does not know by our ids.
 The shapes of both as JSON Schema: ``docs/schemas``.
 """

@@ -178,7 +178,7 @@ class MasterServer:
 
     def _count_collectors(self, dialect: str, change: int) -> None:
         self._collectors[dialect] += change
-        self._metrics.gauge("tapeline_master_collectors", self._collectors[dialect], dialect=dialect)
+        self._metrics.gauge("tapeline_master_connections", self._collectors[dialect], dialect=dialect)
 
     async def _login(self, connection: ServerConnection) -> ftsobest.Login:
         message: str | bytes | None = None

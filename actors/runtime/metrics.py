@@ -107,7 +107,7 @@ TABLE: Final[dict[str, Row]] = {
         "counter", ("reason",), "Sockets to the master closed or failed."
     ),
     # master
-    "tapeline_master_collectors": Row("gauge", ("dialect",), "Collectors connected to the master."),
+    "tapeline_master_connections": Row("gauge", ("dialect",), "Collectors connected to the master."),
     "tapeline_master_messages_total": Row("counter", ("kind",), "Messages taken by the master."),
     "tapeline_master_duplicates_total": Row("counter", (), "Messages the master had already."),
     "tapeline_master_asked_back_total": Row(

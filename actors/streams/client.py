@@ -10,6 +10,7 @@ The least an ACL user needs (prefix ``tl`` and ``md``)::
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable
 from ssl import SSLContext
 from typing import Any, Final, cast
@@ -242,6 +243,12 @@ def _disagreement(field: str, ours: str, theirs: str, prefix: str) -> str:
         f"{name} is {ours} here, but the data under {prefix}: in Redis was written with {theirs}: set it "
         f"back to {theirs}, or set another redis.prefix"
     )
+
+
+async def identity(client: Redis, keys: Keys) -> str:
+    """Return the name of the data under this prefix: random, the same for ever, another once it is wiped."""
+    await client.hsetnx(keys.meta(), "id", secrets.token_hex(8))
+    return (await _meta(client, keys))["id"]
 
 
 # ------------------------------------------------------------------------------------ hot connections

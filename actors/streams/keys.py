@@ -92,7 +92,8 @@ class Keys(NamedTuple):
         """Hash of what a role has read and written.
 
         ``c:<stream>`` cursor in an input, ``i:<stream>`` last id of an output, ``b:<stream>`` bytes ever
-        appended to it, ``t:<stream>`` trim notes, ``skip`` poisoned events, ``seen`` server ms.
+        appended to it, ``t:<stream>`` trim notes, ``skip`` poisoned events, ``seen`` server ms,
+        ``d:<stream>`` up to where a reader knows that what it delivered has arrived.
         """
         return self._of(partition, f"ck:{role}")
 
@@ -129,7 +130,7 @@ class Keys(NamedTuple):
         return f"{self.prefix}:members:{role}"
 
     def meta(self) -> str:
-        """Hash: schema version, demo or live, shards per venue."""
+        """Hash: schema version, demo or live, shards per venue, id of the data."""
         return f"{self.prefix}:meta"
 
     def limit(self, venue: str, egress: str) -> str:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
@@ -11,7 +12,7 @@ from redis import exceptions
 from actors.streams.errors import FAULTS, Corrupt, Fenced, is_passing
 from actors.streams.keys import SERVER_IDS, START, Cursor, Keys, Partition, Stream
 from actors.streams.lease import Lease
-from actors.streams.scripts import APPEND
+from actors.streams.scripts import ADVANCE, APPEND
 from actors.streams.wire import Command, Hot
 
 T = TypeVar("T")
@@ -232,6 +233,66 @@ async def newest(hot: Hot, keys: Keys, partition: Partition, stream: Stream) -> 
     """Return the place after the last entry, ``START`` of an empty stream."""
     last = await hot.call("XREVRANGE", keys.stream(partition, stream), "+", "-", "COUNT", 1)
     return Cursor.parse(last[0][0]) if last else START
+
+
+class Progress:
+    """How far a delivering role has come in the streams of one partition, written under its lease."""
+
+    def __init__(self, hot: Hot, keys: Keys, lease: Lease) -> None:
+        self._hot = hot
+        self._lease = lease
+        self._key = keys.cursor(lease.partition, lease.role)
+        self._lock = anyio.Lock()  # of the connection: two that dial at once would leave one open
+        self.lost: Callable[[Exception], None] = _unheard
+
+    async def load(self, fields: Sequence[str]) -> list[Cursor | None]:
+        """Return the cursors in ``fields``, None where there is none."""
+        command = ("HMGET", self._key, *fields)
+        found = await persist(self._hot, lambda: self._hot.call(*command), self.lost)
+        return [None if text is None else Cursor.parse(text) for text in found]
+
+    async def save(self, cursors: Mapping[str, Cursor]) -> None:
+        """Write cursors by field: ``c:<stream>``, which holds trimming back, or another.
+
+        Raises:
+            Fenced: The lease is another's.
+        """
+        pairs = [text for field, cursor in cursors.items() for text in (field, str(cursor))]
+        async with self._lock:
+            while True:
+                epoch = self._lease.epoch
+                if not self._lease.held:
+                    raise Fenced(f"{self._lease} is another's")
+                command = partial(ADVANCE.on, self._hot, [self._lease.key, self._key], (epoch, *pairs))
+                answer = await persist(self._hot, command, self.lost)
+                if answer[0] == b"OK":
+                    return
+                await self._lease.refenced(epoch)
+
+
+async def read_back(hot: Hot, key: str, end: Cursor, enough: Callable[[Entry], bool]) -> list[Entry]:
+    """Return the last entries up to ``end``, oldest first; the last of them may go beyond it.
+
+    Args:
+        hot: A connection.
+        key: Of the stream.
+        end: Where to read back from.
+        enough: Asked of each entry, newest first: whether to go no further back.
+    """
+    found: list[Entry] = []
+    over = await hot.call("XRANGE", key, str(end), "+", "COUNT", 1)  # ``end`` may lie within an entry
+    before = str(end)
+    if over:
+        before = over[0][0].decode()
+    while True:
+        page = [entry_of(*entry) for entry in await hot.call("XREVRANGE", key, before, "-", "COUNT", 16)]
+        for entry in page:
+            found.append(entry)
+            if enough(entry):
+                return found[::-1]
+        if not page:
+            return found[::-1]
+        before = f"({page[-1].cursor}"
 
 
 async def remember(

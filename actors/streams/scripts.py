@@ -56,6 +56,7 @@ def _read(name: str) -> Script:
 
 
 ACQUIRE: Final = _read("acquire.lua")
+ADVANCE: Final = _read("advance.lua")
 APPEND: Final = _read("append.lua")
 COMMIT: Final = _read("commit.lua")
 TRIM: Final = _read("trim.lua")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.master import journal as module
@@ -38,6 +38,7 @@ def test_what_is_appended_is_there_after_opening_again(tmp_path: Path):
     assert held(tmp_path / "a" / "b") == [b'{"type":"trade","n":%d}' % k for k in range(1, 7)]
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6), data=st.data())
 def test_a_file_cut_anywhere_opens_at_its_last_whole_batch(
     sizes: list[int], data: st.DataObject, tmp_path_factory

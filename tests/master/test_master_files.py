@@ -1,18 +1,26 @@
 """``tapeline master tail`` and ``count`` look into the files of a master that runs, or did."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import anyio
 import pytest
 from master_rig import KEY, batch, heard, master, plain, until
+from redis_rig import free_port
+from websockets.sync.client import connect
 
 from actors.dialects import ftsobest
 from actors.master.journal import files
 from actors.master.reading import Follower, streams, summary
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def tapeline(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -114,6 +122,39 @@ def test_no_files_is_one_plain_message(tmp_path: Path, arguments: tuple[str, ...
     assert done.returncode == 2
     assert "no master has written to" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_master_runs_alone_on_its_keys(tmp_path: Path):
+    folder, port = tmp_path / "files", free_port()
+    command = [sys.executable, "-m", "actors", "master", "--config", str(ROOT / "config/tapeline.toml")]
+    command += ["--folder", str(folder), "--port", str(port)]
+    env = {**os.environ, "TAPELINE_MASTER__KEYS": "secret"}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    try:
+        with contextlib.ExitStack() as stack:
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    socket = stack.enter_context(connect(f"ws://127.0.0.1:{port}", open_timeout=5))
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None
+                    time.sleep(0.02)
+            socket.send("key=secret&role=collector&protocol=acked&source=one")
+            assert json.loads(socket.recv(5)) == {"op": "welcome", "cursors": {}}
+            socket.send(batch(1, 2))
+            assert json.loads(socket.recv(5))["last"] == "7-2"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.stderr.close()
+    assert b"secret" not in said
+    assert summary(folder, folder / "acked/one/binance.0/events").messages == {"trade": 2}
 
 
 def test_a_master_needs_keys(tmp_path: Path):

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 import redis
-from demo_rig import METRICS, Demo, await_true
+from demo_rig import METRICS, ROOT, Demo, await_true
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from websockets.exceptions import ConnectionClosed
@@ -23,15 +23,20 @@ from websockets.sync.client import connect
 
 from actors.chaos.connectors import Control
 from actors.chaos.stages import agrees
+from actors.config import load
 from actors.model import codec
 from actors.model.events import Book, Gap, Status, Trade
 from actors.runtime.supervisor import parent_of
 from actors.stages.book import BrokenChain, View
+from actors.stages.trades import span
 from actors.streams.keys import Cursor, Keys, Partition
 from actors.streams.partition import entry_of
+from actors.venues import VENUES
+from actors.venues.base import items_of
 
-PARTITION = Partition("binance", 0)
-SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+VENUES_SYMBOLS = {name: venue.symbols for name, venue in load(ROOT / "config/demo.toml", {}).venues.items()}
+VENUE = "binance"  # the one that most tests strike
+SYMBOLS = tuple(VENUES_SYMBOLS[VENUE])
 ROLES = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster")
 TTL_S = 1.0  # of a lease; a supervisor's first back-off is below 0.4 s
 BACK_S = TTL_S + 2.0 + 10.0  # the contract, and what a small machine under load may take beyond it
@@ -100,27 +105,23 @@ class Fire(Demo):
         rows = (line.rpartition(" ") for line in self.get("/metrics", METRICS[role]).decode().splitlines())
         return {name: float(value) for name, _, value in rows if not name.startswith("#")}
 
-    def dead(self) -> list[dict[str, str]]:
+    def dead(self, venue: str = VENUE) -> list[dict[str, str]]:
         """Return every document of ``dead``."""
         with self.client() as client:
-            rows = client.xrange(self.keys.stream(PARTITION, "dead"))
+            rows = client.xrange(self.keys.stream(Partition(venue, 0), "dead"))
         return [msgspec.json.decode(line) for _, fields in rows for line in fields["d"].splitlines()]
 
-    def latest(self, symbol: str) -> dict[str, Any]:
+    def latest(self, symbol: str, venue: str = VENUE) -> dict[str, Any]:
         """Return the latest-book key of a symbol."""
         with self.client() as client:
-            return msgspec.json.decode(client.get(self.keys.latest(PARTITION, "book", symbol)) or b"{}")
+            key = self.keys.latest(Partition(venue, 0), "book", symbol)
+            return msgspec.json.decode(client.get(key) or b"{}")
 
     def clear_faults(self) -> None:
         """End every fault of the simulator."""
         url = f"http://127.0.0.1:{9700 + self.offset}/control/faults"
         with urlopen(Request(url, method="DELETE"), timeout=5) as answer:
             assert answer.status == 200
-
-    def seqs(self) -> dict[str, int]:
-        """Return where the simulator's books are."""
-        symbols = self.control.get("status")["venues"]["binance"]["symbols"]
-        return {symbol: symbols[symbol]["seq"] for symbol in SYMBOLS}
 
 
 @contextmanager
@@ -161,26 +162,30 @@ class Follower(threading.Thread):
 
 
 class Reader(Follower):
-    """Anybody's Redis reader: one XREAD, a cursor a stream. It notes each ``k`` that is not the next."""
+    """Anybody's Redis reader of a venue: one XREAD, a cursor a stream. It notes each ``k`` not the next."""
 
-    def __init__(self, made: Fire) -> None:
+    def __init__(self, made: Fire, venue: str = VENUE) -> None:
         super().__init__()
         self._made = made
+        self.venue = venue
+        self.symbols = VENUES_SYMBOLS[venue]
+        self.items = items_of(self.symbols, VENUES[venue].channels)
         self.lock = threading.Lock()
         self.cursors = {s: Cursor(0, 0) for s in ("events", "books")}
         self.lost_connections = 0
-        self.trades: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
+        self.trades: dict[str, list[int]] = {symbol: [] for symbol in self.symbols}
         self.gaps: list[tuple[str, Gap]] = []
         self.statuses: list[Status] = []
-        self.views = {symbol: View() for symbol in SYMBOLS}
-        self.states: dict[str, list[str]] = {symbol: [] for symbol in SYMBOLS}
-        self.traded_ns = dict.fromkeys(SYMBOLS, 0)
-        self.booked_ns = dict.fromkeys(SYMBOLS, 0)
+        self.views = {symbol: View() for symbol in self.symbols}
+        self.states: dict[str, list[str]] = {symbol: [] for symbol in self.symbols}
+        self.traded_ns = dict.fromkeys(self.symbols, 0)
+        self.booked_ns = dict.fromkeys(self.symbols, 0)
         self.epochs: dict[str, set[int]] = {"events": set(), "books": set()}
         self.start()
 
     def follow(self) -> None:
-        names = {self._made.keys.stream(PARTITION, stream).encode(): stream for stream in ("events", "books")}
+        place, keys = Partition(self.venue, 0), self._made.keys
+        names = {keys.stream(place, stream).encode(): stream for stream in ("events", "books")}
         client = redis.Redis(
             port=6391 + self._made.offset, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0)
         )
@@ -221,7 +226,8 @@ class Reader(Follower):
     def _event(self, stream: str, k: int, event: object) -> None:
         match event:
             case Trade(symbol=str(symbol)):
-                self.trades[symbol].append(int(event.id))
+                first, last = span(event)
+                self.trades[symbol].extend(range(first, last + 1))
                 self.traded_ns[symbol] = event.ts_recv
             case Gap():
                 self.gaps.append((stream, event))
@@ -243,12 +249,18 @@ class Reader(Follower):
             self.traded_ns[symbol] > since_ns
             and self.booked_ns[symbol] > since_ns
             and self.views[symbol].state == "live"
-            for symbol in SYMBOLS
+            for symbol in self.symbols
         )
+
+    def all_live(self) -> bool:
+        """Whether every item was last said to be live, or is waiting for what seldom comes."""
+        last = {(s.channel, s.symbol): s.state for s in list(self.statuses) if s.channel is not None}
+        rare = {item for item, state in last.items() if item[0] == "liquidation" and state == "subscribed"}
+        return {*last} == {*self.items} and {last[item] for item in {*last} - rare} == {"live"}
 
     def holes(self) -> dict[str, list[tuple[int, int]]]:
         """Return the ranges of trade ids whose gap is open."""
-        found: dict[str, list[tuple[int, int]]] = {symbol: [] for symbol in SYMBOLS}
+        found: dict[str, list[tuple[int, int]]] = {symbol: [] for symbol in self.symbols}
         for _, gap in list(self.gaps):
             if gap.channel == "trade" and gap.symbol and gap.first and gap.last:
                 span = (int(gap.first), int(gap.last))
@@ -318,38 +330,40 @@ class Barter(Follower):
         return mine == theirs
 
 
-def settle(made: Fire, reader: Reader) -> None:
+def settle(made: Fire, *readers: Reader) -> None:
     """Stop the market and wait until all that it said has come through: trades, and every book at its end."""
-    pause(made, reader)
-    last = made.control.last_trades()
+    pause(made, *readers)
+    for reader in readers:
+        last = made.control.last_trades(reader.venue)
 
-    def arrived() -> bool:
-        holes = reader.holes()
-        return all(
-            last[s] in reader.trades[s] or any(a <= last[s] <= b for a, b in holes[s]) for s in SYMBOLS
-        )
+        def arrived(reader: Reader = reader, last: dict[str, int] = last) -> bool:
+            holes = reader.holes()
+            return all(
+                last[s] in reader.trades[s] or any(a <= last[s] <= b for a, b in holes[s])
+                for s in reader.symbols
+            )
 
-    told(made, reader, "the last trades are there", arrived, 30)
-    told(made, reader, "the gaps are filled", lambda: not any(reader.holes().values()), 20)
+        told(made, reader, "the last trades are there", arrived, 30)
+        told(made, reader, "the gaps are filled", lambda r=reader: not any(r.holes().values()), 20)
 
 
-def pause(made: Fire, reader: Reader) -> None:
+def pause(made: Fire, *readers: Reader) -> None:
     """Stop the market and wait until every book is live and at its end."""
     made.control.post("pause")
-    seqs = made.seqs()
+    for reader in readers:
+        ends = {symbol: made.control.book(reader.venue, symbol) for symbol in reader.symbols}
 
-    def at_end() -> bool:
-        with reader.lock:
-            views = reader.views.items()
-            return all(v.state == "live" and v.event and v.event.seq == seqs[s] for s, v in views)
+        def at_end(reader: Reader = reader, ends: dict[str, Any] = ends) -> bool:
+            with reader.lock:
+                return all(agrees(reader.views[symbol], end) for symbol, end in ends.items())
 
-    told(made, reader, "every book is live and at its end", at_end, 30)
+        told(made, reader, "every book is live and at its end", at_end, 30)
 
 
 def told(made: Fire, reader: Reader, what: str, probe: Callable[[], object], within_s: float) -> None:
     """Await, and say what is known when it does not come."""
     try:
-        await_true(what, probe, within_s)
+        await_true(f"{what} ({reader.venue})", probe, within_s)
     except AssertionError as e:
         views = {s: (v.state, v.event and v.event.seq) for s, v in reader.views.items()}
         raise AssertionError(
@@ -359,24 +373,27 @@ def told(made: Fire, reader: Reader, what: str, probe: Callable[[], object], wit
 
 
 def check_truth(made: Fire, reader: Reader) -> None:
-    """Every book is the simulator's at the same sequence: in ``books`` and in its latest-book key."""
-    for symbol in SYMBOLS:
+    """Every book is the simulator's where it stands: in ``books`` and in its latest-book key."""
+    for symbol in reader.symbols:
         with reader.lock:
             view = reader.views[symbol]
             assert view.event is not None
-            assert view.event.seq is not None
-            truth = made.control.book(symbol, view.event.seq)
-            assert agrees(view, truth), f"{symbol} at {view.event.seq}"
+            seq, ts = view.event.seq, view.event.ts_event
+            assert made.control.shows(reader.venue, symbol, view), f"{reader.venue} {symbol} at {seq} {ts}"
+            mine = view.top(20)
 
-        def key_is_there(symbol: str = symbol, seq: int = view.event.seq) -> bool:
-            latest = made.latest(symbol)
-            return latest["state"] == "live" and latest["seq"] == seq
+        def key_is_there(
+            symbol: str = symbol, seq: int | None = seq, ts: int | None = ts if seq is None else None
+        ) -> bool:
+            latest = made.latest(symbol, reader.venue)
+            at = latest["seq"] == seq and ts in (None, latest["ts_event"])
+            return latest["state"] == "live" and at
 
         await_true(f"the latest book of {symbol}", key_is_there, 5)
-        latest = made.latest(symbol)
-        for mine, theirs in zip((latest["bids"], latest["asks"]), truth, strict=True):
-            assert [tuple(level) for level in mine] == theirs[: len(mine)]
-            assert len(mine) == 20
+        latest = made.latest(symbol, reader.venue)
+        for told_there, levels in zip((latest["bids"], latest["asks"]), mine, strict=True):
+            assert [tuple(level) for level in told_there] == levels
+            assert len(levels) == 20
 
 
 def check_reader(made: Fire, reader: Reader, *, anew: bool = False) -> None:
@@ -386,13 +403,12 @@ def check_reader(made: Fire, reader: Reader, *, anew: bool = False) -> None:
     """
     assert reader.error is None, reader.error
     assert reader.wrong == []
-    symbols, holes = made.control.get("status")["venues"]["binance"]["symbols"], reader.holes()
+    symbols, holes = made.control.get("status")["venues"][reader.venue]["symbols"], reader.holes()
     for symbol, every in reader.trades.items():
         assert [i for i, n in Counter(every).items() if n > 1] == [], f"{symbol}: repeated"
         began = symbols[symbol]["first_trade"] if anew else min(every)
         ids = [i for i in every if i >= began]
-        tape = made.control.get(f"tape?symbol={symbol}&first={min(ids)}&last={symbols[symbol]['last_trade']}")
-        on_tape = {int(trade["id"]) for trade in tape["trades"]}
+        on_tape = {*made.control.tape(reader.venue, symbol, min(ids))}
         assert {*ids} <= on_tape, f"{symbol}: trades that never were"
         missing = [i for i in on_tape - {*ids} if not any(a <= i <= b for a, b in holes[symbol])]
         assert missing == [], f"{symbol}: neither in events nor inside a gap"
@@ -411,33 +427,47 @@ def check_barter(made: Fire, reader: Reader, client: Barter) -> None:
     for symbol in SYMBOLS:
         got, want = client.trades[symbol], reader.trades[symbol]
         assert got == want[want.index(got[0]) :], symbol
-        assert client.shows(symbol, made.control.book(symbol, client.sequences[symbol])), symbol
+        assert client.shows(symbol, made.control.book(VENUE, symbol, seq=client.sequences[symbol])), symbol
 
 
 @dataclass
 class Ground:
-    """Where it all falls: a demo, with a Redis reader and a Barter client that were there from the start."""
+    """Where it all falls: a demo, with Redis readers and a Barter client that were there from the start.
+
+    ``reader`` is that of ``VENUE``, ``others`` those of the other venues.
+    """
 
     made: Fire
     reader: Reader
     client: Barter
+    others: list[Reader]
+
+    @property
+    def readers(self) -> list[Reader]:
+        """All of them."""
+        return [self.reader, *self.others]
+
+    def at(self, venue: str) -> "Ground":
+        """Return the same with the reader of another venue, which is then the one to be struck."""
+        reader = next(reader for reader in self.readers if reader.venue == venue)
+        return replace(self, reader=reader, others=[each for each in self.readers if each is not reader])
 
     def inject(self, kind: str, **more: object) -> None:
         """Ask the simulator for a fault, of the venue that is watched."""
-        self.made.control.post("fault", {"kind": kind, "venue": PARTITION.venue, **more})
+        self.made.control.post("fault", {"kind": kind, "venue": self.reader.venue, **more})
 
     def until(self, what: str, probe: Callable[[], object], within_s: float = 15.0) -> None:
         """Await, and say what is known when it does not come."""
         told(self.made, self.reader, what, probe, within_s)
 
     def flows(self, since_ns: int, what: str = "all flows again") -> None:
-        """Wait until every symbol trades and has a live book, received after ``since_ns``."""
-        self.until(what, lambda: self.reader.flowing(since_ns), BACK_S)
+        """Wait until every symbol of every venue trades and has a live book, received after ``since_ns``."""
+        for reader in self.readers:
+            told(self.made, reader, what, lambda reader=reader: reader.flowing(since_ns), BACK_S)
 
     def all_live(self) -> bool:
         """Whether every item was last said to be live."""
-        last = {(s.symbol, s.channel): s.state for s in list(self.reader.statuses) if s.channel is not None}
-        return len(last) == 4 * len(SYMBOLS) and {*last.values()} == {"live"}
+        return self.reader.all_live()
 
     def trades_whole(self) -> bool:
         """Whether every hole in the trades that was named has been filled: that comes after all is live."""
@@ -457,15 +487,21 @@ class Ground:
 
     @contextmanager
     def only(self, symbol: str) -> Iterator[int]:
-        """Of other symbols nothing is said but data; then all is live. Yields how many gaps there are."""
+        """Of other symbols nothing is said but data; then all is live. Yields how many gaps there are.
+
+        Of other venues no gap is told.
+        """
         self.until("every item is live", self.all_live)
         self.until("every hole in the trades is filled", self.trades_whole)
         reader = self.reader
         gaps, statuses = len(reader.gaps), len(reader.statuses)
-        changes = {each: len(reader.states[each]) for each in SYMBOLS}
+        changes = {each: len(reader.states[each]) for each in reader.symbols}
+        elsewhere = [(other, len(other.gaps)) for other in self.others]
         yield gaps
         self.flows(time.time_ns())
-        for each in SYMBOLS:
+        for other, before in elsewhere:
+            assert other.gaps[before:] == [], f"{other.venue} suffered"
+        for each in reader.symbols:
             assert each == symbol or len(reader.states[each]) == changes[each], f"the book of {each} suffered"
         assert [g for _, g in reader.gaps[gaps:] if g.symbol != symbol] == []
         assert [s for s in reader.statuses[statuses:] if s.symbol != symbol] == []
@@ -494,12 +530,13 @@ class Ground:
 
     def settle(self) -> None:
         """See ``settle``."""
-        settle(self.made, self.reader)
+        settle(self.made, *self.readers)
 
     def check(self) -> None:
         """Compare everything with the simulator."""
-        check_reader(self.made, self.reader)
-        check_truth(self.made, self.reader)
+        for reader in self.readers:
+            check_reader(self.made, reader)
+            check_truth(self.made, reader)
         check_barter(self.made, self.reader, self.client)
 
 
@@ -507,12 +544,15 @@ class Ground:
 def ground_of(made: Fire) -> Iterator[Ground]:
     """Yield the readers of a demo, once all flows."""
     reader, client = Reader(made), Barter(made)
-    ground = Ground(made, reader, client)
+    ground = Ground(made, reader, client, [Reader(made, venue) for venue in VENUES_SYMBOLS if venue != VENUE])
     try:
         ground.until("a client hears all symbols", lambda: all(client.trades.values()), 20)
-        ground.until("all flows", lambda: reader.flowing(0) and ground.all_live(), 20)
+        for each in ground.readers:
+            told(made, each, "all flows", lambda each=each: each.flowing(0) and each.all_live(), 20)
         yield ground
     finally:
-        reader.over.set()
+        for each in ground.readers:
+            each.over.set()
         client.close()
-        reader.close()
+        for each in ground.readers:
+            each.close()

@@ -80,6 +80,32 @@ def test_a_null_in_a_book_costs_that_book_a_resync(ground: Ground):
     assert len(ground.made.dead()) == dead + 1
 
 
+@pytest.mark.parametrize(
+    ("venue", "fault", "cause"),
+    [("kraken", {"kind": "checksum"}, "checksum"), ("okx", {"kind": "gap", "channel": "book"}, "sequence")],
+)
+def test_each_broken_proof_is_found_once_and_costs_that_book_alone_a_new_subscription(
+    ground: Ground, venue: str, fault: dict[str, str], cause: str
+):
+    there = ground.at(venue)
+    hit = there.reader.symbols[0]
+    states = there.reader.states[hit]
+
+    def counted() -> float:
+        return there.count("bookbuilder", "tapeline_gaps_total", venue=venue, channel="book", reason=cause)
+
+    found = counted()
+    for n in range(1, 4):
+        before = len(states)
+        with there.only(hit) as since:
+            there.inject(**fault, symbol=hit)
+            there.gap("book", hit, cause, since)
+            there.until("it is live again", lambda before=before: states[before:][-1:] == ["live"], 20)
+        assert states[before:] == ["resyncing", "live"]
+        assert [gap.cause for gap in there.reader.gaps_of("book", hit, since)] == [cause]
+        assert counted() == found + n, "injected, detected, reported"
+
+
 def test_a_crossed_book_is_not_live(ground: Ground):
     ground.drop()
     states = ground.reader.states[HIT]

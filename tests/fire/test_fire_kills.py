@@ -92,9 +92,10 @@ def test_a_killed_venue_is_told_and_joined_when_it_is_back(ground: Ground):
     assert made.actors() == actors
     down = [s for s in reader.statuses[statuses:] if s.state == "down"]
     assert {s.symbol for s in down} == {None, *SYMBOLS}
-    pause(made, reader)
-    check_reader(made, reader, anew=True)
-    check_truth(made, reader)
+    pause(made, *ground.readers)
+    for each in ground.readers:
+        check_reader(made, each, anew=True)
+        check_truth(made, each)
     check_barter(made, reader, ground.client)
 
 

@@ -96,6 +96,7 @@ class NativeOutlet:
         self._records: dict[Place, _Record] = {}  # empty while nobody is connected
         self._unseeded: set[Partition] = set()
         self._to_seed = anyio.Event()
+        self._era = 0  # how often somebody has come to nobody
         self._groups = Groups()
         self._subs: dict[Peer, dict[int, Subscription]] = {}
         self._newcomers: Turnstile[Subscription] = Turnstile(self._admit)
@@ -414,6 +415,7 @@ class NativeOutlet:
             self._sleep()
 
     def _wake(self) -> None:
+        self._era += 1
         for partition, source in self._sources.items():
             for stream in _STREAMS:
                 self._records[partition, stream] = _Record((partition, stream), source.cursors[stream])
@@ -463,7 +465,7 @@ class NativeOutlet:
     async def _seed_one(self, archive: Archive, partition: Partition) -> None:
         venue, number = partition
         symbols = [s for s in self.there[venue] if shard(s, self._shards[venue]) == number]
-        cursors = self._sources[partition].cursors
+        cursors, era = self._sources[partition].cursors, self._era
         async with archive.opened() as reader:
             tops = await reader.tops(partition, symbols)  # first: what is not in the pages then is older
             found: dict[StreamName, dict[bytes, Standing]] = {
@@ -472,15 +474,14 @@ class NativeOutlet:
                 )
                 for stream, kind in _SEEDS.items()
             }
+        if era != self._era or not self._records:
+            return  # whoever it was for has gone; for others there are lines between
         for line in tops:
             start = line[: line.find(native.AFTER_TOPIC)]
             found["books"].setdefault(start, (cursors["books"].epoch, cursors["books"].k, line))
         for stream, standings in found.items():
-            record = self._records.get((partition, stream))
-            if record is None:
-                return  # everybody has gone meanwhile
             for start, standing in standings.items():
-                record.latest.setdefault(start, standing)
+                self._records[partition, stream].latest.setdefault(start, standing)
         self._unseeded.discard(partition)
         self._settle(partition)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any
 
@@ -156,6 +157,14 @@ class NativeClient:
     async def resume(self, **request: Any) -> dict[str, Any]:
         return await self.subscribe(**{"op": "resume", "cursors": self.heard.cursors, **request})
 
+    async def survives(self, waiting: Awaitable[Any]) -> bool:
+        """Whether it came before the connection ended."""
+        try:
+            await waiting
+        except ConnectionClosed:
+            return False
+        return True
+
     async def pump(self) -> None:
         """Take messages until the connection ends."""
         try:
@@ -167,9 +176,8 @@ class NativeClient:
 
 async def dial(url: str, heard: Heard | None = None, **options: Any) -> NativeClient:
     """Connect and take the hello."""
-    connection = await connect(
-        f"{url}/v1", proxy=None, compression=None, max_size=None, max_queue=None, **options
-    )
+    options = {"proxy": None, "compression": None, "max_size": None, "max_queue": None, **options}
+    connection = await connect(f"{url}/v1", **options)
     client = NativeClient(connection, heard or Heard())
     hello = await client.next()
     assert hello["op"] == "hello", hello

@@ -49,6 +49,7 @@ bench-peers: install $(PEERS)/.installed
 chaos: $(VENV)/.dev
 	$(BIN)/tapeline chaos $(ARGS)
 	TAPELINE_FIRE_ROUNDS=$(ROUNDS) $(BIN)/pytest -m fire
+	TAPELINE_NATIVE_ROUNDS=50 $(BIN)/pytest tests/broadcaster/test_native_kills.py
 
 lock:
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements/runtime.txt

@@ -40,7 +40,8 @@ class Broadcaster:
         self.port = free_port()
         self._config = folder / "tapeline.toml"
         self._config.write_text(CONFIG.format(port=self.port))
-        self._env = {**os.environ, "REDIS_URL": server.url}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TAPELINE_")}
+        self._env = {**kept, "REDIS_URL": server.url}
         self._out = folder / "broadcaster.log"
         self.process = self._start()
 

@@ -41,6 +41,8 @@ HERE = {
 }
 ELSEWHERE = {
     "make chaos ARGS=--json": "test_chaos.py runs its short form and its judge; test_fire_*.py the rest",
+    ".venv/bin/python examples/native.py": "test_examples.py, while the broadcaster is killed",
+    "node examples/native.mjs": "test_examples.py, in node and in a browser",
     "make demo": "test_demo.py starts what it starts; .ci/run installs the lock files",
     ".venv/bin/tapeline simulate --seed 7 --port 9800": "test_the_simulator_runs_alone",
     "TAPELINE_MASTER__KEYS=secret .venv/bin/tapeline master --config config/tapeline.toml": (

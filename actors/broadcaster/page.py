@@ -76,7 +76,8 @@ class Pages:
             f"<p>Live crypto market data over WebSocket, in Barter Data Server's format. Connect to "
             f"<code>{url}</code>, for example <code>websockets {url}</code>. Filters go in the query: "
             f"<code>{url}/?kind=trade,order_book_l1&amp;symbol=BTC-USDT</code>. For probes: "
-            f'<a href="/healthz">/healthz</a>.</p><p>{health["clients"]} clients connected.</p><table>'
+            f'<a href="/healthz">/healthz</a>. Subscriptions and resume: the native protocol, '
+            f"<code>{url}/v1</code>.</p><p>{health['clients']} clients connected.</p><table>"
             f"<tr><th>partition<th>state<th>last tick<th>live books<th>events seen</tr>{rows}</table></html>"
         ).encode()
 

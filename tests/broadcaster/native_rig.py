@@ -54,12 +54,14 @@ class Heard:
     rollback was told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
+        self.keep = keep  # the messages themselves; numbers always
         self.cursors: dict[str, str] = {}
         self.ks: dict[str, list[int]] = {}  # of events, by stream
         self.events: list[dict[str, Any]] = []
         self.notices: list[dict[str, Any]] = []
         self.states: list[dict[str, Any]] = []
+        self.last: dict[tuple[str, str], dict[str, Any]] = {}  # the newest state of each kind and symbol
         self.books: dict[str, Book] = {}
         self.kinds: Counter[str] = Counter()
         self.lives = 0
@@ -92,13 +94,14 @@ class Heard:
         epoch, k = place(cursor)
         self.kinds[event["kind"]] += 1
         if stands:
-            self.states.append(message)
+            self.states += [message] if self.keep else []
+            self.last[event["kind"], event["symbol"]] = event
         else:
             assert (epoch, k) > place(self.cursors.get(stream, "0-0")), (message, self.cursors.get(stream))
             assert k > (self.ks.get(stream) or [0])[-1], message
             self.cursors[stream] = cursor
             self.ks.setdefault(stream, []).append(k)
-            self.events.append(message)
+            self.events += [message] if self.keep else []
         if event["kind"] == "book":
             name = f"{event['venue']}/{event['symbol']}"
             self.books.setdefault(name, Book()).apply(k, event, stands)

@@ -21,6 +21,7 @@ from websockets.exceptions import WebSocketException
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(900)]
 ROUNDS = int(os.environ.get("TAPELINE_NATIVE_ROUNDS", "3"))
+WITHIN_S = 60  # a process starts in one second, on a machine that is busy with other tests in many
 CONFIG = """
 mode = "demo"
 [broadcaster]
@@ -66,7 +67,7 @@ class Follower:
     def __init__(self, url: str, **wishes: Any) -> None:
         self.url = url
         self.wishes = wishes
-        self.heard = Heard()
+        self.heard = Heard(keep=False)
         self.first: dict[str, int] = {}
         self.client: NativeClient | None = None
         self.connections = 0
@@ -109,7 +110,7 @@ async def test_neither_cut_clients_nor_a_killed_broadcaster_cost_an_event(redis_
         async with anyio.create_task_group() as tg:
             for follower in followers:
                 tg.start_soon(follower.run)
-            await until(lambda: all(follower.first for follower in followers), 20)
+            await until(lambda: all(follower.first for follower in followers), WITHIN_S)
             tg.start_soon(load.run, 0.01)
             for _ in range(ROUNDS):
                 for _ in range(rng.randint(1, 3)):
@@ -118,15 +119,18 @@ async def test_neither_cut_clients_nor_a_killed_broadcaster_cost_an_event(redis_
                 for follower in followers:  # never before everybody is connected: each kill is one to them
                     was = follower.connections
                     follower.cut()
-                    await until(lambda f=follower, n=was: f.connections > n and f.client is not None, 20)
+                    await until(
+                        lambda f=follower, n=was: f.connections > n and f.client is not None, WITHIN_S
+                    )
                 await anyio.sleep(rng.uniform(0, 0.3))
                 counts = [follower.connections for follower in followers]
                 await anyio.to_thread.run_sync(broadcaster.kill9)
                 await until(
-                    lambda c=counts: all(f.connections > n for f, n in zip(followers, c, strict=True)), 20
+                    lambda c=counts: all(f.connections > n for f, n in zip(followers, c, strict=True)),
+                    WITHIN_S,
                 )
             load.stopped = True
-            await until(lambda: all(arrived(follower.heard, load) for follower in followers), 30)
+            await until(lambda: all(arrived(follower.heard, load) for follower in followers), WITHIN_S)
             await anyio.sleep(0.2)  # a view's last word
             tg.cancel_scope.cancel()
     finally:
@@ -137,7 +141,7 @@ async def test_neither_cut_clients_nor_a_killed_broadcaster_cost_an_event(redis_
     each_once(books.heard, load, books.first, {"book", "l1"}, "BTC-USDT")
     each_once(view.heard, load, view.first, {"trade"})
     for symbol, (bids, asks) in load.books.items():
-        said = [m["event"] for m in view.heard.states if m["event"]["symbol"] == symbol][-1]
+        said = view.heard.last["book", symbol]
         assert side(said["bids"]) == {p: bids[p] for p in sorted(bids, reverse=True)[:5]}
         assert side(said["asks"]) == {p: asks[p] for p in sorted(asks)[:5]}
     assert not any(follower.heard.notices for follower in followers)

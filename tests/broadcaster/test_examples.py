@@ -1,0 +1,161 @@
+"""The examples, as a reader of them runs them: against a real broadcaster, killed while they follow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from broadcaster_rig import Script, until
+from browser_rig import chromium
+from demo_rig import Demo, await_true, demo
+from load_rig import Load
+from test_native_kills import WITHIN_S, Broadcaster
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def missing(what: str) -> Any:
+    """Skip on a laptop, fail in CI."""
+    return (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {what} on this machine")
+
+
+def node() -> list[str]:
+    """The command that runs JavaScript with a WebSocket built in."""
+    path = shutil.which("node")
+    if path is None:
+        missing("node")
+    for flags in ([], ["--experimental-websocket"]):
+        probe = [path, *flags, "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
+        if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return [path, *flags]
+    return missing("node of version 20.10 or later")
+
+
+@contextmanager
+def following(command: list[str], out: Path) -> Iterator[Path]:
+    with out.open("wb") as file, (out.with_suffix(".err")).open("wb") as errors:
+        process = subprocess.Popen(command, stdout=file, stderr=errors)
+    try:
+        yield out
+    finally:
+        process.kill()
+        process.wait()
+
+
+def said(out: Path) -> list[tuple[str, int, str]]:
+    """Kind, number and symbol of what an example has printed in whole lines."""
+    lines = out.read_text().rpartition("\n")[0].splitlines()
+    return [
+        (kind, int(cursor.rpartition("-")[2]), symbol) for cursor, kind, symbol, *_ in map(str.split, lines)
+    ]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_an_example_misses_nothing_over_restarts_of_the_broadcaster(
+    language: str, redis_server, tmp_path: Path
+):
+    program = [sys.executable, str(EXAMPLES / "native.py")]
+    if language == "node":
+        program = [*node(), str(EXAMPLES / "native.mjs")]
+    server = redis_server("valkey")
+    load = Load(server, Script())
+    load.write()
+    broadcaster = Broadcaster(tmp_path, server)
+    try:
+        with following([*program, f"ws://127.0.0.1:{broadcaster.port}/v1"], tmp_path / "out") as out:
+            async with anyio.create_task_group() as tg:
+                await until(lambda: bool(said(out)), WITHIN_S)
+                tg.start_soon(load.run, 0.01)
+                for _ in range(2):
+                    seen = len(said(out))
+                    await until(lambda n=seen: len(said(out)) > n + 50, WITHIN_S)
+                    await anyio.to_thread.run_sync(broadcaster.kill9)
+                seen = len(said(out))
+                await until(lambda: len(said(out)) > seen + 50, WITHIN_S)
+                load.stopped = True
+            wanted = {
+                kind: [k for k, (its, symbol) in enumerate(of, 1) if (its, symbol) == (kind, "BTC-USDT")]
+                for stream, kind in (("events", "trade"), ("books", "l1"))
+                for of in (load.written[f"binance.0/{stream}"],)
+            }
+            await until(
+                lambda: all((kind, of[-1], "BTC-USDT") in said(out) for kind, of in wanted.items()),
+                WITHIN_S,
+            )
+            for kind, of in wanted.items():
+                told = [k for its, k, _ in said(out) if its == kind]
+                assert told == of[of.index(told[0]) :]
+                assert len(told) > 100
+    finally:
+        broadcaster.close()
+
+
+@pytest.mark.parametrize("name", ["native.py", "native.mjs", "barter.html"])
+def test_an_example_is_short(name: str):
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    with demo(tmp_path_factory.mktemp("demo")) as made:
+        yield made.start().live()
+
+
+KINDS = {
+    "welcome", "trade", "order_book_l1", "order_book_l2.Snapshot", "order_book_l2.Update",
+    "cumulative_volume_delta", "liquidation", "open_interest", "funding_rate",
+}  # fmt: skip
+
+
+@pytest.mark.redis
+def test_a_barter_page_in_a_real_browser_gets_the_welcome_and_every_kind(running: Demo):
+    url = f"ws://127.0.0.1:{9001 + running.offset}"
+    with chromium() as browser:
+        page = browser.new_page()
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{(EXAMPLES / 'barter.html').as_uri()}#{url}")
+
+        def counts() -> dict[str, Any]:
+            return json.loads(page.inner_text("#counts") or "{}")
+
+        deadline = time.monotonic() + 60
+        while not counts().keys() >= KINDS and time.monotonic() < deadline:
+            page.wait_for_timeout(100)
+        heard = counts()
+        assert heard.keys() >= KINDS
+        assert not faults
+        assert heard["welcome"]["last"]["message"] == "Connected to barter-data market feed"
+        liquidation = heard["liquidation"]["last"]
+        assert liquidation["exchange"] == "Okx"
+        assert liquidation["instrument"]["kind"] == "Perpetual"
+        assert liquidation["data"].keys() == {"price", "quantity", "side", "time"}
+        assert isinstance(heard["trade"]["last"]["data"]["price"], int | float)
+
+
+@pytest.mark.redis
+def test_the_native_example_runs_in_a_browser_too(running: Demo):
+    url = f"ws://127.0.0.1:{9001 + running.offset}/v1"
+    source = (EXAMPLES / "native.mjs").read_text(encoding="utf-8")
+    with chromium() as browser:
+        page = browser.new_page()
+        lines: list[str] = []
+        page.on("console", lambda message: lines.append(message.text))
+        page.evaluate(f"globalThis.process = {{argv: ['', '', {url!r}]}}")
+        page.add_script_tag(content=source, type="module")
+
+        def enough() -> bool:
+            page.wait_for_timeout(100)
+            return {"trade", "l1"} <= {line.split()[1] for line in lines}
+
+        await_true("trades and best prices", enough, 20)
+        assert all("/" in line.split()[0] for line in lines)

@@ -556,6 +556,25 @@ def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any,
     assert not feed.asked()
 
 
+def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_trade() -> None:
+    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed.open("a.1", "trade", "l1")
+    feed.trade("a.1", 5)
+    feed.say("a.1", "f", b"{")
+    feed.say("a.1", "f", b"{")  # says nothing more: the hole has no end yet
+    feed.trade("a.1", 9)
+    feed.open("b.1", "trade")
+    feed.say("a.1", "f", b"{")  # b would bring it
+    assert [(e.id if isinstance(e, Trade) else (e.channel, e.first)) for e in feed.of(Trade, Gap)] == [
+        "5", ("trade", "6"), "9",
+    ]  # fmt: skip
+    feed = Feed()
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 5)
+    feed.say("a.1", "f", b"{")  # here the next id tells
+    assert not feed.of(Gap)
+
+
 def test_a_quiet_channel_that_its_successor_has_acknowledged_leaves_no_gap() -> None:
     feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
     feed.open("a.1", "trade", "ticker")

@@ -115,7 +115,8 @@ class Normalize:
         self._sink = Sink(ROLE, partition, Output(()))
         self._sink.now = self._state.now
         self._connections = Connections(venue, self._state.ledger, self._sink)
-        self._trade = self._numbered if venue.trade_ids == "contiguous" else self._unnumbered
+        self._numbers = venue.trade_ids == "contiguous"
+        self._trade = self._numbered if self._numbers else self._unnumbered
         self._increasing = venue.trade_ids == "increasing"
         self._open: dict[bytes, tuple[str, Conn, Scratch]] = {}
         for name, conn in self._state.ledger.conns.items():
@@ -219,9 +220,11 @@ class Normalize:
                 self._resolve(symbol, marks)
             elif lost.last:
                 first = None if lost.seq is None else str(lost.seq)
-                if channel == "trade":
-                    recent = self._state.recent.get(symbol)
-                    first = str(recent.high + 1) if recent is not None and self._increasing else None
+                if channel == "trade" and (recent := self._state.recent.get(symbol)) is not None:
+                    if recent.holed:
+                        continue
+                    recent.holed = True
+                    first = str(recent.high + 1) if self._increasing else None
                 now = self._sink.now
                 self._sink.event(Gap(self._venue.name, symbol, None, now, None, channel, cause, first, None))
                 self._count_gap(channel, cause)
@@ -303,6 +306,9 @@ class Normalize:
             decoded = self._decode(frame, scratch)
         except Unparseable as e:
             self._unparseable(e, line)
+            if not self._numbers:  # it may have been a trade, and no later one would tell
+                lost = self._connections.holed(conn)
+                self._lost([one for one in lost if one.item[0] == "trade"], "sequence")
             return
         for said in decoded:
             if not isinstance(said, Event):
@@ -358,6 +364,7 @@ class Normalize:
             return
         if step is not None:
             self._restarted(symbol)
+        recent.holed = False
         self._sink.event(trade)
 
     def _numbered(self, symbol: str, trade: Trade, sub: Sub) -> None:

@@ -282,12 +282,14 @@ class Recent(msgspec.Struct):
         high: Highest id seen, -1 before the first; of increasing ids only, like the rest.
         ts: Event time of the highest, ns.
         floor: Highest id that was forgotten, -1 for none.
+        holed: A hole was named after the last one that passed: it has no end yet.
     """
 
     ids: dict[str, None] = {}
     high: int = -1
     ts: int | None = None
     floor: int = -1
+    holed: bool = False
 
     def see(self, trade: Trade, *, increasing: bool) -> Duplicate | Reset | None:
         """Take one trade; None: it passes, and so it does after a ``Reset``."""

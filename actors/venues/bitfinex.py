@@ -18,13 +18,12 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, price_text, size_text, trade_text
+from actors.model.decimals import is_zero, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Level, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.venues.base import (
     Acked,
-    Answer,
     BookRule,
     Closing,
     Connection,
@@ -39,13 +38,12 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
-    items_of,
     number_text,
     read,
 )
+from actors.venues.common import MS, Id, Ms, no_answer, planned, price_or_none
 
 NAME: Final = "bitfinex"
-MS: Final = 1_000_000  # ns
 LEVELS: Final = 100  # the venue deletes what falls out of them
 TIMESTAMP, SEQ_ALL, OB_CHECKSUM = 32_768, 65_536, 131_072
 FLAGS: Final = TIMESTAMP | SEQ_ALL | OB_CHECKSUM
@@ -55,21 +53,19 @@ _RESTART, _PAUSE, _RESUME = 20_051, 20_060, 20_061  # codes of info
 _DUPLICATE: Final = 10_301  # of an error: it is subscribed already
 _TESTS: Final = frozenset(("AAA", "BBB", "TESTBTC", "TESTUSD", "TESTUSDT"))
 
-_Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
-_Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 
 
 class _Fill(msgspec.Struct, array_like=True):
-    id: _Id  # increases over all pairs
-    mts: _Ms
+    id: Id  # increases over all pairs
+    mts: Ms
     amount: msgspec.Raw  # base currency; below zero the taker sold
     price: msgspec.Raw  # quote currency a unit of base
 
 
 class _Level(msgspec.Struct, array_like=True, gc=False):
     price: msgspec.Raw
-    count: _Id  # 0 deletes
+    count: Id  # 0 deletes
     amount: msgspec.Raw  # base currency, absolute; below zero it is an ask
 
 
@@ -95,7 +91,7 @@ class _Event(msgspec.Struct):
 
     event: str
     channel: str | None = None
-    chanId: _Id | None = None  # noqa: N815 - the venue's name
+    chanId: Id | None = None  # noqa: N815 - the venue's name
     symbol: str | None = None
     code: int | None = None
     msg: str = ""
@@ -110,8 +106,8 @@ _level_decoder = msgspec.json.Decoder(_Level)
 _levels_decoder = msgspec.json.Decoder(list[_Level])
 _ticker_decoder = msgspec.json.Decoder(_Ticker)
 _event_decoder = msgspec.json.Decoder(_Event)
-_seq_decoder = msgspec.json.Decoder(_Id)
-_ms_decoder = msgspec.json.Decoder(_Ms)
+_seq_decoder = msgspec.json.Decoder(Id)
+_ms_decoder = msgspec.json.Decoder(Ms)
 _checksum_decoder = msgspec.json.Decoder(_Int32)
 _lists_decoder = msgspec.json.Decoder(tuple[list[str], list[tuple[str, str]]])
 
@@ -236,7 +232,7 @@ def _trade(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
 
 def _price_or_none(raw: msgspec.Raw) -> str | None:
     text = number_text(raw)
-    return None if text == "null" or is_zero(decimal_text(text)) else price_text(text)
+    return None if text == "null" else price_or_none(text)
 
 
 def _ticker(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
@@ -330,15 +326,6 @@ def _refusal(event: _Event, scratch: Scratch) -> Decoded:
     return Refused(f"{event.code}: {event.msg[:200]}", items=None if item is None else [item])
 
 
-def decode_rest(answer: Answer, _scratch: Scratch) -> list[Event]:
-    """Refuse: the stream brings its own snapshots, and past trades are not to be had by their ids.
-
-    Raises:
-        Unparseable: Always.
-    """
-    raise Unparseable(f"no answer of this venue: {answer.request.op}")
-
-
 def rows(body: bytes) -> list[Instrument]:
     """Return the pairs of the list, under the names that the map beside it has for their codes.
 
@@ -377,12 +364,9 @@ def plan(
     endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
 ) -> list[Connection]:
     """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    by_symbol = {instrument.symbol: instrument for instrument in instruments}
-    symbols = list(by_symbol)
-    most = LIMITS.items_per_connection // max(1, len(channels))
-    parts = (items_of(symbols[start : start + most], channels) for start in range(0, len(symbols), most))
-    url = f"{endpoints.ws}/ws/2"
-    return [Connection(url, [_CONF, *subscribe(items, by_symbol, 1)]) for items in parts]
+    url, most = f"{endpoints.ws}/ws/2", LIMITS.items_per_connection
+    connections = planned(url, instruments, channels, most, subscribe)
+    return [Connection(url, [_CONF, *connection.subscriptions]) for connection in connections]
 
 
 _CONF: Final = Subscription("subscribe", [], f'{{"event":"conf","flags":{FLAGS}}}', answers=2)  # and info
@@ -411,7 +395,7 @@ VENUE: Final = Venue(
     subscribe=subscribe,
     unsubscribe=None,
     decode=decode,
-    decode_rest=decode_rest,
+    decode_rest=no_answer,
     instruments=(Request("instruments", "/v2/conf/pub:list:pair:exchange,pub:map:currency:sym"),),
     rows=rows,
 )

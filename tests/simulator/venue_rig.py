@@ -53,6 +53,8 @@ class Chain:
         counts: What both counted.
         asked: How often each operation was asked of the connector.
         states: By symbol, every state that its book was told in, in order.
+        dead: What could not be understood.
+        compared: How often a live book was compared with the venue's.
     """
 
     def __init__(self, name: str, *symbols: str, seed: int = 1) -> None:
@@ -65,6 +67,8 @@ class Chain:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.asked: Counter[str] = Counter()
         self.states: dict[str, list[str]] = defaultdict(list)
+        self.dead: list[bytes] = []
+        self.compared = 0
         self.instruments: dict[str, Instrument] = {}
         self._normalize = Normalize(self.venue, f"{name}.0")
         self._bookbuild = Bookbuild(name, self.venue.book_rule, has_l1="l1" in self.venue.channels)
@@ -168,10 +172,16 @@ class Chain:
             assert self.venue.snapshot is not None
             question = self.venue.snapshot(instrument)
         else:
-            assert self.venue.backfill is not None
-            question = self.venue.backfill(instrument, request.first or "", request.last or "")
+            question = self._backfill(instrument, request)
         answer = Answer(question, 200, self._get(question.path).decode(), request.id, request.conn)
         self._write(request.conn or "a.*", "h", msgspec.json.encode(answer))
+
+    def _backfill(self, instrument: Instrument, request: ControlRequest) -> Request:
+        first, last = request.first or "", request.last or ""
+        if self.venue.backfill_after is not None and request.after is not None:
+            return self.venue.backfill_after(instrument, first, last, request.after)
+        assert self.venue.backfill is not None
+        return self.venue.backfill(instrument, first, last)
 
     # -- the folds
 
@@ -181,6 +191,7 @@ class Chain:
         self._normalize.fold(self._raw, raw.line(self.desk.now, conn, kind, payload), self._said)
         said, asked = self._said.lines["events"][:], self._said.lines["control"][:]
         self.counts.update(self._said.counts)
+        self.dead += self._said.lines["dead"]
         self._said.clear()
         for text in said:
             self.events.append(codec.decode(text))
@@ -196,6 +207,7 @@ class Chain:
                     states.append(event.state)
         asked += self._built.lines["control"]
         self.counts.update(self._built.counts)
+        self.dead += self._built.lines["dead"]
         self._built.clear()
         for text in asked:
             request = msgspec.json.decode(text, type=ControlRequest)
@@ -223,7 +235,7 @@ class Chain:
             if self.desk.now - self._ticked >= S:
                 self._ticked = self.desk.now
                 self._write("-", "k", msgspec.json.encode(raw.LegsAlive(["a"])))
-            self.check_books(self._due())
+            self.compared += self.check_books(self._due())
 
     def fault(self, kind: str, **more: Any) -> None:
         """Begin a fault in the frames of every open connection."""
@@ -244,18 +256,24 @@ class Chain:
         return due if rest else list({*due, self.symbols[n % len(self.symbols)]})
 
     def check_books(self, symbols: Sequence[str] | None = None) -> int:
-        """Compare live books with the venue's at the same sequence; return how many there were."""
+        """Compare live books with the venue's where they stand; return how many there were.
+
+        That is at the same sequence, or as they were told with the same time where there is none.
+        """
         live = 0
         for symbol in self.symbols if symbols is None else symbols:
             view = self.views[symbol]
-            if view.state != "live" or view.event is None or view.event.seq is None:
+            if view.state != "live" or view.event is None:
                 continue
             live += 1
-            truth = self.desk.house.by_symbol[symbol].book(view.event.seq, self.venue.book_rule.depth)
+            shop, at = self.desk.house.by_symbol[symbol], view.event.seq
+            if at is None:
+                at = shop.sequence(view.event.ts_event or 0)
+            truth = shop.book(at, self.venue.book_rule.depth)
             bids, asks = view.levels
             row = self.instruments[symbol]
-            assert bids == _base(row, truth.bids[: len(bids)]), (symbol, view.event.seq)
-            assert asks == _base(row, truth.asks[: len(asks)]), (symbol, view.event.seq)
+            assert bids == _base(row, truth.bids[: len(bids)]), (symbol, at)
+            assert asks == _base(row, truth.asks[: len(asks)]), (symbol, at)
             if self.venue.book_rule.snapshot == "stream":
                 assert (len(bids), len(asks)) == (len(truth.bids), len(truth.asks))
         return live
@@ -270,15 +288,18 @@ class Chain:
         told: Counter[int] = Counter()
         for trade in self.of(Trade, symbol):
             told.update(range(int(trade.first_id or trade.id), int(trade.id) + 1))
-        gaps = [gap for gap in self.of(Gap, symbol) if gap.channel == "trade"]
-        closed = {(gap.first, gap.last) for gap in gaps if gap.filled}
-        for gap in gaps:
-            if not gap.filled and (gap.first, gap.last) not in closed and gap.first and gap.last:
-                told.update(range(int(gap.first), int(gap.last) + 1))
+        for first, last in self.holes(symbol):
+            told.update(range(first, last + 1))
         truth = self.desk.house.by_symbol[symbol].truth()
         last = max(told)
         assert last >= truth.next_trade - 20, "the tape was followed to its end"
         return [n for n in range(min(told), last + 1) if told[n] != 1]
+
+    def holes(self, symbol: str) -> list[tuple[int, int]]:
+        """Return what is named as missing of the trades of a symbol, and was not filled."""
+        gaps = [gap for gap in self.of(Gap, symbol) if gap.channel == "trade" and gap.first and gap.last]
+        closed = {(gap.first, gap.last) for gap in gaps if gap.filled}
+        return [(int(g.first), int(g.last)) for g in gaps if (g.first, g.last) not in closed]
 
 
 _to_base = lru_cache(1 << 16)(to_base)

@@ -1,7 +1,7 @@
 """The law of decimal text: a price or size is what the venue wrote, never a binary float."""
 
 import re
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 
 import msgspec
 
@@ -19,6 +19,7 @@ _plain_price = re.compile(_PRICE).fullmatch
 _plain_trade = re.compile(f"{_PRICE} {_PRICE}").fullmatch
 _plain_quote = re.compile(f"{_PRICE} {_SIZE} {_PRICE} {_SIZE}").fullmatch
 _plain_levels = re.compile(rf'\[(?:\["{_PRICE}","{_SIZE}"\],?+)*+\]'.encode()).fullmatch
+_exact = Context(prec=2 * _MOST_DIGITS, rounding=ROUND_HALF_EVEN)  # one for all: half the cost of a local one
 _INVERSE_STEP = Decimal("1e-12")  # DESIGN 6: inverse sizes are rounded half-even to 12 decimals
 
 
@@ -118,15 +119,13 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
     Raises:
         Unparseable: More digits come of it than any venue means.
     """
-    with localcontext() as context:
-        context.prec = 2 * _MOST_DIGITS
-        value = Decimal(contracts) * Decimal(contract_size)
-        if contract_kind == "inverse":
-            try:
-                value = (value / Decimal(price)).quantize(_INVERSE_STEP, rounding=ROUND_HALF_EVEN)
-            except InvalidOperation as e:
-                raise Unparseable(f"no size: {contracts[:40]} contracts at {price[:40]}") from e
-        return f"{value.normalize():f}"
+    value = _exact.multiply(Decimal(contracts), Decimal(contract_size))
+    if contract_kind == "inverse":
+        try:
+            value = _exact.quantize(_exact.divide(value, Decimal(price)), _INVERSE_STEP)
+        except InvalidOperation as e:
+            raise Unparseable(f"no size: {contracts[:40]} contracts at {price[:40]}") from e
+    return f"{_exact.normalize(value):f}"
 
 
 def levels_text(levels: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ of the instrument is needed.
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Final
 from zlib import crc32
@@ -20,9 +21,11 @@ KRAKEN_LEVELS: Final = 10  # whatever depth is subscribed
 BITFINEX_LEVELS: Final = 25
 
 
-def _digits(best_first: list[Level]) -> str:
-    """Return price and size of each level without points and leading zeros, in one text."""
-    return "".join([text.replace(".", "").lstrip("0") for level in best_first for text in level])
+@lru_cache(maxsize=8192)  # of the best levels few change from one checksum to the next
+def _digits(level: Level) -> str:
+    """Return price and size without points and leading zeros, in one text."""
+    price, size = level
+    return price.replace(".", "").lstrip("0") + size.replace(".", "").lstrip("0")
 
 
 def kraken(book: Levels) -> int:
@@ -31,7 +34,7 @@ def kraken(book: Levels) -> int:
     Source: Kraken, guide "Spot WebSocket book checksum (v2)", read 2026-05.
     """
     bids, asks = book.best_first(KRAKEN_LEVELS)
-    return crc32((_digits(asks) + _digits(bids)).encode())
+    return crc32("".join(map(_digits, asks + bids)).encode())
 
 
 def _as_javascript(text: str) -> str:

@@ -21,7 +21,6 @@ from urllib.parse import urlencode
 import msgspec
 
 from actors.model.decimals import (
-    is_plain_quote,
     levels_text,
     size_text,
     trade_text,
@@ -228,8 +227,6 @@ def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
 
 def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
     symbol = symbol_of(t.s, scratch)
-    if is_plain_quote(t.b, t.B, t.a, t.A):
-        return L1(scratch.venue, symbol, None, scratch.recv, t.u, t.b, t.B, t.a, t.A)
     return L1(scratch.venue, symbol, None, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_plain_quote, is_zero, levels_text, price_text, size_text
+from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
 from actors.model.decimals import trade_text as both_text
 from actors.model.errors import Unparseable
 from actors.model.events import (
@@ -233,8 +233,6 @@ def _book_ticker(data: msgspec.Raw, scratch: Scratch) -> Decoded:
     if t.st == _COIN_MARGINED:
         return _NOT_OURS
     symbol, at = symbol_of(t.s, scratch), t.T * MS
-    if is_plain_quote(t.b, t.B, t.a, t.A):
-        return L1(NAME, symbol, at, scratch.recv, t.u, t.b, t.B, t.a, t.A)
     return L1(NAME, symbol, at, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final, NoReturn, TypeVar
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_zero, price_text, size_text
+from actors.model.decimals import decimal_text, is_plain_quote, is_zero, price_text, size_text
 from actors.model.errors import Unparseable
 from actors.model.events import Channel
 from actors.model.instruments import Instrument
@@ -65,6 +65,8 @@ def quote(
     Raises:
         Unparseable: No decimal numbers, or below zero.
     """
+    if is_plain_quote(bid, bid_size, ask, ask_size):
+        return bid, bid_size, ask, ask_size
     return (*_side(bid, bid_size), *_side(ask, ask_size))
 
 

@@ -214,6 +214,20 @@ def test_a_connection_without_heartbeats_is_stale_replaced_and_live_when_they_co
     assert [b.state for b in told if isinstance(b, Book)] == ["live"]
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_outage_of_ours_is_no_silence_of_the_venue(chain: Chain, comes: bool) -> None:
+    live(chain, "BTC-USD")
+    chain.wait(3)
+    chain.told()
+    chain.now += 20 * SECOND  # Redis is away: no tick, and what is heard waits
+    chain.say("k", raw.LegsAlive(["a"]), "-")
+    if comes:
+        chain.heartbeat()
+    chain.wait(1, heartbeats=False)
+    assert [s.state for s in chain.told(Status)] == ([] if comes else ["stale"])
+    assert [op for op, *_ in chain.asked()] == ([] if comes else ["reconnect"])
+
+
 def test_a_connection_of_which_nothing_is_acknowledged_owes_no_heartbeat(chain: Chain) -> None:
     chain.refuse(chain.send("trade", "BTC-USD"), "no")
     chain.told()

@@ -39,6 +39,7 @@ UNSUBSCRIBE_NS: Final = 5 * SECOND  # DESIGN 7
 RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be replaced again before
 REFUSED_NS: Final = 60 * SECOND  # chosen: first wait before a refused item is tried again
 LADDER_MOST_NS: Final = 1800 * SECOND  # chosen: longest wait between two steps of a ladder
+LATE_NS: Final = 3 * SECOND  # chosen: a tick comes each second, and one so late after an outage
 UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not heard of that long is gone
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
 MOST_CLOSED: Final = 64  # closed connections remembered
@@ -126,6 +127,8 @@ class Ledger(msgspec.Struct):
         legs: What was last told of a leg whose attempts fail; empty while it is connected.
         closed: Ids of connections that said goodbye, the newest last.
         polled: Items that no connection brings.
+        ticked: Fold time of the last tick.
+        after_outage: It came late, the one before it did not.
     """
 
     conns: dict[str, Conn] = {}
@@ -134,6 +137,8 @@ class Ledger(msgspec.Struct):
     legs: dict[str, str] = {}
     closed: list[str] = []
     polled: dict[Item, Polled] = {}
+    ticked: int = 0
+    after_outage: bool = False
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -340,9 +345,14 @@ class Connections:
     # ---- time -------------------------------------------------------------------------------------
 
     def tick(self, legs: Iterable[str]) -> list[Lost]:
-        """Close the connections of legs that are not alive; see to what is overdue."""
+        """Close the connections of legs that are not alive; see to what is overdue.
+
+        After an outage of ours the first tick may come before what was heard meanwhile: it judges nobody.
+        """
         alive = frozenset(legs)
-        now = self._sink.now
+        now, ledger = self._sink.now, self._ledger
+        ledger.after_outage = now - ledger.ticked > LATE_NS and not ledger.after_outage
+        ledger.ticked = now
         lost: list[Lost] = []
         for name, conn in self._ledger.conns.items():
             if not conn.open:
@@ -351,9 +361,10 @@ class Connections:
                 lost += self.close(name, conn, f"the lease of leg {conn.leg} is not alive")
             elif conn.unheard is not None and now - conn.unheard > UNHEARD_NS:
                 lost += self.close(name, conn, "nothing heard since a hole in raw")
-            else:
+            elif not ledger.after_outage:
                 self._watch(name, conn)
-        self._watch_polled()
+        if not ledger.after_outage:
+            self._watch_polled()
         return lost
 
     def _watch_polled(self) -> None:

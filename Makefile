@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --universal -
 	--no-header --quiet
 LOCK := $(COMPILE) pyproject.toml --extra build
 
-.PHONY: help install demo up test lint bench bench-peers chaos lock clean
+.PHONY: help install demo up test lint bench bench-peers chaos dashboards lock clean
 
 help:
 	@echo 'make demo     everything here, against local venues: no network, no account'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test     all tests          make lint   style, types, import rules'
 	@echo 'make bench    what it carries    make chaos  kill it again and again, count what is lost'
 	@echo 'make bench-peers  the same frames through cryptofeed and through Tapeline: CPU a frame'
+	@echo 'make dashboards  write grafana/dashboards/ from grafana/generate.py'
 	@echo 'make lock     renew requirements/*.txt from pyproject.toml (needs uv; UPGRADE=1 takes newer versions)'
 
 install: $(VENV)/.runtime
@@ -50,6 +51,9 @@ chaos: $(VENV)/.dev
 	$(BIN)/tapeline chaos $(ARGS)
 	TAPELINE_FIRE_ROUNDS=$(ROUNDS) $(BIN)/pytest -m fire
 	TAPELINE_NATIVE_ROUNDS=50 $(BIN)/pytest tests/broadcaster/test_native_kills.py
+
+dashboards: install
+	$(BIN)/python grafana/generate.py
 
 lock:
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements/runtime.txt

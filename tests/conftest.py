@@ -10,7 +10,15 @@ from redis_rig import Binary, Server
 from actors.config import RedisSettings, Settings, StreamSettings, VenueSettings
 
 # A file is one worker's: those that take longest go first, so that no worker is left alone with one.
-LONGEST = ("test_chaos", "test_bench", "test_demo", "test_fire_faults", "test_fire_kills", "test_readme")
+LONGEST = (
+    "test_chaos",
+    "test_bench",
+    "test_demo",
+    "test_fire_faults",
+    "test_fire_kills",
+    "test_readme",
+    "test_dashboards",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

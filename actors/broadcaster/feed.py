@@ -104,6 +104,7 @@ class Follower:
         self._torn: Literal["retention", "rollback"] | None = None  # entries of books are missing: read again
         self._holes = 0
         self._said_ns = 0  # receive time of what was said last, since the last flush
+        listeners.metrics.stand("broadcaster", venue=partition.venue, partition=str(partition))
         for outlet in self._outlets:
             outlet.add(partition, self)
 

@@ -77,6 +77,7 @@ class Count:
         self._venue = venue
         self._metrics = metrics
         self._open = 0
+        metrics.stand("connector", venue=venue)
         self.add(0)
 
     def add(self, n: int) -> None:

@@ -102,6 +102,7 @@ class _Partition:
         self._senders: list[Sender] = []
         self._stored: dict[str, Cursor] = {}
         self._stored_at = 0.0
+        actor.metrics.stand(actor.role, partition=str(lease.partition))
 
     async def run(self) -> None:
         """Forward until the lease ends or is lost."""

@@ -25,6 +25,7 @@ def exporting(metrics: Metrics, role: str) -> Generator[str | None]:
     Raises:
         ConfigError: The port is taken, or ``PORT`` is no port.
     """
+    metrics.stand(role)
     metrics.count("tapeline_restarts_total", int(os.environ.get("TAPELINE_RESTARTS", "0")), role=role)
     text = os.environ.get("PORT")
     if text is None:

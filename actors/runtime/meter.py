@@ -24,6 +24,7 @@ class Meter:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._commits = 0
         self._recv_ns = 0
+        metrics.stand(role, venue=self._venue, partition=self._partition)
 
     def newest(self, line: bytes) -> None:
         """Note when the newest folded event was received."""

@@ -4,9 +4,14 @@ Labels come from closed sets (``role venue channel kind partition reason``), nev
 that is not in the table, or a label that its row does not name, is a programming error and raises.
 """
 
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable
+from itertools import product
+from typing import Final, Literal, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from actors.dialects.native import Code
+from actors.model.events import Cause, Channel
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -131,6 +136,83 @@ TABLE: Final[dict[str, Row]] = {
     "tapeline_loop_lag_seconds": Row("gauge", ("role",), "How late the event loop ran its last timer."),
 }
 
+_STAGES: Final = ("normalizer", "bookbuilder", "analytics")
+_READERS: Final = (*_STAGES, "broadcaster", "forwarder")
+
+
+def _of(role: str, *values: str) -> dict[str, tuple[str, ...]]:
+    return {role: values or ("",)}
+
+
+def _every(roles: Iterable[str], *values: str) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(roles, values or ("",))
+
+
+# What may not happen for long, by the role that measures it: the values of its last labels, apart by ``/``.
+# It stands at zero from the start, as Prometheus sees no increase in a series that begins at one.
+AT_ZERO: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "tapeline_reconnects_total": _of(
+        "connector", "lost", "failed", "closed", "rejected", "try_later", "too_big", "overflow", "shutdown",
+        "replaced", "deaf", "no_instruments",
+    ),
+    "tapeline_rest_failures_total": _of("connector", "unreachable", "4xx", "5xx", "429", "418", "403"),
+    "tapeline_overflow_frames_total": _of("connector"),
+    "tapeline_unparseable_total": {
+        "connector": ("instrument",),
+        "normalizer": ("malformed", "schema", "value", "oversized", "protocol"),
+    },
+    "tapeline_ignored_total": _of("normalizer", "answer", "refusal", "closed_connection"),
+    "tapeline_duplicates_total": _of("normalizer", "trade", "venue_reset"),
+    "tapeline_poison_total": _every(_STAGES),
+    "tapeline_gaps_total": {
+        "normalizer": (
+            "all/retention", "all/rollback",
+            *("/".join(pair) for pair in product(get_args(Channel), ("disconnect", "sequence"))),
+        ),
+        "bookbuilder": tuple(f"book/{cause}" for cause in get_args(Cause)),
+        "analytics": ("trade/retention", "trade/rollback"),
+        "broadcaster": ("book/broken_chain",),
+    },
+    "tapeline_resyncs_total": _of("bookbuilder", "disconnect", "sequence", "checksum", "crossed", "depth"),
+    "tapeline_checksum_failures_total": _of("bookbuilder"),
+    "tapeline_commit_refusals_total": _every(_STAGES, "FENCED", "STALE", "DUP"),
+    "tapeline_rollbacks_total": _every(_READERS),
+    "tapeline_trimmed_unread_total": _every(_READERS),
+    "tapeline_checkpoint_seconds": _every(_STAGES),
+    "tapeline_redis_reconnects_total": _every(("connector", *_READERS)),
+    "tapeline_clients": _of("broadcaster", "barter", "native"),
+    "tapeline_client_frames_total": _of("broadcaster", "barter", "native"),
+    "tapeline_client_buffer_bytes": _of("broadcaster"),
+    "tapeline_clients_refused_total": _of(
+        "broadcaster", "sockets", "handshake", "origin", "binary", "rate", "slow", "stalled"
+    ),
+    "tapeline_request_errors_total": _of("broadcaster", *get_args(Code)),
+    "tapeline_replayed_events_total": _of("broadcaster"),
+    "tapeline_skipped_total": _of("broadcaster", "slow", "pubsub", "untranslatable"),
+    "tapeline_delivery_seconds": _of("broadcaster"),
+    "tapeline_published_total": _of("broadcaster", "trade", "book", "l1", "ticker"),
+    "tapeline_forward_sent_total": _of("forwarder", "trade", "book"),
+    "tapeline_forward_acked_total": _of("forwarder", "trade", "book"),
+    "tapeline_forward_resent_total": _of("forwarder"),
+    "tapeline_forward_lost_total": _of("forwarder", "socket", "restart"),
+    "tapeline_forward_skipped_total": _of("forwarder", "dialect", "unreadable"),
+    "tapeline_forward_reconnects_total": _of(
+        "forwarder", "refused", "closed", "http", "timeout", "unreachable", "handshake", "dropped"
+    ),
+    "tapeline_master_connections": _of("master", "acked", "ftsobest"),
+    "tapeline_master_messages_total": _of("master", "trade", "book"),
+    "tapeline_master_duplicates_total": _of("master"),
+    "tapeline_master_asked_back_total": _of("master"),
+    "tapeline_master_rejected_total": _of("master", "message", "full"),
+    "tapeline_master_refused_total": _of("master", "login", "key", "protocol", "binary"),
+    "tapeline_master_throttled_total": _of("master"),
+    "tapeline_master_bytes_total": _of("master"),
+    "tapeline_master_cut_bytes_total": _of("master"),
+    "tapeline_master_commit_seconds": _of("master"),
+    "tapeline_master_write_failures_total": _of("master"),
+}  # fmt: skip
+_PLACES: Final = frozenset({"role", "partition", "venue"})
+
 
 class Metrics:
     """Counts, gauges and histograms by name; children are bound once and kept."""
@@ -164,6 +246,22 @@ class Metrics:
                 family = Histogram(name, row.help, row.labels, registry=self.registry, buckets=_SECONDS)
         self._families[name] = family
         return family
+
+    def stand(self, role: str, **places: str) -> None:
+        """Show what ``role`` may count at zero, before it happens: as far as ``places`` say where.
+
+        Args:
+            role: Who counts.
+            places: ``venue`` and ``partition``, where they are known already.
+        """
+        known = {"role": role, **places}
+        for name, by_role in AT_ZERO.items():
+            labels = TABLE[name].labels
+            if (_PLACES & {*labels}) <= known.keys():
+                others = [label for label in labels if label not in _PLACES]
+                for values in by_role.get(role, ()):
+                    own = known | dict(zip(others, filter(None, values.split("/")), strict=True))
+                    self._child(name, {label: own[label] for label in labels})
 
     def count(self, name: str, n: float = 1, /, **labels: str) -> None:
         """Add ``n`` to a counter. Labels in the order of the table."""

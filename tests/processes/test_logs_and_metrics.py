@@ -186,6 +186,7 @@ UNITS = (
     "_clients",
     "_books",
     "_subscriptions",
+    "_subscribers",
     "_events",
 )
 LABELS = {"role", "venue", "channel", "kind", "partition", "reason", "state", "dialect"}

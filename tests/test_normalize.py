@@ -248,6 +248,8 @@ def test_attempts_that_fail_alike_are_told_once_and_success_is_told(feed: Feed) 
     feed.open("a.4")
     feed.close("a.4")
     feed.close("a.x5", "forbidden", 403)
+    feed.open("a.6")
+    feed.close("a.6", "", 1001)
     reasons = [(event.state, event.reason) for event in feed.of(Status)]
     assert reasons == [
         ("down", "no route to host"),
@@ -255,6 +257,8 @@ def test_attempts_that_fail_alike_are_told_once_and_success_is_told(feed: Feed) 
         ("live", "open"),
         ("down", "1006: gone"),
         ("down", "403: forbidden"),
+        ("live", "open"),
+        ("down", "1001: no reason given"),
     ]
 
 

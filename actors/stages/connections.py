@@ -193,7 +193,7 @@ class Connections:
     def closed(self, name: str, how: Closed) -> list[Lost]:
         """Take an ``x`` line: one connection, an attempt that failed, or with ``<leg>.*`` a leg's all."""
         ledger = self._ledger
-        reason = how.reason if how.code is None else f"{how.code}: {how.reason}"
+        reason = how.reason if how.code is None else f"{how.code}: {how.reason or 'no reason given'}"
         leg, _, which = name.partition(".")
         if which == "*":
             names = [n for n, conn in ledger.conns.items() if conn.leg == leg]

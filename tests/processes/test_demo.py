@@ -79,12 +79,12 @@ def test_a_venue_that_comes_back_is_live_again_and_a_hiccup_is_no_news():
     life.take(status("wanted", symbol="BTC-USDT", at_ms=10))
     life.take(trade("BTC-USDT", 30))
     assert life.news(SECOND, 1) == "binance live: 1 symbol, first trade after 20 ms"
-    life.take(status("down", "1001: ", at_ms=5000))
+    life.take(status("down", "1001: no reason given", at_ms=5000))
     assert life.news(6 * SECOND, 6) is None
     life.take(status("live", symbol="BTC-USDT", at_ms=6500))
     assert life.news(9 * SECOND, 9) is None
     for at_s in (10, 20):
-        life.take(status("down", "1001: ", at_ms=at_s * 1000))
+        life.take(status("down", "1001: no reason given", at_ms=at_s * 1000))
         assert life.news((at_s + 3) * SECOND, 9) == "binance down: 1001"
         life.take(trade("BTC-USDT", at_s * 1000 + 4000))
         assert life.news((at_s + 4) * SECOND, 9) == "binance live again: 1 symbol"

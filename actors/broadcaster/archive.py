@@ -52,6 +52,14 @@ class _Top(msgspec.Struct):
 _top_of = msgspec.json.Decoder(_Top).decode
 
 
+def _top(value: bytes | None) -> _Top | None:
+    try:
+        return None if value is None else _top_of(value)
+    except msgspec.MsgspecError as e:  # readable by all, and perhaps written by others
+        log.warning("no_top", reason=str(e))
+        return None
+
+
 class Reader:
     """Reads the streams of any partitions, one command at a time."""
 
@@ -110,8 +118,8 @@ class Reader:
                     top.bid, top.bid_size, top.ask, top.ask_size,
                 )
             )
-            for top in (_top_of(value) for value in values if value is not None)
-            if top.state == "live"
+            for top in map(_top, values)
+            if top is not None and top.state == "live"
         ]  # fmt: skip
 
     async def standing(

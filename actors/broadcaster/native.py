@@ -1,39 +1,31 @@
 """The native protocol's outlet: who is subscribed to what, and what each is told.
 
-While nobody is connected, nothing is done here. From the first connection on, of every stream the newest
-entries and the newest line of each state are kept (``_Record``); a line that somebody wants gets one
-frame for all who want it under the same number, and every group of subscriptions one write a client and
-batch. A newcomer is told the states and joins its group between two batches, in one turn of the event
-loop, so that the events continue the states.
+While nobody is connected, nothing is done here. From the first connection on, a line that somebody wants
+gets one frame for all who want it under the same number, and every group of subscriptions one write a
+client and batch. A newcomer is told the states and joins its group between two batches, in one turn of
+the event loop, so that the events continue the states.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import anyio
 import structlog
 
 from actors.broadcaster.archive import Archive
-from actors.broadcaster.books import Change, Standing
+from actors.broadcaster.books import Change
 from actors.broadcaster.outlet import Missed, Source
 from actors.broadcaster.peers import Peer, Peers, Turnstile, frame
-from actors.broadcaster.replay import Playback, Ring
-from actors.broadcaster.subscriptions import (
-    Group,
-    Groups,
-    Place,
-    Subscription,
-    framed,
-    name,
-)
+from actors.broadcaster.records import Record, Records
+from actors.broadcaster.replay import Playback
+from actors.broadcaster.seeding import Seeding
+from actors.broadcaster.subscriptions import Group, Groups, Place, Subscription, framed, name
 from actors.config import Settings
 from actors.dialects import native
 from actors.dialects.native import StreamName
-from actors.model import codec
 from actors.model.events import Event
 from actors.model.instruments import shard
 from actors.runtime.metrics import Metrics
@@ -43,31 +35,14 @@ from actors.streams.partition import Entry
 log: Any = structlog.get_logger()
 
 DIALECT: Final = "native"
-_STREAMS: Final = tuple(native.OF_STREAM)
 _ROUND_S: Final = 0.1  # chosen: how late a slow client may be found to have read, staleness to be told
-# Kinds of which the newest line of before the first connection is looked for, by stream.
-_SEEDS: Final[dict[StreamName, str]] = {"books": "l1", "flow": "cvd"}
 
 
-class _Record:
-    """What is kept of one stream while somebody is connected."""
-
-    __slots__ = ("_epoch", "_where", "latest", "name", "place", "ring", "told")
-
-    def __init__(self, place: Place, at: Cursor) -> None:
-        self.place = place
-        self.name = name(place)
-        self.ring = Ring(at)
-        self.latest: dict[bytes, Standing] = {}
-        self.told = at  # what clients have been given, up to
-        self._epoch = -1
-        self._where = b""
-
-    def where(self, epoch: int) -> bytes:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._where = native.place(str(self.place[0]), self.place[1], epoch)
-        return self._where
+def _notice(sub: Subscription, record: Record, what: Missed) -> bytes:
+    span = (str(what.after), str(what.to))
+    if what.cause == "rollback":
+        return native.rollback(sub.id, record.name, span)
+    return native.skipped(sub.id, what.cause, {record.name: span})
 
 
 class NativeOutlet:
@@ -93,10 +68,8 @@ class NativeOutlet:
         self._archive = archive
         self._heartbeat_s = of.heartbeat_s
         self._sources: dict[Partition, Source] = {}
-        self._records: dict[Place, _Record] = {}  # empty while nobody is connected
-        self._unseeded: set[Partition] = set()
-        self._to_seed = anyio.Event()
-        self._era = 0  # how often somebody has come to nobody
+        self._records = Records(self._sources)
+        self._seeding = Seeding(self._records, self._sources, self._symbols, self._settle)
         self._groups = Groups()
         self._subs: dict[Peer, dict[int, Subscription]] = {}
         self._newcomers: Turnstile[Subscription] = Turnstile(self._admit)
@@ -104,8 +77,7 @@ class NativeOutlet:
         self._behind: dict[Subscription, None] = {}
         self._owed: set[Partition] = set()  # whose states are to be said again
         self._retold: Turnstile[tuple[Subscription, Partition]] = Turnstile(self._retell)
-        self._touched: dict[_Record, Cursor] = {}
-        self._tails: dict[tuple[Partition, str, int | None], bytes] = {}  # whole books, until the next flush
+        self._touched: dict[Record, Cursor] = {}
         self._stale: frozenset[str] = frozenset()
 
     # -- what the followers say
@@ -141,13 +113,11 @@ class NativeOutlet:
                 self._metrics.count("tapeline_skipped_total", reason="untranslatable")
                 log.warning("untranslatable_event", stream=record.name, k=k, reason=str(e))
                 continue
-            if target is None:
-                continue
             if target.kept:
                 latest[start] = epoch, k, line
             if target.groups:
                 tail = native.event(where, k, line)
-                for head, groups in target.groups:
+                for head, groups in target.groups.items():
                     whole = framed(head, tail)
                     for group in groups:
                         group.frames.append(whole)
@@ -159,32 +129,26 @@ class NativeOutlet:
         if not self._records:
             return
         record = self._records[partition, cast("StreamName", stream)]
-        record.latest.clear()
-        record.ring.clear(what.after if what.cause == "rollback" else what.to)
+        record.missed(what)
         self._touched[record] = record.ring.start
-        self._seed_soon(partition)
-        span = (str(what.after), str(what.to))
+        self._need(partition)
         for group in self._groups:
-            for sub in [*group.subs][:1]:  # the others have the same number and the same streams
-                if record.place in sub.places:
-                    notice = (
-                        native.rollback(sub.id, record.name, span)
-                        if what.cause == "rollback"
-                        else native.skipped(sub.id, what.cause, {record.name: span})
-                    )
-                    group.frames.append(frame(notice))
+            some = next(iter(group.subs), None)  # the others have the same number and the same streams
+            if some is not None and record.place in some.places:
+                group.frames.append(frame(_notice(some, record, what)))
+            if what.cause == "rollback":
+                for sub in group.behind:
+                    if record.place in sub.at and sub.at[record.place].k > what.after.k:
+                        sub.peer.write(frame(_notice(sub, record, what._replace(to=sub.at[record.place]))))
+                        sub.at[record.place] = what.after
 
     def renewed(self, partition: Partition) -> None:
         """Say the states of the partition again: what was said before does not lead to them."""
         if not self._records:
             return
         self.flush()
-        for stream, cursor in self._sources[partition].cursors.items():
-            record = self._records[partition, cast("StreamName", stream)]
-            if record.told != cursor:  # it did not stand anywhere before
-                record.told = cursor
-                record.ring.clear(cursor)
-        self._to_seed.set()
+        self._records.stand(partition)
+        self._seeding.look()
         self._owed.add(partition)
         self._settle(partition)
 
@@ -201,7 +165,7 @@ class NativeOutlet:
         for record, cursor in self._touched.items():
             record.told = cursor
         self._touched.clear()
-        self._tails.clear()
+        self._records.forget_books()
 
     def _write(self, group: Group) -> int:
         data, frames = b"".join(group.frames), len(group.frames)
@@ -230,57 +194,11 @@ class NativeOutlet:
         if not group.subs or group.view is None:
             return
         group.due_at = asyncio.get_running_loop().time() + group.view.interval_ms / 1000
-        tails = (self._standing(place, start, group.view.depth) for place, start in changed)
+        tails = (self._records.standing(place, start, group.view.depth) for place, start in changed)
         group.frames += [framed(group.head, tail) for tail in tails if tail is not None]
         if group.frames:
             written = self._write(group)
             self._metrics.count("tapeline_client_frames_total", written, dialect=DIALECT)
-
-    def _standing(self, place: Place, start: bytes, depth: int | None) -> bytes | None:
-        topic, record = native.topic(start), self._records.get(place)
-        if record is None:
-            return None
-        if topic.kind == "book" and topic.symbol is not None:
-            return self._book(record, topic.symbol, depth)
-        standing = record.latest.get(start)
-        return None if standing is None else self._state(record, standing)
-
-    def _state(self, record: _Record, standing: Standing) -> bytes:
-        epoch, k, line = standing
-        return native.state(record.where(epoch), k, line)
-
-    def _book(self, record: _Record, symbol: str, depth: int | None) -> bytes | None:
-        """Return the message of a book whole, or that it is not live; None where nothing is known."""
-        partition = record.place[0]
-        shelf = self._sources[partition].shelf
-        doubtful = shelf.doubtful.get(symbol)
-        if doubtful is not None:
-            return self._state(record, doubtful)
-        key = (partition, symbol, depth)
-        tail = self._tails.get(key)
-        if tail is None:
-            book = shelf.snapshot(symbol) if depth is None else shelf.top(symbol, depth)
-            if book is None:
-                return None
-            epoch, k = shelf.place(symbol)
-            tail = self._tails[key] = native.state(record.where(epoch), k, codec.encode(book))
-        return tail
-
-    def _states(self, sub: Subscription, places: Iterable[Place]) -> Iterator[bytes]:
-        """Yield the messages of everything that stands now, of what a subscription wants of ``places``."""
-        selector = sub.choice.selector
-        depth = None if sub.view is None else sub.view.depth
-        for place in places:
-            partition, stream = place
-            record, shelf = self._records[place], self._sources[partition].shelf
-            if stream == "books" and "book" in selector.kinds:
-                for symbol in [*shelf.live(), *shelf.doubtful]:
-                    tail = self._book(record, symbol, depth) if selector.symbol(symbol) else None
-                    if tail is not None:
-                        yield framed(sub.head, tail)
-            for start, standing in record.latest.items():
-                if selector.passes(stream, native.topic(start)):
-                    yield framed(sub.head, self._state(record, standing))
 
     # -- subscriptions
 
@@ -307,8 +225,7 @@ class NativeOutlet:
 
     def position(self, place: Place) -> Cursor | None:
         """Return how far a stream has been told to everybody, None while that is not known."""
-        source = self._sources[place[0]]
-        return source.cursors[place[1]] if source.ready and place in self._records else None
+        return self._records.position(place)
 
     def reaches(self, place: Place, cursor: Cursor) -> bool:
         """Tell whether everything after ``cursor`` is in memory."""
@@ -330,7 +247,7 @@ class NativeOutlet:
                 playback.take(place, entry)
         playback.tell()
         fresh = [place for place in sub.places if place not in playback.at]
-        self._go_live(sub, sub.places if sub.view is not None else fresh)
+        self._go_live(sub, sub.places if sub.view is not None else fresh if sub.snapshot else ())
         return True
 
     def _admit(self, sub: Subscription) -> None:
@@ -341,24 +258,20 @@ class NativeOutlet:
         elif sub.state == "behind":
             self._catch_up(sub)
         else:
-            self._go_live(sub, sub.places)
+            self._go_live(sub, sub.places if sub.snapshot else ())
 
     def _ready(self, sub: Subscription) -> bool:
         partitions = {place[0] for place in sub.places}
-        return all(self._sources[partition].ready for partition in partitions) and not (
-            partitions & self._unseeded
-        )
+        return all(self._sources[of].ready and of not in self._seeding for of in partitions)
 
-    def _go_live(self, sub: Subscription, places: Iterable[Place], *, whole: bool = False) -> None:
+    def _go_live(self, sub: Subscription, places: Iterable[Place]) -> None:
         """Say what stands of ``places``, and join the others. In one turn: no event is missed or doubled."""
-        if whole or sub.choice.request.snapshot or sub.view is not None:
-            self._say_states(sub, places)
-        cursors = {self._records[place].name: str(self._records[place].told) for place in sub.places}
-        sub.peer.write(frame(native.live(sub.id, cursors)))
+        self._say_states(sub, places)
+        sub.peer.write(frame(native.live(sub.id, self._records.cursors(sub.places))))
         self._groups.join(sub)
 
     def _say_states(self, sub: Subscription, places: Iterable[Place]) -> None:
-        data = b"".join(self._states(sub, places))
+        data = b"".join(self._records.states(sub, places))
         sub.peer.write(data)
         sub.peer.allow(len(data))
 
@@ -415,29 +328,25 @@ class NativeOutlet:
             self._sleep()
 
     def _wake(self) -> None:
-        self._era += 1
-        for partition, source in self._sources.items():
-            for stream in _STREAMS:
-                self._records[partition, stream] = _Record((partition, stream), source.cursors[stream])
-            self._seed_soon(partition)
+        self._records.wake()
+        for partition in self._sources:
+            self._need(partition)
 
     def _sleep(self) -> None:
-        self._records.clear()
+        self._records.sleep()
         self._touched.clear()
-        self._tails.clear()
-        self._unseeded.clear()
+        self._seeding.forget()
         self._owed.clear()
 
     # -- what stood before
 
-    def _seed_soon(self, partition: Partition) -> None:
+    def _need(self, partition: Partition) -> None:
         if self._archive is not None:
-            self._unseeded.add(partition)
-            self._to_seed.set()
+            self._seeding.need(partition)
 
     def _settle(self, partition: Partition) -> None:
         """Go on with whoever waited for a partition, where it is ready."""
-        if not self._sources[partition].ready or partition in self._unseeded:
+        if not self._sources[partition].ready or partition in self._seeding:
             return
         parked, self._parked = self._parked, []
         for sub in parked:
@@ -450,40 +359,12 @@ class NativeOutlet:
 
     def _retell(self, owed: tuple[Subscription, Partition]) -> None:
         sub, partition = owed
-        if sub.state == "live" and (sub.choice.request.snapshot or sub.view is not None):
+        if sub.state == "live" and sub.snapshot:
             self._say_states(sub, [place for place in sub.places if place[0] == partition])
 
-    async def _seed(self, archive: Archive) -> None:
-        """Look for what stands, whenever it is not known. Never ends."""
-        while True:
-            await self._to_seed.wait()
-            self._to_seed = anyio.Event()
-            for partition in sorted(self._unseeded):
-                if self._sources[partition].ready:
-                    await self._seed_one(archive, partition)
-
-    async def _seed_one(self, archive: Archive, partition: Partition) -> None:
+    def _symbols(self, partition: Partition) -> list[str]:
         venue, number = partition
-        symbols = [s for s in self.there[venue] if shard(s, self._shards[venue]) == number]
-        cursors, era = self._sources[partition].cursors, self._era
-        async with archive.opened() as reader:
-            tops = await reader.tops(partition, symbols)  # first: what is not in the pages then is older
-            found: dict[StreamName, dict[bytes, Standing]] = {
-                stream: await reader.standing(
-                    (partition, stream), kind, len(symbols), partial(cursors.__getitem__, stream)
-                )
-                for stream, kind in _SEEDS.items()
-            }
-        if era != self._era or not self._records:
-            return  # whoever it was for has gone; for others there are lines between
-        for line in tops:
-            start = line[: line.find(native.AFTER_TOPIC)]
-            found["books"].setdefault(start, (cursors["books"].epoch, cursors["books"].k, line))
-        for stream, standings in found.items():
-            for start, standing in standings.items():
-                self._records[partition, stream].latest.setdefault(start, standing)
-        self._unseeded.discard(partition)
-        self._settle(partition)
+        return [symbol for symbol in self.there[venue] if shard(symbol, self._shards[venue]) == number]
 
     # -- the sign of life
 
@@ -491,7 +372,7 @@ class NativeOutlet:
         """Find slow clients that can read again, tell the time, until cancelled."""
         async with anyio.create_task_group() as tg:
             if self._archive is not None:
-                tg.start_soon(self._seed, self._archive)
+                tg.start_soon(self._seeding.run, self._archive)
             beat_at = 0.0
             while True:
                 await anyio.sleep(_ROUND_S)
@@ -513,8 +394,7 @@ class NativeOutlet:
 
     def _beat(self) -> None:
         now = time.time_ns()
-        cursors = {record.name: str(record.told) for record in self._records.values()}
-        near, far = (frame(native.heartbeat(now, self._stale, of)) for of in (cursors, None))
+        near, far = (frame(native.heartbeat(now, self._stale, of)) for of in (self._records.cursors(), None))
         for peer, subs in self._subs.items():
             everywhere = bool(subs) and all(sub.state == "live" for sub in subs.values())
             if not peer.slow:

@@ -11,13 +11,14 @@ Live subscriptions with the same wishes and the same number form a group: one fr
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal
 
 from actors.broadcaster.peers import Peer, header
 from actors.dialects import native
-from actors.dialects.native import Choice, Selector, StreamName, View
+from actors.dialects.native import Choice, Selector, StreamName, Topic, View
 from actors.streams.keys import Cursor, Partition
 
+_KEPT: Final = native.STATES - {"book"}
 Place = tuple[Partition, StreamName]  # a stream of a partition
 
 
@@ -96,6 +97,11 @@ class Subscription:
         return self.choice.request.id
 
     @property
+    def snapshot(self) -> bool:
+        """Whether it is told what stands, to begin with and where events were not sent."""
+        return self.choice.request.snapshot or self.view is not None
+
+    @property
     def view(self) -> View | None:
         """How its states are thinned out."""
         return self.choice.request.view
@@ -106,38 +112,56 @@ def framed(head: bytes, tail: bytes) -> bytes:
     return header(len(head) + len(tail)) + head + tail
 
 
-class Target(NamedTuple):
+class Target:
     """Who wants the events of one topic: by the head of their messages, and those that thin them out."""
 
-    groups: tuple[tuple[bytes, tuple[Group, ...]], ...]
-    thinned: tuple[Group, ...]
-    kept: bool  # a state other than a book: the newest is kept for those who come
+    __slots__ = ("groups", "kept", "thinned", "topic")
+
+    def __init__(self, topic: Topic, stream: StreamName) -> None:
+        self.topic = topic
+        self.groups: dict[bytes, list[Group]] = {}
+        self.thinned: list[Group] = []
+        # A state other than a book: the newest is kept for those who come.
+        self.kept = topic.kind in _KEPT and topic.kind in native.OF_STREAM[stream]
 
 
-class Targets(dict[bytes, Target | None]):
-    """The start of a line -> who wants it, None for nobody; emptied when the groups change."""
+class Targets(dict[bytes, Target]):
+    """The start of a line -> who wants it."""
 
     def __init__(self, stream: StreamName, groups: "Groups") -> None:
         self._stream: StreamName = stream
         self._groups = groups
 
-    def __missing__(self, start: bytes) -> Target | None:
-        topic, stream = native.topic(start), self._stream
-        by_head: dict[bytes, list[Group]] = {}
-        thinned: list[Group] = []
+    def __missing__(self, start: bytes) -> Target:
+        target = Target(native.topic(start), self._stream)
         for group in self._groups:
-            if stream not in group.streams:
-                continue
-            if group.passed.passes(stream, topic):
-                by_head.setdefault(group.head, []).append(group)
-            elif group.thinned is not None and group.thinned.passes(stream, topic):
-                thinned.append(group)
-        kept = topic.kind in native.STATES and topic.kind != "book" and topic.kind in native.OF_STREAM[stream]
-        target = None
-        if by_head or thinned or kept:
-            target = Target(tuple((head, tuple(of)) for head, of in by_head.items()), tuple(thinned), kept)
+            self._aim(target, group)
         self[start] = target
         return target
+
+    def _aim(self, target: Target, group: Group) -> None:
+        if self._stream not in group.streams:
+            return
+        if group.passed.passes(self._stream, target.topic):
+            target.groups.setdefault(group.head, []).append(group)
+        elif group.thinned is not None and group.thinned.passes(self._stream, target.topic):
+            target.thinned.append(group)
+
+    def add(self, group: Group) -> None:
+        """Aim at a new group too."""
+        for target in self.values():
+            self._aim(target, group)
+
+    def remove(self, group: Group) -> None:
+        """Aim at a group no more."""
+        for target in self.values():
+            if group in target.thinned:
+                target.thinned.remove(group)
+            of_head = target.groups.get(group.head, [])
+            if group in of_head:
+                of_head.remove(group)
+                if not of_head:
+                    del target.groups[group.head]
 
 
 class Groups:
@@ -150,17 +174,14 @@ class Groups:
     def __iter__(self) -> Iterator[Group]:
         return iter([*self._groups.values()])
 
-    def _changed(self) -> None:
-        for targets in self.targets.values():
-            targets.clear()
-
     def join(self, sub: Subscription) -> None:
         """Make a subscription live."""
         key = (sub.choice.selector, sub.view, sub.head)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(*key)
-            self._changed()
+            for targets in self.targets.values():
+                targets.add(group)
         group.behind.pop(sub, None)
         group.subs[sub] = None
         sub.group = group
@@ -187,4 +208,5 @@ class Groups:
         group.behind.pop(sub, None)
         if not group.subs and not group.behind:
             del self._groups[group.selector, group.view, group.head]
-            self._changed()
+            for targets in self.targets.values():
+                targets.remove(group)

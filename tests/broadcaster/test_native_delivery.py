@@ -213,3 +213,58 @@ async def test_nothing_is_kept_while_nobody_is_connected():
         await client.connection.close()
         await until(lambda: not r.native._records)
         assert not list(r.native._groups)
+
+
+async def test_groups_that_come_and_go_take_nothing_from_one_another():
+    async with running() as r:
+        s = r.script
+        first, second = await dial(r.url), await dial(r.url)
+        await first.subscribe(kinds=["trade"])
+        await first.until("live")
+        await r.tell(s.entry("events", s.trade(), s.trade("ETH-USDT")))  # from here on the targets are known
+        await second.subscribe(kinds=["trade"], symbols=["ETH-*"])
+        await second.until("live")
+        await second.subscribe(id=2, kinds=["trade"], depth=1)
+        while second.messages[-1].get("live") is None or second.messages[-1]["id"] != 2:
+            await second.next()
+        await r.tell(s.entry("events", s.trade(), s.trade("ETH-USDT")))
+        assert sorted((m["id"], m["cursor"][-3:]) for m in await second.events(3)) == [
+            (1, "1-4"), (2, "1-3"), (2, "1-4"),
+        ]  # fmt: skip
+        await second.connection.close()
+        await until(lambda: len(list(r.native._groups)) == 1)
+        await r.tell(s.entry("events", s.trade()))
+        assert [m["cursor"][-3:] for m in await first.events(5)] == [f"1-{k}" for k in range(1, 6)]
+        await first.connection.close()
+
+
+async def test_a_torn_stream_of_books_is_told_and_its_states_are_said_again():
+    async with running() as r:
+        s = r.script
+        await r.tell(s.entry("books", s.book("snapshot", [("9", "1")], [("10", "1")])))
+        client = await dial(r.url)
+        await client.subscribe(kinds=["book"])
+        await client.until("live")
+        s.k["books"] += 50
+        await r.tell(s.entry("books", s.book("delta", [("9", "2")], [])))
+        assert not r.follower.ready
+        newcomer = await dial(r.url)
+        await newcomer.subscribe(kinds=["book"])  # waits until the books are whole again
+        r.follower.shelf.clear()
+        _, entry = s.entry("books", s.book("snapshot", [("8", "3")], []))
+        r.follower.shelf.take(entry.epoch, entry.k, entry.lines[0])
+        r.follower._stand_at(entry.cursor)
+        notice = await client.next()
+        assert notice == {
+            "id": 1,
+            "skipped": {"binance.0/books": {"after": "1-1", "to": "1-53"}},
+            "reason": "retention",
+        }
+        for one in (client, newcomer):
+            said = await one.next()
+            assert (said["snapshot"], said["event"]["bids"]) == (True, [["8", "3"]])
+        await newcomer.until("live")
+        await r.tell(s.entry("books", s.book("delta", [("8", "4")], [])))
+        for one in (client, newcomer):
+            assert (await one.events(1))[0]["cursor"] == "binance.0/books/1-54"
+            await one.connection.close()

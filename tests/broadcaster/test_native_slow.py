@@ -175,3 +175,31 @@ def test_heard_notices_a_repetition_and_a_gap_in_a_chain():
     heard.take(message)
     with pytest.raises(AssertionError):
         heard.take(message)
+
+
+async def test_what_is_taken_back_is_told_to_whoever_is_behind_as_well():
+    async with running(slow_client_bytes=SMALL) as r:
+        slow = await deaf(r)
+        await started(r, slow, kinds=["trade"], slow="skip")
+        await flood(r, "behind")
+        (sub,) = (sub for of in r.native._subs.values() for sub in of.values())
+        told = next(at for place_, at in sub.at.items() if place_[1] == "events").k
+        r.script.epoch, r.script.k["events"] = 2, told - 5  # a failover lost what came after
+        await r.tell(r.script.entry("events", *[r.script.trade() for _ in range(8)]))
+        notice = await slow.until("rollback")
+        assert notice["rollback"] == {"binance.0/events": {"after": f"1-{told - 5}", "to": f"1-{told}"}}
+        skipped = await slow.until("skipped")
+        assert skipped["skipped"]["binance.0/events"] == {"after": f"1-{told - 5}", "to": f"2-{told + 3}"}
+        slow.connection.transport.abort()
+
+
+async def test_conflation_says_what_stands_even_to_whoever_did_not_ask_for_it_at_first():
+    async with running(slow_client_bytes=SMALL) as r:
+        slow = await deaf(r)
+        await started(r, slow, kinds=["book", "l1"], snapshot=False, slow="conflate")
+        assert not slow.heard.states
+        await flood(r, "behind")
+        await slow.until("skipped")
+        await slow.until("live")
+        assert {m["event"]["kind"] for m in slow.heard.states} == {"book", "l1"}
+        slow.connection.transport.abort()

@@ -132,8 +132,8 @@ def parse_filter(query: str, venues: Iterable[str], symbols: Iterable[str]) -> F
 
 
 @lru_cache(maxsize=1024)
-def _second(s: int) -> str:
-    return (_EPOCH + timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%S")
+def _second(s: int | str) -> str:
+    return (_EPOCH + timedelta(seconds=int(s))).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def rfc3339(ns: int) -> str:
@@ -142,6 +142,9 @@ def rfc3339(ns: int) -> str:
     Raises:
         OverflowError: Outside the years 1 to 9999.
     """
+    digits = str(ns)
+    if len(digits) == 19 and ns > 0:  # since 2001: its digits are the text, at half the cost of dividing
+        return f"{_second(digits[:10])}.{digits[10:16]}Z"
     s, us = divmod(ns // 1000, 1_000_000)
     return f"{_second(s)}.{us:06d}Z"
 

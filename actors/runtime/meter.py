@@ -25,6 +25,8 @@ class Meter:
         self._commits = 0
         self._recv_ns = 0
         metrics.stand(role, venue=self._venue, partition=self._partition)
+        self._commit_took = metrics.observer("tapeline_commit_seconds", role=role)
+        self._hop_took = metrics.observer("tapeline_hop_seconds", role=role)
 
     def newest(self, line: bytes) -> None:
         """Note when the newest folded event was received."""
@@ -35,10 +37,10 @@ class Meter:
         self._commits += 1
         if dup:
             self.refused("DUP")
-        self._metrics.observe("tapeline_commit_seconds", took_s, role=self._role)
+        self._commit_took(took_s)
         if self._recv_ns:
             age_s = max(0.0, (time.time_ns() - self._recv_ns) / 1e9)
-            self._metrics.observe("tapeline_hop_seconds", age_s, role=self._role)
+            self._hop_took(age_s)
         if out.counts:
             self._counts.update(out.counts)
 

@@ -4,7 +4,7 @@ Labels come from closed sets (``role venue channel kind partition reason``), nev
 that is not in the table, or a label that its row does not name, is a programming error and raises.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -277,6 +277,10 @@ class Metrics:
 
     def observe(self, name: str, seconds: float, /, **labels: str) -> None:
         """Add one observation, in seconds, to a histogram."""
+        self.observer(name, **labels)(seconds)
+
+    def observer(self, name: str, /, **labels: str) -> Callable[[float], None]:
+        """Return what adds an observation, in seconds, to a histogram: for those made at every commit."""
         child = self._child(name, labels)
         assert isinstance(child, Histogram)  # noqa: S101
-        child.observe(seconds)
+        return child.observe

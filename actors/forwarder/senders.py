@@ -46,7 +46,7 @@ class AckedSender:
         self._metrics = metrics
         self._sent = 0  # of the runs in the outbox, on the present socket
         self._ever = START  # up to here everything was sent before
-        self._heard_at = 0.0  # when an ack came, or something to be acknowledged was sent after a rest
+        self._heard_at = 0.0  # when an ack came, or the oldest run was sent
 
     def begin(self, at: Cursor) -> None:
         """Start where Redis says; the master's word counts for more as soon as it is heard."""
@@ -115,7 +115,7 @@ class AckedSender:
                 continue
             with anyio.move_on_after(_ACK_S):
                 await self._outbox.changed()
-            if runs and time.monotonic() - self._heard_at > _ACK_S:
+            if self._sent and time.monotonic() - self._heard_at > _ACK_S:
                 link.drop(f"no acknowledgement of {'/'.join(self.key)} for {_ACK_S:g} s")
                 return
 

@@ -57,6 +57,7 @@ async def test_everything_after_the_first_start_reaches_the_files_in_order(
         assert cursors(tmp_path / "m") == tellable(310, 10)[9:]
         assert made.count("tapeline_forward_acked_total", kind="trade") == 270
         assert made.count("tapeline_forward_connections", state="ready") == 1
+        assert made.count("tapeline_forward_reconnects_total", reason="dropped") == 0
     views = cursors(tmp_path / "m", "books")
     assert views == sorted({*views})
     assert len(views) > 20

@@ -22,7 +22,8 @@ def test_nothing_is_lost_whoever_is_killed():
     code, report = run()
     assert {name: report[name] for name in MUST_BE_ZERO} == dict.fromkeys(MUST_BE_ZERO, 0)
     assert code == 0
-    assert report["kills"] >= 8 + 4
+    assert report["kills"] >= 8 + 4 + 5
+    assert report["forwarded"] > 5_000
     assert report["stops"] >= 2
     assert report["redis_kills"] >= 1
     assert report["events"] > 20_000

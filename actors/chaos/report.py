@@ -10,6 +10,8 @@ MUST_BE_ZERO = (
     "zombie_commits_accepted",
 )  # fmt: skip
 
+_TIMES = {"recovery_s": "recoveries_s", "master_recovery_s": "master_recoveries_s"}
+
 
 @dataclass
 class Report:
@@ -19,7 +21,8 @@ class Report:
     ``duplicated``, ``reordered``: lines of the outputs against the undisturbed fold of the same ``raw``.
     ``unexplained``: trades of a venue's tape that are neither in ``events`` nor inside a gap.
     ``books_differing``: published books unlike the truth. ``sums_differing``: cumulative volume deltas unlike
-    the sum of the trades on the tape.
+    the sum of the trades on the tape. ``forwarded``: messages in the master's files, which the third
+    scenario compares with its streams under the same names.
     """
 
     seed: int
@@ -35,7 +38,9 @@ class Report:
     unexplained: int = 0
     zombie_commits_accepted: int = 0
     gaps: int = 0
+    forwarded: int = 0
     recoveries_s: list[float] = field(default_factory=list[float])
+    master_recoveries_s: list[float] = field(default_factory=list[float])
 
     @property
     def holds(self) -> bool:
@@ -57,13 +62,14 @@ class Report:
     def document(self) -> dict[str, object]:
         """Return the report as it is printed."""
         fields = asdict(self)
-        times = sorted(fields.pop("recoveries_s"))
-        cuts = (
-            quantiles(times, n=100, method="inclusive")
-            if len(times) > 1
-            else [times[0]] * 99
-            if times
-            else None
-        )
-        p50, p99 = (round(cuts[49], 3), round(cuts[98], 3)) if cuts else (None, None)
-        return {**fields, "recovery_s": {"p50": p50, "p99": p99}}
+        times = {name: _cuts(fields.pop(of)) for name, of in _TIMES.items()}
+        return {**fields, **times}
+
+
+def _cuts(times: Sequence[float]) -> dict[str, float | None]:
+    """Return the median and the 99th percentile of some times, None without any."""
+    if len(times) < 2:
+        alone = round(times[0], 3) if times else None
+        return {"p50": alone, "p99": alone}
+    cuts = quantiles(sorted(times), n=100, method="inclusive")
+    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3)}

@@ -120,6 +120,7 @@ class Reader:
         self._moved: Cursor | None = None  # where to go on, None: where it is
         self._at = START  # everything up to here has been read
         self._pending: list[Message] = []
+        self._told: Cursor | None = None  # what is pending goes up to here, None: nothing is
         self._ts_recv = 0
         self._empty_due = 0.0
         self._stopped = False
@@ -156,7 +157,7 @@ class Reader:
             entries = await persist(hot, lambda: read_back(hot, key, to, enough()), lost)
             teller.restore(entries, to)
         self._pending.clear()
-        self._at = to
+        self._told, self._at = None, to
         self._empty_due = time.monotonic() + _EMPTY_S
         if self._moved == to:
             self._moved = None
@@ -199,10 +200,12 @@ class Reader:
         for part in told:
             self._pending += part.messages
             self._ts_recv = max(self._ts_recv, part.ts_recv)
-            if self._pending or time.monotonic() >= self._empty_due:
-                for run in self._runs(part.last):
-                    self.outbox.put(run)
-                self._empty_due = time.monotonic() + _EMPTY_S
+            self._told = part.last
+        if self._told is not None and (self._pending or time.monotonic() >= self._empty_due):
+            for run in self._runs(self._told):
+                self.outbox.put(run)
+            self._told = None
+            self._empty_due = time.monotonic() + _EMPTY_S
 
     def _runs(self, last: Cursor) -> Iterator[Run]:
         """Yield what is pending as runs, the last of which ends at ``last``."""

@@ -343,12 +343,19 @@ def _rest_trade(shop: Shop, trade: Print) -> bytes:
 
 
 class Binance:
-    """Publishes what the market does and answers requests."""
+    """Publishes what the market does and answers requests. Siblings have a name and limits of their own."""
 
     def __init__(
-        self, market: Market, faults: Faults, now: int, listings: Sequence[Listing] = LISTINGS
+        self,
+        market: Market,
+        faults: Faults,
+        now: int,
+        listings: Sequence[Listing] = LISTINGS,
+        *,
+        name: str = NAME,
+        limits: Mapping[str, float] = LIMITS,
     ) -> None:
-        self.house = House(NAME, LIMITS, faults, listings, market, shown=SHOWN)
+        self.house = House(name, limits, faults, listings, market, shown=SHOWN)
         self.edits = {"crossed": self._crossed}
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._by_symbol = {stand.shop.symbol: stand for stand in self._stands.values()}
@@ -367,7 +374,7 @@ class Binance:
             "/api/v3/historicalTrades": self._weighed(25, self._trades),
         }
         self._fast, self._slow = Every(100 * MS, now), Every(SECOND, now)
-        market.sinks[NAME] = self.act
+        market.sinks[name] = self.act
 
     # -- what the market does, and what is due by time ---------------------------------------------
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from actors.simulator.binance import LISTINGS
 from actors.simulator.book import Fill
 from actors.simulator.market import Day, Fixed, Listing, Live, Market, fixed
+from actors.simulator.street import load, simulated
 
 
 def told(market: Market, steps: int) -> list[object]:
@@ -48,6 +49,14 @@ def test_another_venue_changes_nothing_and_trades_at_about_the_same_price() -> N
     bid, _, ask, _ = both.live["other", "BTC-USDT"].book.top()
     ours, _, _, _ = both.live["binance", "BTC-USDT"].book.top()
     assert abs((bid + ask) / 2 * 0.5 / (ours * 0.01) - 1) < 0.005
+
+
+def test_every_venue_that_is_simulated_leaves_the_others_as_they_were() -> None:
+    every = [listing for name in simulated() for listing in load(name).LISTINGS]
+    both = told(Market(3, every, 1), 6_000)
+    alone = told(Market(3, LISTINGS, 1), 6_000)
+    assert 500 < len(both) < len(alone)
+    assert alone[: len(both)] == both
 
 
 def test_books_stay_deep_and_trades_have_both_aggressors_and_several_fills() -> None:

@@ -12,6 +12,7 @@ from actors.config import RedisSettings, Settings, StreamSettings, VenueSettings
 # A file is one worker's: those that take longest go first, so that no worker is left alone with one.
 LONGEST = (
     "test_chaos",
+    "test_examples",
     "test_bench",
     "test_demo",
     "test_fire_faults",

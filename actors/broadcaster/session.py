@@ -19,7 +19,6 @@ from actors.broadcaster.subscriptions import Subscription, name
 from actors.config import Settings
 from actors.dialects import native
 from actors.dialects.native import Refusal
-from actors.model.errors import Unparseable
 from actors.model.events import SCHEMA_VERSION
 from actors.runtime.metrics import Metrics
 from actors.streams.errors import FAULTS, Corrupt
@@ -100,7 +99,7 @@ class Session:
         with scope:
             try:
                 await replay(self._door.outlet, archive, sub, playback, told)
-            except (Unparseable, Corrupt, *FAULTS) as e:
+            except (Corrupt, *FAULTS) as e:
                 log.warning("replay_failed", reason=str(e))
                 self._subs.pop(sub.id, None)
                 self._door.outlet.end(sub)

@@ -35,7 +35,11 @@ class Matches(dict[bytes, bool]):
         self._stream: StreamName = stream
 
     def __missing__(self, start: bytes) -> bool:
-        passes = self[start] = self._selector.passes(self._stream, native.topic(start))
+        try:
+            topic = native.topic(start)
+        except native.NOT_A_TOPIC:
+            return False  # no event: whoever reads the stream live counts it
+        passes = self[start] = self._selector.passes(self._stream, topic)
         return passes
 
 

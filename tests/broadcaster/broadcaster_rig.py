@@ -27,7 +27,7 @@ PARTITION = Partition("binance", 0)
 PERIOD = 10**9
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
     with anyio.fail_after(within_s):
         while not condition():
             await anyio.sleep(0.005)
@@ -133,7 +133,7 @@ class Rig:
 
 async def heard(client: ClientConnection, kind: str | None = None) -> Any:
     """The next message of this kind."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         while True:
             message = json.loads(await client.recv())
             if kind is None or message.get("kind") == kind:

@@ -125,14 +125,14 @@ class NativeClient:
         of = message.get("id", 1)
         (self.heard if of == 1 else self.others.setdefault(of, Heard())).take(message)
 
-    async def next(self, within_s: float = 10.0) -> dict[str, Any]:
+    async def next(self, within_s: float = 30.0) -> dict[str, Any]:
         with anyio.fail_after(within_s):
             message = json.loads(await self.connection.recv())
         self.messages.append(message)
         self._take(message)
         return message
 
-    async def until(self, key: str, value: Any = ..., within_s: float = 10.0) -> dict[str, Any]:
+    async def until(self, key: str, value: Any = ..., within_s: float = 30.0) -> dict[str, Any]:
         """The next message that has ``key``, and it this value."""
         with anyio.fail_after(within_s):
             while True:
@@ -146,7 +146,7 @@ class NativeClient:
     async def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request; return the answer to it."""
         await self.connection.send(json.dumps(request))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 message = await self.next()
                 if "op" in message and message["op"] != "heartbeat":

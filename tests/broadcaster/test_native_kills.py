@@ -20,7 +20,7 @@ from redis_rig import Server, free_port
 from websockets.exceptions import WebSocketException
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(900)]
-ROUNDS = int(os.environ.get("TAPELINE_NATIVE_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("TAPELINE_NATIVE_ROUNDS", "2"))
 WITHIN_S = 60  # a process starts in one second, on a machine that is busy with other tests in many
 CONFIG = """
 mode = "demo"

@@ -187,6 +187,20 @@ async def test_who_is_far_back_delays_nobody_and_is_not_kept_in_memory(stage: St
             await one.connection.close()
 
 
+async def test_a_line_that_is_no_event_stops_no_replay(stage: Stage):
+    stage.write("events", stage.script.trade())
+    stage.write_line("events", b"{]")
+    stage.write("events", stage.script.trade())
+    async with stage.broadcasting():
+        heard = Heard()
+        heard.cursors = {"binance.0/events": "0-0"}
+        client = await stage.native(heard)
+        await client.resume(kinds=["trade"])
+        await client.until("live")
+        assert heard.ks == {"binance.0/events": [1, 3]}
+        await client.connection.close()
+
+
 async def test_a_view_that_resumes_gets_its_events_and_the_books_as_they_are(stage: Stage):
     load = Load(stage.server, stage.script)
     load.write(30)

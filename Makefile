@@ -13,13 +13,14 @@ COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --universal -
 	--no-header --quiet
 LOCK := $(COMPILE) pyproject.toml --extra build
 
-.PHONY: help install demo up test lint bench bench-peers chaos dashboards lock clean
+.PHONY: help install demo up test soak lint bench bench-peers chaos dashboards lock clean
 
 help:
 	@echo 'make demo     everything here, against local venues: no network, no account'
 	@echo 'make up       everything here, against the real venues of config/tapeline.toml; CONFIG=file names another'
 	@echo 'make install  only set up .venv'
 	@echo 'make test     all tests          make lint   style, types, import rules'
+	@echo 'make soak     the longer form of those that have one: thousands of updates a venue'
 	@echo 'make bench    what it carries    make chaos  kill it again and again, count what is lost'
 	@echo 'make bench-peers  the same frames through cryptofeed and through Tapeline: CPU a frame'
 	@echo 'make dashboards  write grafana/dashboards/ from grafana/generate.py'
@@ -35,6 +36,9 @@ up: install
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+soak: $(VENV)/.dev
+	$(BIN)/pytest -n auto -m soak $(PYTEST)
 
 lint: $(VENV)/.dev
 	@failed=; for check in 'ruff check' 'ruff format --check' pyright lint-imports; do \

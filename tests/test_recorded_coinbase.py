@@ -91,3 +91,23 @@ async def test_the_recorded_session_comes_out_whole(rows, redis_server):
         assert ours == (bids, asks[: len(ours[1])])
     books = [event for event in passed.books if isinstance(event, Book)]
     assert {event.verified for event in books if event.state == "live"} == {"none"}
+
+
+async def test_a_snapshot_far_beyond_a_mebibyte_is_taken_and_its_best_levels_kept(redis_server):
+    bids = [[f"{60_000 - n * 0.01:.2f}", "0.10000000"] for n in range(60_000)]
+    asks = [[f"{60_000.01 + n * 0.01:.2f}", "0.20000000"] for n in range(60_000)]
+    frames: list[dict[str, Any]] = [
+        {"type": "subscriptions", "channels": [{"name": "level2_50", "product_ids": ["BTC-USD"]}]},
+        {"type": "snapshot", "product_id": "BTC-USD", "asks": asks, "bids": bids},
+        {"type": "l2update", "product_id": "BTC-USD", "changes": [["buy", "60000.00", "0.00"]]},
+    ]
+    rows = [{"dir": "in", "url": "", "raw": json.dumps(frame)} for frame in frames]
+    assert len(rows[1]["raw"]) > 3 << 20
+    product = {"id": "BTC-USD", "base_currency": "BTC", "quote_currency": "USD", "status": "online"}
+    replay = Replay(rows, {"BTC-USD": ("BTC", "USD")}, Manner(("/products", lambda _: [product])))
+    passed = await through("coinbase", replay, ["book"], redis_server())
+    assert_nothing_is_missing(passed)
+    assert replay.connects == 1
+    levels = read(passed.books)["BTC-USD"].levels
+    expected = [tuple(level) for level in bids[1:1000]], [tuple(level) for level in asks[:1000]]
+    assert levels == expected

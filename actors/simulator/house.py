@@ -99,6 +99,11 @@ class Shop:
             del self._told[next(iter(self._told))]
         self._told[ts] = self.live.book.sequence - self.offset
 
+    @property
+    def timed(self) -> bool:
+        """Whether its books are told by their time: the venue's own numbers are not the book's."""
+        return bool(self._told)
+
     def sequence(self, ts: int) -> int:
         """Return the sequence of the book that was told with a time.
 

@@ -22,6 +22,7 @@ async def serving(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
     """
     app = web.Application()
     app.add_routes(routes(simulator))
+    app.router.add_route("*", "/{venue}", simulator.handle)  # of a venue whose socket has no path
     app.router.add_route("*", "/{venue}/{path:.*}", simulator.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
     await runner.setup()

@@ -237,7 +237,7 @@ class Simulator:
         venue = self.venues.get(request.match_info["venue"])
         if venue is None:
             raise web.HTTPNotFound(text=f"no such venue; there are {', '.join(self.venues)}")
-        path = "/" + request.match_info["path"]
+        path = "/" + request.match_info.get("path", "")
         now = time.time_ns() + self.clock_offset
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return await self._answer(venue.rest(path, request.query, now))

@@ -29,6 +29,7 @@ from actors.venues import VENUES
 from actors.venues.base import Answer, Connection, Request, Subscription, Venue
 
 BACK_S = 1.0  # a connection that ended is opened again after so long
+OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
 STEP_S = 0.1
 
 
@@ -41,6 +42,7 @@ class Line:
         self.session: Session | None = None
         self.name = ""
         self.next_id = 1
+        self.replaced = False
 
 
 class Chain:
@@ -55,6 +57,7 @@ class Chain:
         states: By symbol, every state that its book was told in, in order.
         dead: What could not be understood.
         compared: How often a live book was compared with the venue's.
+        told_books: How many changes of books were told.
     """
 
     def __init__(self, name: str, *symbols: str, seed: int = 1) -> None:
@@ -68,7 +71,7 @@ class Chain:
         self.asked: Counter[str] = Counter()
         self.states: dict[str, list[str]] = defaultdict(list)
         self.dead: list[bytes] = []
-        self.compared = 0
+        self.compared = self.told_books = 0
         self.instruments: dict[str, Instrument] = {}
         self._normalize = Normalize(self.venue, f"{name}.0")
         self._bookbuild = Bookbuild(name, self.venue.book_rule, has_l1="l1" in self.venue.channels)
@@ -139,11 +142,29 @@ class Chain:
         self.desk.house.closed(line.session)
         line.session = None
         self._write(line.name, "x", msgspec.json.encode(raw.Closed(code, reason)))
-        self._after(BACK_S, line)
+        if line.replaced:
+            self._lines.remove(line)
+        else:
+            self._after(BACK_S, line)
+
+    def _replace(self, line: Line) -> None:
+        """Open the like of a connection beside it, and close it later: as the connector does."""
+        if not line.replaced:
+            line.replaced = True
+            self._lines.append(Line(line.planned))
+            self._open(self._lines[-1])
+            self._after(OVERLAP_S, line)
 
     def _after(self, seconds: float, what: Any) -> None:
         self._orders += 1
         heapq.heappush(self._later, (self.desk.now + int(seconds * S), self._orders, what))
+
+    def _turn(self, line: Line) -> None:
+        """Do what was put off: open a connection, or close one that was replaced."""
+        if not line.replaced:
+            self._open(line)
+        elif line.session is not None:
+            self._close(line, 1000, "replaced")
 
     def _serve(self, request: ControlRequest) -> None:
         instrument = self.instruments.get(request.symbol or "")
@@ -151,11 +172,14 @@ class Chain:
             assert instrument is not None
             self._fetch(request, instrument)
             return
-        for line in self._lines:
+        for line in list(self._lines):
             if line.session is None or request.conn not in (None, line.name):
                 continue
             if request.op == "reconnect":
                 self._close(line, 1000, "replaced")
+                continue
+            if request.op == "resubscribe" and self.venue.unsubscribe is None:
+                self._replace(line)
                 continue
             items = [
                 item
@@ -163,7 +187,7 @@ class Chain:
                 if request.channel in (None, item[0]) and request.symbol in (None, item[1])
             ]
             frames = self.venue.subscribe if request.op == "subscribe" else self.venue.unsubscribe
-            if items:
+            if items and frames is not None:
                 self._send(line, frames(items, self.instruments, line.next_id))
 
     def _fetch(self, request: ControlRequest, instrument: Instrument) -> None:
@@ -201,6 +225,7 @@ class Chain:
             event = codec.decode(text)
             self.books.append(event)
             if isinstance(event, Book):
+                self.told_books += event.type == "delta"
                 self.views[event.symbol or ""].apply(event, len(self.books))
                 states = self.states[event.symbol or ""]
                 if not states or states[-1] != event.state:
@@ -224,12 +249,12 @@ class Chain:
         until = self.desk.now + int(seconds * S)
         while self.desk.now < until:
             self.desk.run(STEP_S, STEP_S)
-            for line in self._lines:
+            for line in list(self._lines):
                 self._drain(line)
             while self._later and self._later[0][0] <= self.desk.now:
                 what = heapq.heappop(self._later)[2]
                 if isinstance(what, Line):
-                    self._open(what)
+                    self._turn(what)
                 else:
                     self._serve(what)
             if self.desk.now - self._ticked >= S:
@@ -243,7 +268,7 @@ class Chain:
 
     def drop(self, code: int = 1006) -> None:
         """End every connection."""
-        for line in self._lines:
+        for line in list(self._lines):
             if line.session is not None:
                 self._close(line, code, "dropped")
 
@@ -267,14 +292,15 @@ class Chain:
                 continue
             live += 1
             shop, at = self.desk.house.by_symbol[symbol], view.event.seq
-            if at is None:
+            if at is None or shop.timed:
                 at = shop.sequence(view.event.ts_event or 0)
             truth = shop.book(at, self.venue.book_rule.depth)
             bids, asks = view.levels
             row = self.instruments[symbol]
             assert bids == _base(row, truth.bids[: len(bids)]), (symbol, at)
             assert asks == _base(row, truth.asks[: len(asks)]), (symbol, at)
-            if self.venue.book_rule.snapshot == "stream":
+            rule = self.venue.book_rule
+            if rule.snapshot == "stream" and not rule.open_end:
                 assert (len(bids), len(asks)) == (len(truth.bids), len(truth.asks))
         return live
 
@@ -296,10 +322,29 @@ class Chain:
         return [n for n in range(min(told), last + 1) if told[n] != 1]
 
     def holes(self, symbol: str) -> list[tuple[int, int]]:
-        """Return what is named as missing of the trades of a symbol, and was not filled."""
-        gaps = [gap for gap in self.of(Gap, symbol) if gap.channel == "trade" and gap.first and gap.last]
-        closed = {(gap.first, gap.last) for gap in gaps if gap.filled}
-        return [(int(g.first), int(g.last)) for g in gaps if (g.first, g.last) not in closed]
+        """Return what is named as missing of the trades of a symbol, and was not filled.
+
+        A hole without an end ends before the next trade.
+        """
+        holes: list[tuple[int, int]] = []
+        begun: int | None = None
+        for event in self.of_trades(symbol):
+            if isinstance(event, Trade):
+                if begun is not None and int(event.id) > begun:
+                    holes.append((begun, int(event.id) - 1))
+                begun = None
+            elif event.first and event.last:
+                hole = (int(event.first), int(event.last))
+                holes.remove(hole) if event.filled else holes.append(hole)
+            elif event.first:
+                begun = int(event.first)
+        last = self.desk.house.by_symbol[symbol].truth().next_trade - 1
+        return holes if begun is None else [*holes, (begun, last)]
+
+    def of_trades(self, symbol: str) -> list[Any]:
+        """Return trades and their gaps of one symbol, in order."""
+        return [e for e in self.events if e.symbol == symbol and getattr(e, "channel", "trade") == "trade"
+                and isinstance(e, Trade | Gap)]  # fmt: skip
 
 
 _to_base = lru_cache(1 << 16)(to_base)

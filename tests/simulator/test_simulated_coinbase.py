@@ -1,0 +1,239 @@
+"""Coinbase's words: what a client sees of the simulated venue, without a socket."""
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from simulator_rig import Desk, S, heard
+from venue_rig import Chain
+
+from actors.model.events import Gap, Trade
+from actors.simulator.venue import Reply, Session, hear
+
+BTC, ETH = "BTC-USD", "ETH-USD"
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk("coinbase", "BTC-USD", "ETH-USD", "BTC-TUSD")
+
+
+def ask(op: str, products: list[str], *channels: object) -> str:
+    return msgspec.json.encode({"type": op, "product_ids": products, "channels": channels}).decode()
+
+
+def subscribe(desk: Desk, products: list[str], *channels: object) -> Session:
+    session = desk.open("/")
+    desk.tell(session, ask("subscribe", products, *channels))
+    return session
+
+
+def of(frames: list[dict[str, Any]], *types: str) -> list[dict[str, Any]]:
+    return [frame for frame in frames if frame["type"] in types]
+
+
+def lists(frame: dict[str, Any]) -> dict[str, set[str]]:
+    assert frame["type"] == "subscriptions"
+    assert all(channel["account_ids"] is None for channel in frame["channels"])
+    return {channel["name"]: set(channel["product_ids"]) for channel in frame["channels"]}
+
+
+def test_each_request_is_answered_by_the_list_of_all_that_is_subscribed(desk: Desk) -> None:
+    session = desk.open("/")
+    both = [BTC, ETH]
+    assert lists(desk.say(session, ask("subscribe", [BTC], "matches"))) == {"matches": {BTC}}
+    desk.tell(session, ask("subscribe", both, "level2_batch", {"name": "ticker", "product_ids": [ETH]}))
+    first, *rest = heard(session)
+    assert lists(first) == {"matches": {BTC}, "level2_50": {*both}, "ticker": {ETH}}
+    assert {frame["type"] for frame in rest} == {"snapshot"}, "nothing has traded yet"
+    ended = desk.say(session, ask("unsubscribe", [BTC], "level2_batch", "matches"))
+    assert lists(ended) == {"level2_50": {ETH}, "ticker": {ETH}}
+
+
+def test_one_product_that_is_none_fails_its_whole_request_and_the_connection_stays(desk: Desk) -> None:
+    session = desk.open("/")
+    for products, channel, reason in (
+        ([BTC, "GIBBERISH-USD"], "matches", "GIBBERISH-USD is not a valid product"),
+        (["BTC-TUSD"], "matches", "BTC-TUSD is not a valid product"),
+        ([BTC], "level2", "level2 now requires authentication"),
+        ([BTC], "candles", "candles is not a valid channel"),
+    ):
+        said = desk.say(session, ask("subscribe", products, channel))
+        assert said == {"type": "error", "message": "Failed to subscribe", "reason": reason}
+    desk.run(3)
+    assert heard(session) == []
+    assert desk.say(session, "{")["message"] == "Malformed JSON"
+    assert desk.say(session, '{"type":"buy"}')["type"] == "error"
+    assert session.close is None or session.close[0] == 1008, "it had asked for nothing"
+
+
+def test_who_asks_for_nothing_within_five_seconds_is_closed(desk: Desk) -> None:
+    idle, busy = desk.open("/"), desk.open("/")
+    desk.tell(busy, ask("subscribe", [BTC], "heartbeat"))
+    desk.run(4)
+    assert idle.close is None
+    desk.run(2)
+    assert idle.close is not None
+    assert busy.close is None
+
+
+def test_a_book_is_a_snapshot_then_what_changed_with_zeros_of_many_spellings(desk: Desk) -> None:
+    session = subscribe(desk, [BTC, ETH], "level2_batch")
+    desk.run(20, 0.05)
+    frames = heard(session)
+    zeros: set[str] = set()
+    for product in (BTC, ETH):
+        first, *updates = [f for f in of(frames, "snapshot", "l2update") if f["product_id"] == product]
+        assert first["type"] == "snapshot"
+        assert len(updates) > 100
+        sides = {"buy": dict(first["bids"]), "sell": dict(first["asks"])}
+        for update in updates:
+            for side, price, size in update["changes"]:
+                sides[side][price] = size
+                zeros |= {size} if not float(size) else set()
+        truth = desk.house.by_symbol[product].book()
+        for side, levels in (("buy", truth.bids), ("sell", truth.asks)):
+            left = {price: size for price, size in sides[side].items() if float(size)}
+            assert left == dict(levels)
+    assert zeros == {"0", "0.0", "0.00", "0.000", "0.00000000"}
+
+
+def test_who_comes_later_has_the_same_book(desk: Desk) -> None:
+    first = subscribe(desk, [BTC], "level2_batch")
+    desk.run(2.03, 0.01)
+    second = subscribe(desk, [BTC], "level2_batch")
+    desk.run(2, 0.01)
+    books = []
+    for session in (first, second):
+        sides: dict[str, dict[str, str]] = {"buy": {}, "sell": {}}
+        for frame in of(heard(session), "snapshot", "l2update"):
+            for side, name in (("buy", "bids"), ("sell", "asks")):
+                sides[side].update(frame.get(name, ()))
+            for side, price, size in frame.get("changes", ()):
+                sides[side][price] = size
+        books.append([{p: s for p, s in side.items() if float(s)} for side in sides.values()])
+    assert books[0] == books[1]
+
+
+def test_the_last_match_comes_before_all_others_and_its_like_only_once(desk: Desk) -> None:
+    desk.run(20)
+    session = subscribe(desk, [BTC], "matches", "ticker")
+    newest = desk.house.by_symbol[BTC].truth().next_trade - 1
+    _, last, ticker = heard(session)
+    assert (last["type"], last["trade_id"]) == ("last_match", newest)
+    assert (ticker["type"], ticker["trade_id"]) == ("ticker", newest)
+    desk.run(20)
+    matches = of(heard(session), "match", "last_match")
+    assert {match["type"] for match in matches} == {"match"}
+    assert [match["trade_id"] for match in matches] == list(range(newest + 1, newest + 1 + len(matches)))
+
+
+def test_the_side_of_a_match_is_its_makers_and_that_of_a_ticker_the_takers(desk: Desk) -> None:
+    session = subscribe(desk, [BTC], "matches", "ticker")
+    desk.run(30)
+    frames = heard(session)
+    matches = {match["trade_id"]: match for match in of(frames, "match")}
+    tape = {int(trade.id): trade for trade in desk.house.by_symbol[BTC].trades(0, 1 << 62)}
+    assert len(matches) == len(tape) > 20
+    for ticker in of(frames, "ticker"):
+        match = matches[ticker["trade_id"]]
+        assert {match["side"], ticker["side"]} == {"buy", "sell"}
+        assert ticker["side"] == tape[ticker["trade_id"]].aggressor
+    assert {match["side"] for match in matches.values()} == {"buy", "sell"}
+    assert all(match["maker_order_id"] != match["taker_order_id"] for match in matches.values())
+
+
+def test_a_heart_beats_each_second_a_product_and_tells_the_last_trade(desk: Desk) -> None:
+    session = subscribe(desk, [BTC, ETH], "heartbeat")
+    desk.run(10.5)
+    beats = of(heard(session), "heartbeat")
+    assert sum(beat["product_id"] == BTC for beat in beats) in (10, 11)
+    assert sum(beat["product_id"] == ETH for beat in beats) in (10, 11)
+    last = [beat for beat in beats if beat["product_id"] == BTC][-1]
+    assert last["last_trade_id"] <= desk.house.by_symbol[BTC].truth().next_trade - 1
+    desk.fault("silence", session)
+    desk.run(3)
+    assert heard(session) == []
+
+
+def test_past_trades_come_newest_first_by_pages(desk: Desk) -> None:
+    desk.run(60)
+    tape = desk.house.by_symbol[BTC].trades(0, 1 << 62)
+    reply = desk.ask(f"/products/{BTC}/trades", limit="5", after=tape[10].id)
+    rows = msgspec.json.decode(reply.body)
+    assert [row["trade_id"] for row in rows] == [int(trade.id) for trade in tape[5:10][::-1]]
+    assert {row["side"] for row in desk.get(f"/products/{BTC}/trades")} == {"buy", "sell"}
+    for row, trade in zip(rows, tape[5:10][::-1], strict=True):
+        assert row["side"] != trade.aggressor, "the maker's, here too"
+    assert reply.headers == {"CB-BEFORE": tape[9].id, "CB-AFTER": tape[5].id}
+    newer = desk.get(f"/products/{BTC}/trades", before=tape[-3].id)
+    assert [row["trade_id"] for row in newer] == [int(tape[-1].id), int(tape[-2].id)]
+
+
+def test_products_are_listed_and_what_is_none_is_not_found(desk: Desk) -> None:
+    products = {row["id"]: row for row in desk.get("/products")}
+    assert (products[BTC]["status"], products["BTC-TUSD"]["trading_disabled"]) == ("online", True)
+    assert [len(level) for level in desk.get(f"/products/{BTC}/book", level="2")["bids"][:2]] == [3, 3]
+    for path in ("/nothing", "/products/NO-USD/trades", f"/products/{BTC}/nothing"):
+        assert desk.ask(path).status == 404
+    desk.now += 10 * S
+    assert [desk.ask("/products").status for _ in range(17)][-3:] == [200, 429, 429]
+
+
+def test_limits_of_connections_and_messages_are_kept(desk: Desk) -> None:
+    assert isinstance(desk.knock("/ws"), Reply)
+    desk.house.limits["messages"] = 2
+    session = desk.open("/")
+    for _ in range(3):
+        hear(desk.venue, session, ask("subscribe", [BTC], "heartbeat"), desk.now)
+    assert heard(session)[-1]["message"] == "Rate limit exceeded"
+    doors = [desk.knock("/") for _ in range(20)]
+    assert isinstance(doors[-1], Reply)
+    assert doors[-1].status == 429
+
+
+def test_faults_are_the_venues_own(desk: Desk) -> None:
+    desk.fault("refuse", symbol=BTC)
+    assert "not a valid product" in desk.say(desk.open("/"), ask("subscribe", [BTC], "matches"))["reason"]
+    desk.faults.clear()
+    desk.fault("silent_ack", symbol=BTC)
+    silent = subscribe(desk, [BTC], "level2_batch", "matches")
+    assert lists(heard(silent)[0]) == {"level2_50": {BTC}, "matches": {BTC}}
+    desk.run(5)
+    assert heard(silent) == []
+    desk.faults.clear()
+    session = subscribe(desk, [ETH], "level2_batch")
+    session.out.clear()
+    desk.fault("crossed", session)
+    desk.run(1, 0.05)
+    assert len(re.findall(rb'\["buy","99999999","1"\]', b"".join(session.out))) == 1
+
+
+def test_a_match_that_never_came_is_found_by_the_heartbeat_and_fetched() -> None:
+    chain = Chain("coinbase", "1INCH-USD")  # some trades a minute: the next one would tell too late
+    trades = 0
+    while trades < 3:
+        chain.run(5)
+        trades = len(chain.of(Trade))
+    chain.fault("gap", channel="trade")
+    truth = chain.desk.house.by_symbol["1INCH-USD"]
+    lost = truth.truth().next_trade
+    while truth.truth().next_trade == lost:
+        chain.run(1)
+    chain.run(6)
+    gaps = [gap for gap in chain.of(Gap) if int(gap.first) == lost]
+    assert [gap.filled for gap in gaps] == [False, True]
+    [fetched] = [trade for trade in chain.of(Trade) if int(trade.id) == lost]
+    assert fetched.backfilled
+    assert not chain.unexplained("1INCH-USD")
+
+
+def test_a_crossed_book_is_never_live_and_comes_back() -> None:
+    chain = Chain("coinbase", BTC)
+    chain.run(3)
+    chain.fault("crossed", symbol=BTC)
+    chain.run(12)
+    assert chain.states[BTC] == ["live", "crossed", "resyncing", "live"]
+    assert [gap.cause for gap in chain.of(Gap)] == ["crossed"]
+    assert chain.asked["resubscribe"] == 1

@@ -19,6 +19,7 @@ LONGEST = (
     "test_fire_kills",
     "test_readme",
     "test_dashboards",
+    "test_commands_live",
 )
 
 

@@ -363,6 +363,27 @@ def test_a_silent_active_connection_is_left_for_one_that_speaks():
     assert brief(desk.delta(101, 101, conn="b.1")) == ["delta live"]
 
 
+@pytest.mark.parametrize("rule", [RULE, STREAM])
+def test_a_book_that_is_subscribed_anew_begins_anew(rule):
+    desk = Desk(rule)
+    desk.join() if rule is RULE else desk.snapshot(100)
+    said = desk.status("resyncing", symbol="BTC-USDT", channel="book")
+    assert brief(said) == ["snapshot resyncing"]
+    desk.tick(4)
+    desk.delta(101, 101, prev_seq=100)  # still of the subscription that ends
+    assert desk.view().state == "resyncing"
+    said = desk.snapshot(150)
+    assert brief(said) == ["snapshot live"]
+
+
+def test_a_silent_book_that_is_subscribed_anew_stays_stale_until_it_speaks():
+    desk = Desk()
+    desk.join()
+    desk.status("stale", symbol="BTC-USDT", channel="book")
+    assert desk.status("resyncing", symbol="BTC-USDT", channel="book") == []
+    assert desk.view().state == "stale"
+
+
 def test_statuses_of_other_channels_and_milder_states_leave_books_alone():
     desk = Desk()
     desk.join()

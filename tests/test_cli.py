@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisClusterException
 
 from actors.__main__ import main
-from actors.cli import session, status, tail
+from actors.cli import partition, session, status, tail
 from actors.cli.app import app
 from actors.cli.run import LINES
 from actors.config import ConfigError, Settings, VenueSettings
@@ -60,8 +60,9 @@ def commands() -> list[str]:
 
 def test_every_command_is_there():
     assert commands() == [
-        "bench", "chaos", "completion", "config", "demo", "master", "readers", "run", "simulate", "status",
-        "supervise", "tail", "up",
+        "bench", "chaos", "completion", "config", "deadletter", "demo", "doctor", "master", "pairs",
+        "readers", "reconnect", "resync", "run", "simulate", "status", "supervise", "symbols", "tail",
+        "up", "venues",
     ]  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def test_a_cluster_that_is_away_is_one_plain_message(tapeline: Tapeline, monkeyp
 
 
 def test_status_says_which_symbol_a_venue_does_not_list():
-    told = status._Channels({("trade", "BTC-USDT"): ("live", "")}, {"BTC-USDX": "binance lists no BTC-USDX"})
+    told = partition.Told({("trade", "BTC-USDT"): ("live", "")}, {"BTC-USDX": "binance lists no BTC-USDX"})
     venue = VenueSettings(symbols=["BTC-USDT", "BTC-USDX"], channels=["trade"])
     market = status.market("binance", venue, [told], {})
     assert market.channels == {"trade": {"live": 1, "refused": 1}}
@@ -226,13 +227,14 @@ def test_status_counts_an_acknowledged_channel_as_well_that_may_be_silent_for_ev
         ("book", "BTC-USDT-PERP"): ("live", ""),
     }
     venue = VenueSettings(symbols=["BTC-USDT-PERP"], channels=["liquidation", "book"])
-    market = status.market("okx", venue, [status._Channels(items)], {})
+    market = status.market("okx", venue, [partition.Told(items)], {})
     assert (market.state, market.channels["liquidation"]) == ("live", {"subscribed": 1})
-    assert not any("liquidation" in problem for problem in status.judge([], [], {"okx": market}))
+    assert status.judge_market("okx", market) == []
     items["book", "BTC-USDT-PERP"] = ("subscribed", "acknowledged")  # a book opens with a snapshot
-    market = status.market("okx", venue, [status._Channels(items)], {})
+    market = status.market("okx", venue, [partition.Told(items)], {})
     assert (market.state, market.reason) == ("partly live", "acknowledged")
-    assert "okx book: 1 of 1 symbols subscribed" in status.judge([], [], {"okx": market})
+    said = "okx book: 1 of 1 symbols subscribed (BTC-USDT-PERP): acknowledged"
+    assert said in status.judge_market("okx", market)
 
 
 def test_help_names_no_folder_of_this_machine(tapeline: Tapeline):

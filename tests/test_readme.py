@@ -14,6 +14,7 @@ import pytest
 from demo_rig import BIN, ROOT, Demo, await_true, demo, free_offset
 
 from actors.cli.app import app
+from actors.cli.markets import markdown
 from actors.config import load
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -40,6 +41,20 @@ HERE = {
     ".venv/bin/tapeline config check config/tapeline.toml": "ok: live",
 }
 ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            ".venv/bin/tapeline doctor",
+            ".venv/bin/tapeline symbols binance --search BTC",
+            ".venv/bin/tapeline resync binance BTC-USDT",
+            ".venv/bin/tapeline reconnect binance",
+            ".venv/bin/tapeline deadletter list",
+            ".venv/bin/tapeline pairs all --feeds feeds.json --coverage",
+            ".venv/bin/tapeline completion",
+        ),
+        "cli/test_commands_live.py",
+    ),
+    ".venv/bin/tapeline config plan config/tapeline.toml": "cli/test_config_commands.py",
+    ".venv/bin/tapeline config init mine.toml --venue binance --symbol BTC/USDT": "the same",
     "make chaos ARGS=--json": "test_chaos.py runs its short form and its judge; test_fire_*.py the rest",
     ".venv/bin/python examples/native.py": "test_examples.py, while the broadcaster is killed",
     "node examples/native.mjs": "test_examples.py, in node and in a browser",
@@ -138,7 +153,7 @@ def test_up_without_its_redis_says_so(tmp_path: Path, running: Demo):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "tapeline: no Redis answers at redis://127.0.0.1:1/0: start it, or correct REDIS_URL"
+        "tapeline: no Redis answers at redis://127.0.0.1:1/0 (connection refused): start it, or correct "
     )
     assert "canary" not in done.stderr + done.stdout
 
@@ -169,8 +184,15 @@ def test_every_make_target_that_the_documents_name_is_there():
 
 def test_every_tapeline_command_that_the_documents_name_is_there():
     commands = {*app}
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "ARCHITECTURE.md"):
+    documents = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "ARCHITECTURE.md")
+    for document in (*documents, "docs/migrate-ftsobest.md", "docs/migrate-barter.md"):
         for command in re.findall(
             r"(?:bin/|`)tapeline ([a-z]+)", (ROOT / document).read_text(encoding="utf-8")
         ):
             assert command in commands, (document, command)
+
+
+def test_the_table_of_venues_is_the_codes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Venues")[2].partition("\n\n| ")[2].partition("\n\n")[0]
+    assert f"| {table}\n" == markdown(), "tapeline venues --markdown prints what must stand there"

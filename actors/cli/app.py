@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
-from actors.cli import configuring, looking
+from actors.cli import acting, configuring, looking
 from actors.cli.options import (
     PROVE,
     SETTINGS,
@@ -25,7 +25,7 @@ from actors.cli.options import (
 from actors.cli.run import ALL, LINES, run, run_all, say
 from actors.config import ConfigError
 
-__all__ = ["app", "configuring", "looking", "main"]
+__all__ = ["acting", "app", "configuring", "looking", "main"]
 
 DEMO: Final = Path(__file__).resolve().parents[2] / "config" / "demo.toml"
 

@@ -59,7 +59,8 @@ def _venues(_: Context) -> list[str]:
     return complete.venues()
 
 
-def _configured(context: Context) -> list[str]:
+def configured(context: Context) -> list[str]:
+    """Offer the venues of the configuration."""
     return complete.configured(os.environ, context)
 
 
@@ -70,5 +71,5 @@ def _symbols(context: Context) -> list[str]:
 Role = Annotated[str, Parameter(completer=_roles)]
 Kind = Annotated[str, Parameter(completer=_kinds)]
 Venue = Annotated[str, Parameter(completer=_venues)]
-Configured = Annotated[str, Parameter(completer=_configured)]
+Configured = Annotated[str, Parameter(completer=configured)]
 Symbol = Annotated[str, Parameter(completer=_symbols)]

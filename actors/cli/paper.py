@@ -8,6 +8,7 @@ import msgspec
 import orjson
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 
@@ -29,13 +30,14 @@ def table(
     return made
 
 
-def show(*shown: "Table") -> None:
-    """Print tables."""
+def show(*shown: "RenderableType") -> None:
+    """Print tables and lines."""
     from rich.console import Console  # noqa: PLC0415 - --json needs none of it
+    from rich.text import Text  # noqa: PLC0415
 
     console = Console()
     for each in shown:
-        console.print(each)
+        console.print(each, soft_wrap=isinstance(each, Text))  # a line is a line, for grep
 
 
 def write(text: str) -> None:

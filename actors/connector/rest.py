@@ -63,6 +63,16 @@ def bar_s(status: int | None, wait_s: float | None) -> float | None:
     return wait_s if wait_s is not None else _BARRING[status]
 
 
+def session_to(url: str) -> ClientSession:
+    """Return a session for requests to ``url``; inside a running event loop only."""
+    return ClientSession(
+        timeout=ClientTimeout(total=TIMEOUT_S),
+        headers={"User-Agent": USER_AGENT},
+        trust_env=not is_loopback(url),
+        auto_decompress=True,
+    )
+
+
 class Rest:
     """The way to one venue's REST interface. ``open`` it once for the process, ``aclose`` at the end."""
 
@@ -71,12 +81,7 @@ class Rest:
         self._base = endpoints.rest
         self._limit = limit
         self._metrics = metrics
-        self._session = ClientSession(
-            timeout=ClientTimeout(total=TIMEOUT_S),
-            headers={"User-Agent": USER_AGENT},
-            trust_env=not is_loopback(endpoints.rest),
-            auto_decompress=True,
-        )
+        self._session = session_to(endpoints.rest)
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -95,24 +100,7 @@ class Rest:
 
     async def _ask(self, request: Request, most_bytes: int) -> Reply:
         self._metrics.count("tapeline_rest_requests_total", venue=self._venue.name, reason=request.op)
-        wait_s: float | None = None
-        try:
-            async with self._session.get(self._base + request.path, allow_redirects=False) as response:
-                status = response.status
-                wait_s = retry_after(response.headers.get("Retry-After"))
-                body = await _read(response, most_bytes)
-            reply = (
-                Reply(status, body) if body is not None else Reply(0, b"larger than %d bytes" % most_bytes)
-            )
-        except TimeoutError:
-            reply = Reply(0, b"no answer within %g s" % TIMEOUT_S)
-        except aiohttp.ClientConnectorError as e:
-            refused = isinstance(e.os_error, ConnectionRefusedError)  # its text only repeats the address
-            why = "refused" if refused else e.os_error.strerror or type(e.os_error).__name__
-            reply = Reply(0, f"no connection to {e.host}:{e.port}: {why}".encode())
-        except (aiohttp.ClientError, OSError, ValueError) as e:
-            # ValueError: a URL or header that cannot be. The rest is the network and what it brings.
-            reply = Reply(0, f"{type(e).__name__}: {e}".encode())
+        reply, wait_s = await ask(self._session, self._base + request.path, most_bytes)
         if reply.status != 200:
             self._metrics.count(
                 "tapeline_rest_failures_total", venue=self._venue.name, reason=_reason(reply.status)
@@ -126,6 +114,28 @@ class Rest:
             await self._limit.bar("weight", seconds)
             if status != 429:
                 await self._limit.bar("connect", seconds)  # the address, not the pace, is what is refused
+
+
+async def ask(session: ClientSession, url: str, most_bytes: int) -> tuple[Reply, float | None]:
+    """Return the answer and how long it asks to wait before the next request, where it does."""
+    wait_s: float | None = None
+    try:
+        async with session.get(url, allow_redirects=False) as response:
+            wait_s = retry_after(response.headers.get("Retry-After"))
+            body = await _read(response, most_bytes)
+        if body is None:
+            return Reply(0, b"larger than %d bytes" % most_bytes), wait_s
+        return Reply(response.status, body), wait_s
+    except TimeoutError:
+        reply = Reply(0, b"no answer within %g s" % TIMEOUT_S)
+    except aiohttp.ClientConnectorError as e:
+        refused = isinstance(e.os_error, ConnectionRefusedError)  # its text only repeats the address
+        why = "refused" if refused else e.os_error.strerror or type(e.os_error).__name__
+        reply = Reply(0, f"no connection to {e.host}:{e.port}: {why}".encode())
+    except (aiohttp.ClientError, OSError, ValueError) as e:
+        # ValueError: a URL or header that cannot be. The rest is the network and what it brings.
+        reply = Reply(0, f"{type(e).__name__}: {e}".encode())
+    return reply, wait_s
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:

@@ -347,6 +347,9 @@ class Bookbuild:
         if status.state in _GONE:
             for conn in conns:
                 del syncs[conn]
+        elif status.state == "resyncing":
+            for conn in conns:
+                self._renew(symbol, syncs[conn])
         elif status.state == "stale":
             for conn in conns:
                 syncs[conn].silence |= CONNECTION if status.symbol is None else ITEM
@@ -356,6 +359,11 @@ class Bookbuild:
         else:
             return
         self._settle(symbol, out)
+
+    def _renew(self, symbol: _Symbol, sync: Sync) -> None:
+        """Begin a book anew whose subscription is: what comes now is another stream, it was fine or not."""
+        if sync.joined and not sync.silence:
+            symbol.syncs[sync.conn] = Sync(self._alignment, sync.conn, self._now)
 
     def _on_l1_status(self, symbol: _Symbol, status: Status) -> None:
         if status.state in ("refused", "unsubscribed"):

@@ -10,7 +10,9 @@ The least an ACL user needs (prefix ``tl`` and ``md``)::
 """
 
 import asyncio
+import os
 import secrets
+import ssl
 from collections.abc import Awaitable
 from ssl import SSLContext
 from typing import Any, Final, cast
@@ -21,6 +23,7 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 
 from actors.config import Settings
@@ -162,12 +165,43 @@ def _unusable(error: Exception, target: Target, settings: Settings) -> RedisUnus
                 if settings.redis.url is not None
                 else "start it (honcho's redis line does), or set REDIS_URL"
             )
-            return RedisUnusable(f"no Redis answers at {shown}: {remedy}")
+            return RedisUnusable(f"no Redis answers at {shown} ({_why(error)}): {remedy}")
+        case exceptions.InvalidResponse():
+            return RedisUnusable(f"what answers at {shown} is not Redis: correct REDIS_URL")
         case _:
             return RedisUnusable(f"Redis at {shown} refuses: {_first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def _why(error: BaseException) -> str:
+    """Return the network's reason, without what the libraries wrap round it."""
+    found: BaseException | None = error
+    while found is not None and not _tells(found):
+        found = found.__cause__ or found.__context__
+    match found:
+        case exceptions.TimeoutError() | TimeoutError(errno=None):
+            says = f"no answer within {TIMEOUT_S:g} s"
+        case MasterNotFoundError():
+            says = "no Sentinel of it knows the master"
+        case ssl.SSLCertVerificationError():
+            says = f"its certificate: {found.verify_message}"
+        case ssl.SSLError():
+            says = "it does not speak TLS as we do"
+        case OSError(errno=int(number)) if number > 0:
+            says = os.strerror(number).lower()
+        case OSError():  # a name that cannot be resolved has numbers of its own
+            says = (found.strerror or type(found).__name__).lower()
+        case _:
+            says = _first_line(error).rstrip(".").lower()
+    return says
+
+
+def _tells(error: BaseException) -> bool:
+    if isinstance(error, exceptions.TimeoutError | TimeoutError | MasterNotFoundError):
+        return True
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 

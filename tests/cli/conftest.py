@@ -12,10 +12,10 @@ from actors.__main__ import main
 
 @pytest.fixture
 def tapeline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Tapeline:
-    """Run a command in this process, from the test's own folder."""
+    """Run a command in this process, from the test's own folder or ``cwd``."""
 
-    def run(*arguments: str | Path, **env: str) -> Done:
-        monkeypatch.chdir(tmp_path)
+    def run(*arguments: str | Path, cwd: str | None = None, **env: str) -> Done:
+        monkeypatch.chdir(tmp_path if cwd is None else cwd)
         monkeypatch.setenv("COLUMNS", "160")
         for name in list(os.environ):
             if name.startswith("TAPELINE_") or name == "REDIS_URL":

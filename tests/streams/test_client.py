@@ -43,8 +43,42 @@ async def refusal(settings: Settings, wait_s: float = 0.0) -> str:
 async def test_an_absent_server_is_named_with_the_remedy(settings_for):
     began = time.monotonic()
     message = await refusal(settings_for(f"redis://user:{CANARY}@127.0.0.1:1/0"))
-    assert message == "no Redis answers at redis://127.0.0.1:1/0: start it, or correct REDIS_URL"
+    assert message == (
+        "no Redis answers at redis://127.0.0.1:1/0 (connection refused): start it, or correct REDIS_URL"
+    )
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("unix:///nowhere/redis.sock", "no such file or directory"),
+        ("redis+sentinel://127.0.0.1:1/main", "no Sentinel of it knows the master"),
+        ("redis+cluster://127.0.0.1:1", "connection refused"),
+        ("redis://name.invalid:1/0", "name"),
+    ],
+)
+async def test_why_no_server_answers_is_told(settings_for, url: str, why: str):
+    message = await refusal(settings_for(url))
+    assert message.startswith(f"no Redis answers at {url} (")
+    assert why in message
+
+
+async def test_what_is_not_redis_is_told(settings_for):
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+
+        async def answer(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                await stream.receive()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(listener.serve, answer)
+            port = listener.extra(anyio.abc.SocketAttribute.local_port)
+            assert "is not Redis: correct REDIS_URL" in await refusal(
+                settings_for(f"redis://127.0.0.1:{port}/0")
+            )
+            tg.cancel_scope.cancel()
 
 
 async def test_the_embedded_server_that_is_absent_has_its_own_remedy():

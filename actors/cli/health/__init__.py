@@ -1,0 +1,1 @@
+"""What ``tapeline doctor`` examines: this machine, its store, its network."""

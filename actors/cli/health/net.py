@@ -1,0 +1,214 @@
+"""Venues and the master: name, TLS, handshake, REST, the clock, and whether the symbols are listed."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import anyio
+
+from actors.cli.health.finding import Finding, bad, ok, warn
+from actors.cli.markets import Unlisted, listing
+from actors.cli.plan import stand_in
+from actors.config import VenueSettings
+from actors.config.words import nearest
+from actors.connector.planning import endpoints_of, plan
+from actors.connector.rest import USER_AGENT, is_loopback
+from actors.venues import VENUES
+
+_STEP_S: Final = 10.0
+_SKEW_S: Final = 2.0  # the header has whole seconds
+_DAYS: Final = 14
+_REMEDIES: Final[Mapping[int, str]] = {
+    403: "the venue refuses this address: use another egress, or a proxy (HTTPS_PROXY)",
+    418: "this address is banned for asking too often: wait, and ask less (one egress name a host)",
+    429: "asked too often: wait, and see that nothing else on this address asks",
+    451: "the venue does not serve this region: use another egress, or a proxy (HTTPS_PROXY)",
+}
+_LOCAL: Final = "start what serves it (tapeline demo, or tapeline simulate), or correct the URL"
+_AWAY: Final = "check the network, the firewall and the URL; HTTPS_PROXY names a proxy"
+
+
+class _Trouble(Exception):
+    """A step failed; nothing after it is tried."""
+
+    def __init__(self, says: str, remedy: str) -> None:
+        super().__init__(says)
+        self.remedy = remedy
+
+
+async def examine_venue(name: str, wanted: VenueSettings, found: list[Finding]) -> None:
+    """Add what is found about one venue."""
+    venue = VENUES[name]
+    endpoints = endpoints_of(venue, wanted)
+    try:
+        connections = plan(venue, endpoints, wanted, [stand_in(symbol) for symbol in wanted.symbols])
+        await _socket(name, connections[0].url, found)
+    except _Trouble as e:
+        found.append(bad(name, str(e), e.remedy))
+    await _rest(name, wanted, endpoints.rest, found)
+
+
+async def examine_master(url: str, found: list[Finding]) -> None:
+    """Add what is found about the master that is forwarded to."""
+    try:
+        await _socket("master", url, found)
+    except _Trouble as e:
+        found.append(bad("master", str(e), e.remedy))
+
+
+async def _socket(about: str, url: str, found: list[Finding]) -> None:
+    """Resolve, connect, shake hands."""
+    split = urlsplit(url)
+    host, secure = split.hostname or "", split.scheme == "wss"
+    port = split.port or (443 if secure else 80)
+    where = f"{split.scheme}://{split.netloc}{split.path}"
+    steps: list[str] = []
+    proxy = None if is_loopback(url) else proxy_of(host, secure=secure)
+    if proxy is not None:
+        steps.append(f"through the proxy {proxy}")
+    else:
+        steps.append(await _resolve(host, port))
+        if secure:
+            text, days = await _tls(host, port)
+            steps.append(text)
+            if days < _DAYS:
+                found.append(warn(about, f"{host}'s certificate ends in {days:.0f} days", "theirs to renew"))
+    steps.append(await _handshake(url))
+    found.append(ok(about, f"{where}: {', '.join(steps)}"))
+
+
+def proxy_of(host: str, *, secure: bool) -> str | None:
+    """Return the proxy that the environment names for ``host``, without its password."""
+    proxies = getproxies()
+    names = ("wss", "https", "all") if secure else ("ws", "http", "all")
+    proxy = next((proxies[name] for name in names if name in proxies), None)
+    if proxy is None or proxy_bypass(host):
+        return None
+    split = urlsplit(proxy)
+    return f"{split.scheme}://{split.hostname}" + (f":{split.port}" if split.port else "")
+
+
+async def _resolve(host: str, port: int) -> str:
+    began = time.monotonic()
+    try:
+        with anyio.fail_after(_STEP_S):
+            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as e:
+        raise _Trouble(
+            f"the name {host} is not resolved within {_STEP_S:g} s", "check DNS and the network"
+        ) from e
+    except OSError as e:
+        why = (e.strerror or str(e)).lower()
+        raise _Trouble(
+            f"the name {host} cannot be resolved ({why})", "check DNS, the network and the URL"
+        ) from e
+    return f"name in {_ms(began)} ({found[0][4][0]})"
+
+
+async def _tls(host: str, port: int) -> tuple[str, float]:
+    """Return what to say and for how many days the certificate still holds."""
+    began = time.monotonic()
+    context = ssl.create_default_context()
+    try:
+        with anyio.fail_after(_STEP_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
+    except TimeoutError as e:
+        raise _Trouble(f"{host}:{port} does not answer within {_STEP_S:g} s", _AWAY) from e
+    except ssl.SSLCertVerificationError as e:
+        remedy = "check this machine's clock and certificates (ca-certificates), and who stands between"
+        raise _Trouble(f"the certificate of {host} is not trusted: {e.verify_message}", remedy) from e
+    except OSError as e:
+        raise _Trouble(f"no TLS with {host}:{port}: {e.strerror or e}", _AWAY) from e
+    tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    certificate = cast("dict[str, Any]", tls.getpeercert() or {})
+    version = tls.version()
+    writer.close()
+    ends = (
+        ssl.cert_time_to_seconds(str(certificate["notAfter"])) if "notAfter" in certificate else float("inf")
+    )
+    return f"{version} in {_ms(began)}", (ends - time.time()) / 86400
+
+
+async def _handshake(url: str) -> str:
+    began = time.monotonic()
+    local = is_loopback(url)
+    timeout = aiohttp.ClientTimeout(total=_STEP_S)
+    headers = {"User-Agent": USER_AGENT}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=not local) as http,
+            http.ws_connect(url, max_msg_size=0),
+        ):
+            return f"handshake in {_ms(began)}"
+    except aiohttp.WSServerHandshakeError as e:
+        raise _Trouble(
+            f"{_short(url)} refuses the handshake: HTTP {e.status}", _REMEDIES.get(e.status, _AWAY)
+        ) from e
+    except TimeoutError as e:
+        raise _Trouble(f"{_short(url)}: no handshake within {_STEP_S:g} s", _LOCAL if local else _AWAY) from e
+    except (aiohttp.ClientError, OSError) as e:
+        raise _Trouble(f"{_short(url)}: {_why(e)}", _LOCAL if local else _AWAY) from e
+
+
+def _why(error: Exception) -> str:
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    return str(cause) or type(cause).__name__
+
+
+def _short(url: str) -> str:
+    split = urlsplit(url)
+    return f"{split.scheme}://{split.netloc}{split.path}"
+
+
+def _ms(began: float) -> str:
+    return f"{(time.monotonic() - began) * 1000:.0f} ms"
+
+
+async def _rest(name: str, wanted: VenueSettings, rest: str, found: list[Finding]) -> None:
+    """Ask for the list of instruments, as the connector does; look at the clock and for our symbols."""
+    began = time.monotonic()
+    try:
+        rows = await listing(VENUES[name], rest)
+    except Unlisted as e:
+        status = next((code for code in _REMEDIES if f"HTTP {code}:" in str(e)), 0)
+        remedy = _REMEDIES.get(status, _LOCAL if is_loopback(rest) else _AWAY)
+        found.append(bad(name, str(e), remedy))
+        return
+    found.append(ok(name, f"{rest}: {len(rows)} symbols in {_ms(began)}"))
+    symbols = {row.symbol for row in rows}
+    for symbol in wanted.symbols:
+        if symbol not in symbols:
+            near = nearest(symbol, sorted(symbols))
+            says = f"{symbol} is not listed{near}"
+            found.append(bad(name, says, f"correct venues.{name}.symbols; tapeline symbols {name}"))
+    await _clock(name, rest, found)
+
+
+async def _clock(name: str, rest: str, found: list[Finding]) -> None:
+    """Compare our clock with the venue's, by the Date of any answer of its."""
+    timeout = aiohttp.ClientTimeout(total=_STEP_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(rest)) as http:
+            began = time.time()
+            async with http.head(rest, allow_redirects=False) as answer:
+                date = answer.headers.get("Date")
+            middle = (began + time.time()) / 2
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return  # the list was had: only the clock stays unknown
+    if date is None:
+        return
+    offset_s = parsedate_to_datetime(date).timestamp() + 0.5 - middle  # the header is cut to seconds
+    says = f"{name}'s clock is {round(offset_s):+d} s from ours"
+    skewed = abs(offset_s) > _SKEW_S
+    found.append(
+        Finding("clock", "warn" if skewed else "ok", says, "synchronise this machine's clock (chrony)")
+    )

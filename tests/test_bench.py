@@ -20,14 +20,21 @@ from actors.venues import VENUES
 @pytest.mark.redis
 @pytest.mark.timeout(150)
 def test_the_rows_have_their_names_and_nothing_is_lost():
-    chosen = ("--only", "book", "--only", "delivered", "--only", "fanout")
+    chosen = ("forward", "--only", "book", "--only", "delivered", "--only", "fanout")
     command = [sys.executable, "-m", "actors", "bench", "--json", "--seconds", "0.5", "--runs", "1", *chosen]
     done = subprocess.run(command, capture_output=True, timeout=140, check=False)
     assert done.returncode == 0, done.stderr.decode()
     figures = orjson.loads(done.stdout)
     assert figures["lost"] == 0
     assert figures["venues"] == "binance kraken okx"
-    for name in ("book_us", "delivered_per_s", "delivered_median", "delivered_ratio_to_bare", "fanout_per_s"):
+    for name in (
+        "book_us",
+        "delivered_per_s",
+        "delivered_median",
+        "delivered_ratio_to_bare",
+        "fanout_per_s",
+        "forward_per_s",
+    ):
         assert figures[name] > 0
 
 

@@ -3,10 +3,11 @@
 Each row runs several times; plain names hold the best run, ``median`` and ``ratio_to_bare`` stand beside.
 What the venues say is recorded from the simulator first, so it runs anywhere and needs no network.
 
-All rows but ``book`` and ``fanout`` are about three venues, a partition each, with one normalizer, one
-bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster delivers those sums too,
-one more message a trade, and they are not counted as events. The row ``memory`` takes minutes and runs only
-when it is named.
+``forward`` is the way to a master: trades in ``events`` to acknowledged lines in its files, each synced.
+All rows but ``book``, ``fanout`` and ``forward`` are about three venues, a partition each, with one
+normalizer, one bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster
+delivers those sums too, one more message a trade, and they are not counted as events. The row ``memory``
+takes minutes and runs only when it is named.
 """
 
 import sys
@@ -20,10 +21,10 @@ import orjson
 from actors.bench import rows
 from actors.bench.tape import SYMBOLS, record
 
-ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "sockets", "memory")
+ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "forward", "sockets", "memory")
 VENUES: Final = tuple(SYMBOLS)
 _LONG: Final = frozenset({"memory"})  # only where it is named
-_TAPELESS: Final = frozenset({"book", "fanout", "sockets", "memory"})
+_TAPELESS: Final = frozenset({"book", "fanout", "forward", "sockets", "memory"})
 _MOST_EVENTS_PER_S: Final = 90_000  # chosen: what a run's tape is long enough for
 _RECORDED_PER_S: Final = 12_000  # chosen: so that it begins again once a run at the rate of the latency row
 _MEMORY_EVENTS: Final = (1_000_000, 10_000_000)  # DESIGN 16
@@ -133,6 +134,18 @@ def _latency(bench: rows.Bench) -> dict[str, object]:
     return {**figures, "lost": lost}
 
 
+def _forward(bench: rows.Bench) -> dict[str, object]:
+    found: list[float] = []
+    lost = 0
+    for i in range(bench.runs):
+        rate, missing = rows.forward_once(bench)
+        lost += missing
+        found.append(rate)
+        bench.say(f"  forward {i + 1}/{bench.runs}: {rate:,.0f}/s, lost {missing}")
+    best = {"forward_per_s": round(max(found)), "forward_median": round(rows.median(found))}
+    return {**best, "lost": lost}
+
+
 def _memory(bench: rows.Bench) -> dict[str, object]:
     """Run once, however many runs were asked for; the plain name holds the worst actor's."""
     few, many = rows.memory_once(bench, *_MEMORY_EVENTS)
@@ -148,6 +161,7 @@ _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "latency": _latency,
     "cores": lambda bench: _several(bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True),
     "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once, low=False),
+    "forward": _forward,
     "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once, low=False),
     "memory": _memory,
 }

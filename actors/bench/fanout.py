@@ -20,15 +20,15 @@ _BATCH: Final = 64
 _EVENTS: Final = Keys().stream(Partition("binance", 0), "events")
 
 
-def feed(port: int, progress_path: Path) -> None:
-    """Append trades, numbered and packed as the normalizer does, as fast as the clients take them."""
+def feed(port: int, progress_path: Path, ahead: int = _AHEAD) -> None:
+    """Append trades, numbered and packed as the normalizer does, as fast as they are taken at the end."""
     client = redis.Redis(port=port)
     progress = Progress(progress_path)
     while not progress["ready"]:
         time.sleep(0.01)
     sent = 0
-    while not progress["stop"]:
-        if sent - progress["received"] >= _AHEAD:
+    while not (progress["stop"] or progress["halt"]):
+        if sent - progress["received"] >= ahead:
             time.sleep(0.0005)
             continue
         now = time.time_ns()

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from actors.bench import bare, ends, fanout
+from actors.bench import bare, ends, fanout, forward
 from actors.bench.progress import Progress
 from actors.bench.tape import SYMBOLS, Tape, channels_of, listed
 from actors.formation import Child, Formation, await_true, cpu_s, free_port
@@ -289,6 +289,21 @@ def fanout_once(bench: Bench, clients: int = 100) -> float:
         if not broadcaster.running:
             raise RuntimeError(f"the broadcaster ended: {broadcaster.tail()}")
         return rate
+
+
+def forward_once(bench: Bench) -> tuple[float, int]:
+    """Trades in ``events`` to acknowledged lines in the master's files: a second, and how many are lost."""
+    with stage(bench) as made:
+        files = made.made.folder / "master"
+        with made.made.path.open("a") as file:
+            file.write(forward.config(files))
+        for role in ("master", "forwarder"):
+            made.made.run(role)
+        made.help(forward.follow, made.made.port, made.progress_path)
+        feeder = made.help(fanout.feed, made.made.port, made.progress_path, forward.AHEAD)
+        rate = _rate(made.progress, bench.seconds)
+        lost = _halt_feed(made, feeder)
+        return rate, max(lost, made.progress["sent"] - forward.stored(files))
 
 
 # -- the book -----------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def master_tail(
 
 @app.command(group=PROVE)
 def bench(
-    *,
+    *names: str,
     seconds: float = 15.0,
     runs: int = 5,
     only: Names = (),
@@ -238,10 +238,12 @@ def bench(
 ) -> int:
     """Measure what this machine carries: rates, latencies, costs, beside a bare loop in the same run.
 
-    Example: tapeline bench --only book --runs 2
+    Example: tapeline bench forward --runs 2 --json
 
     Parameters
     ----------
+    names:
+        Rows to run, as --only has it.
     seconds:
         How long each run measures.
     runs:
@@ -256,6 +258,7 @@ def bench(
     from actors import bench as benchmarks  # noqa: PLC0415 - only this command needs it
     from actors.config.words import nearest  # noqa: PLC0415
 
+    only = (*names, *only)
     for what, named, known in (("row", only, benchmarks.ROWS), ("venue", venue, benchmarks.VENUES)):
         for name in named:
             if name not in known:

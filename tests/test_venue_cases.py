@@ -63,9 +63,9 @@ def shown(said: Decoded) -> dict[str, Any]:
         case Acked(id, items, op):
             named = {} if items is None else {"items": [list(item) for item in items]}
             return {"acked" if op == "subscribe" else "ended": id} | named
-        case Refused(reason, id, items):
+        case Refused(reason, id, items, whole):
             named = {} if items is None else {"items": [list(item) for item in items]}
-            return {"refused": reason, "id": id} | named
+            return {"refused": reason, "id": id} | named | ({"whole": True} if whole else {})
         case Latest(symbol, id):
             return {"latest": id, "symbol": symbol}
         case Closing(reason) | Ignored(reason):

@@ -1,7 +1,7 @@
 """What a venue lists: fetched once for all legs of this process, and again now and then."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, cast
 
@@ -18,7 +18,7 @@ from actors.runtime.metrics import Metrics
 from actors.stages.raw import Closed
 from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys
-from actors.venues.base import Venue
+from actors.venues.base import Request, Venue
 
 log = structlog.get_logger()
 
@@ -26,14 +26,16 @@ REFRESH_S: Final = 3600.0  # chosen: listings change a few times a day
 PATIENCE_S: Final = 2.0  # chosen: a simulator that starts with us takes one
 _SOON_S: Final = 0.3
 _NEAREST: Final = 3
+_MOST_PAGES: Final = 50  # chosen: tens of thousands of instruments; a cursor that never ends
 
 
 class Unlisted(Exception):
-    """The instruments could not be had; ``status`` as in ``Closed.code``."""
+    """The instruments could not be had; ``status`` as in ``Closed.code``, ``there``: somebody answered."""
 
-    def __init__(self, status: int | None, reason: str) -> None:
+    def __init__(self, status: int | None, reason: str, *, there: bool = True) -> None:
         super().__init__(reason)
         self.status = status
+        self.there = there
 
 
 class Listing:
@@ -87,7 +89,7 @@ class Listing:
             try:
                 return await self._fetch()
             except Unlisted as e:
-                if e.status is not None or anyio.current_time() >= until:
+                if e.there or anyio.current_time() >= until:
                     raise
                 log.info("not_there_yet", venue=self._venue.name, reason=str(e))
             await anyio.sleep(_SOON_S)
@@ -96,20 +98,36 @@ class Listing:
         found: dict[str, Instrument] = {}
         unusable: dict[str, str] = {}
         for request in self._venue.instruments:
-            reply = await self._rest.fetch(request, MOST_LISTING_BYTES)
-            assert reply is not None  # noqa: S101 - it was wanted throughout
-            if reply.status != 200:
-                raise Unlisted(reply.status or None, reply.text[:200] or f"HTTP {reply.status}")
-            try:
-                rows = self._venue.rows(reply.body)
-            except Unparseable as e:
-                raise Unlisted(None, str(e)) from e
-            found.update((row.symbol, row) for row in rows if isinstance(row, Instrument))
-            unusable.update((row.symbol, row.reason) for row in rows if isinstance(row, Unusable))
+            async for rows in self._pages(request):
+                found.update((row.symbol, row) for row in rows if isinstance(row, Instrument))
+                unusable.update((row.symbol, row.reason) for row in rows if isinstance(row, Unusable))
         if not found:
             raise Unlisted(None, "the venue lists none")
         self._complain(unusable)
         return found
+
+    async def _pages(self, request: Request) -> AsyncIterator[Sequence[Instrument | Unusable]]:
+        """Yield the rows of each page of one listing.
+
+        Raises:
+            Unlisted: One could not be had or read, or they do not end.
+        """
+        page: Request | None = request
+        for _ in range(_MOST_PAGES):
+            reply = await self._rest.fetch(page, MOST_LISTING_BYTES)
+            assert reply is not None  # noqa: S101 - it was wanted throughout
+            if reply.status != 200:
+                reason = reply.text[:200] or f"HTTP {reply.status}"
+                raise Unlisted(reply.status or None, reason, there=reply.status != 0)
+            try:
+                rows = self._venue.rows(reply.body)
+                page = self._venue.next_page(page, reply.body)
+            except Unparseable as e:
+                raise Unlisted(None, str(e)) from e
+            yield rows
+            if page is None:
+                return
+        raise Unlisted(None, f"a listing of more than {_MOST_PAGES} pages")
 
     def _complain(self, unusable: Mapping[str, str]) -> None:
         self.unusable = unusable

@@ -90,6 +90,7 @@ class Conn(msgspec.Struct):
         quiet: Told to be silent.
         asked: Fold time of the last request to replace it.
         unheard: Fold time of a hole in the input after which nothing of it has come.
+        known: Its opening was seen, and so what it was asked for.
     """
 
     leg: str
@@ -101,6 +102,7 @@ class Conn(msgspec.Struct):
     quiet: bool = False
     asked: int = 0
     unheard: int | None = None
+    known: bool = True
 
 
 class Ladder(msgspec.Struct):
@@ -172,13 +174,13 @@ class Connections:
 
     # ---- lines of raw -----------------------------------------------------------------------------
 
-    def opened(self, name: str, reason: str = "open") -> Conn:
-        """Begin, or find alive again, connection ``name``."""
+    def opened(self, name: str, reason: str = "open", *, known: bool = True) -> Conn:
+        """Begin, or find alive again, connection ``name``; ``known``: we see it open."""
         ledger, now = self._ledger, self._sink.now
         leg = name.partition(".")[0]
         conn = ledger.conns.get(name)
         if conn is None:
-            conn = ledger.conns[name] = Conn(leg, open=True, last=now)
+            conn = ledger.conns[name] = Conn(leg, open=True, last=now, known=known)
         conn.open, conn.last = True, now
         for sub in conn.subs.values():  # counted as closed too soon: what it was asked for may still come
             sub.state, sub.since = "wanted", now
@@ -266,8 +268,11 @@ class Connections:
         self._tell_connection(name, "live", "it speaks again")
 
     def acked(self, name: str, conn: Conn, ack: Acked) -> None:
-        """Take the venue's consent: by the id of what was sent, by items, or to some of what was sent."""
-        if (sent := self._answered(conn, ack.id, ack.items)) is not None:
+        """Take the venue's consent: by id or items, to some of what was sent, or to the oldest unanswered."""
+        number = ack.id
+        if number is None and ack.items is None:
+            number = next(iter(conn.pending), None)
+        if (sent := self._answered(conn, number, ack.items)) is not None:
             if sent.op == "subscribe":
                 self._consented(conn, sent.items)
             else:
@@ -315,7 +320,11 @@ class Connections:
         number = refusal.id
         if items is None and number is None and len(conn.pending) == 1:
             number = next(iter(conn.pending))
+        elif items is not None and number is None and refusal.whole:
+            number = next((n for n, sub in conn.pending.items() if set(items) & set(sub.items)), None)
         sent = self._answered(conn, number, items)
+        if refusal.whole and number is not None:
+            self._ask_without(name, conn, conn.pending.pop(number, None))
         if sent is not None and sent.op == "unsubscribe":
             self._ended(name, conn, sent.items)
             return True
@@ -329,6 +338,12 @@ class Connections:
                 ladder.due = self._sink.now + min(REFUSED_NS << min(ladder.steps, 16), LADDER_MOST_NS)
                 self._tell(item, refusal.reason)
         return items is not None
+
+    def _ask_without(self, name: str, conn: Conn, rest: Subscription | None) -> None:
+        """Ask again, one by one, for what failed only because of what stood beside it."""
+        for item in () if rest is None or rest.op == "unsubscribe" else rest.items:
+            if (sub := conn.subs.get(item)) is not None and sub.state != "live":
+                self._subscribe(name, item, sub)
 
     def holed(self, conn: Conn) -> list[Lost]:
         """Return what a connection gives that lost frames; but not books, whose numbers tell."""

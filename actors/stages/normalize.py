@@ -137,7 +137,8 @@ class Normalize:
         return counts
 
     def _bind(self, name: str, conn: Conn) -> tuple[str, Conn, Scratch]:
-        scratch = Scratch(name, self._state.instruments, conn.memory, self._venue.name)
+        asked = conn.subs if conn.known else None
+        scratch = Scratch(name, self._state.instruments, conn.memory, self._venue.name, asked)
         bound = self._open[name.encode()] = (name, conn, scratch)
         return bound
 
@@ -199,7 +200,7 @@ class Normalize:
 
     def _reopened(self, name: str) -> tuple[str, Conn, Scratch]:
         """Open a connection whose opening a hole in ``raw`` took, or that a tick gave up too soon."""
-        return self._bind(name, self._connections.opened(name, "heard of"))
+        return self._bind(name, self._connections.opened(name, "heard of", known=False))
 
     def _closed(self, name: str, how: Closed, line: bytes) -> None:
         if how.bad is not None:  # the frame itself was not taken: its close stands for it

@@ -4,7 +4,7 @@ The connector opens what ``plan`` says and never looks into a frame; the normali
 with the connection's ``Scratch``; the bookbuilder reads ``book_rule``. Nothing else knows a venue.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -92,9 +92,10 @@ class Scratch:
         instruments: By native symbol: what the connection may speak of.
         memory: The venue's own notes (channel ids and the like); JSON values only, they are checkpointed.
         venue: What its events are to say, for the venues that share a ``decode``.
+        asked: What the connection was asked for, None where that is not known.
     """
 
-    __slots__ = ("conn", "instruments", "memory", "recv", "venue")
+    __slots__ = ("asked", "conn", "instruments", "memory", "recv", "venue")
 
     def __init__(
         self,
@@ -102,17 +103,24 @@ class Scratch:
         instruments: Mapping[str, Instrument],
         memory: dict[str, object] | None = None,
         venue: str = "",
+        asked: Container[Item] | None = None,
     ) -> None:
+        self.asked = asked
         self.conn = conn
         self.venue = venue
         self.recv = 0
         self.instruments = instruments
         self.memory: dict[str, object] = {} if memory is None else memory
 
+    def wants(self, channel: Channel, symbol: str) -> bool:
+        """Tell whether to give this, where a stream of the venue's brings several of our channels."""
+        return self.asked is None or (channel, symbol) in self.asked
+
 
 class Acked(msgspec.Struct, frozen=True):
     """The venue accepted: the subscription sent with ``id``, or ``items`` where it names them.
 
+    With neither: the oldest that is unanswered, for venues that answer in order and without a name.
     With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
     ``op``: what it accepted, where only ``items`` tell.
     """
@@ -126,11 +134,13 @@ class Refused(msgspec.Struct, frozen=True):
     """The venue refused: by ``id``, by ``items``, or (both None) what it does not say.
 
     With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
+    ``whole``: the rest of that frame failed with ``items``, and is to be asked for again without them.
     """
 
     reason: str
     id: int | None = None
     items: Sequence[Item] | None = None
+    whole: bool = False
 
 
 class Closing(msgspec.Struct, frozen=True):
@@ -244,6 +254,11 @@ def number_text(number: msgspec.Raw) -> str:
     return text[1:-1] if text[0] == '"' else text
 
 
+def only_page(_request: Request, _body: bytes) -> Request | None:
+    """Ask for no further page: what a venue that lists all at once does."""
+    return None
+
+
 def answer_nothing(_frame: bytes) -> str | None:
     """Answer no frame: what a venue without pings of its own does."""
     return None
@@ -264,6 +279,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             ``Unparseable``. Called for answers of status 200 only.
         instruments: REST requests that list the instruments; ``rows`` reads one such body. An instrument
             that cannot be used is told apart (``Unusable``) and costs the others nothing.
+        next_page: (request, its body) -> request for what a listing says of the rest, None at its end.
         snapshot: Instrument -> request, or None where the stream brings it.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
         backfill_after: The same where trades are given by time only: (instrument, first id, last id, ns of
@@ -296,6 +312,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     decode_rest: Callable[[Answer, Scratch], list[Event]]
     instruments: Sequence[Request]
     rows: Callable[[bytes], Sequence[Instrument | Unusable]]
+    next_page: Callable[[Request, bytes], Request | None] = only_page
     snapshot: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_after: Callable[[Instrument, str, str, int], Request] | None = None

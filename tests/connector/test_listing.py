@@ -1,0 +1,77 @@
+"""Listings that come in pages: followed to their end, and never for ever."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import pytest
+
+from actors.connector.listing import Listing
+from actors.connector.rest import Reply
+from actors.runtime.metrics import Metrics
+from actors.streams.keys import Keys
+from actors.venues import bybit_linear
+from actors.venues.base import Request
+
+
+class Pages:
+    """Answers with page after page, ``most`` in all; None: for ever."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.cursors: list[str] = []
+
+    async def fetch(self, request: Request, _most_bytes: int) -> Reply:
+        cursor = parse_qs(urlsplit(request.path).query).get("cursor", ["0"])[0]
+        self.cursors.append(cursor)
+        base = f"C{cursor}"
+        after = int(cursor) + 1
+        row = {"symbol": base, "baseCoin": base, "quoteCoin": "USDT", "status": "Trading"}
+        more = str(after) if self.most is None or after < self.most else ""
+        page = {"list": [row | {"contractType": "LinearPerpetual"}], "nextPageCursor": more}
+        return Reply(200, json.dumps({"retCode": 0, "result": page}).encode())
+
+
+class Store:
+    async def set(self, *_: Any) -> None:
+        return
+
+
+async def listed(pages: Pages) -> Listing:
+    rest: Any = pages
+    store: Any = Store()
+    listing = Listing(bybit_linear.VENUE, rest, store, Keys(), Metrics())
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(listing.run)
+        with anyio.fail_after(10):
+            await listing.next()
+        tg.cancel_scope.cancel()
+    return listing
+
+
+async def test_all_pages_of_a_listing_are_fetched() -> None:
+    pages = Pages(3)
+    listing = await listed(pages)
+    assert pages.cursors == ["0", "1", "2"]
+    assert sorted(listing.rows or {}) == ["C0-USDT-PERP", "C1-USDT-PERP", "C2-USDT-PERP"]
+
+
+async def test_pages_without_end_are_a_failure_that_is_told() -> None:
+    pages = Pages(None)
+    listing = await listed(pages)
+    assert listing.rows is None
+    assert listing.failure is not None
+    assert "more than 50 pages" in listing.failure.reason
+    assert len(pages.cursors) == 50
+
+
+@pytest.mark.parametrize("code", [10006, 10001])
+async def test_an_error_with_status_200_is_no_listing(code: int) -> None:
+    class Busy(Pages):
+        async def fetch(self, _request: Request, _most_bytes: int) -> Reply:
+            return Reply(200, json.dumps({"retCode": code, "retMsg": "no", "result": {}}).encode())
+
+    listing = await listed(Busy(1))
+    assert listing.failure is not None
+    assert f"{code}: no" in listing.failure.reason

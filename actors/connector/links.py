@@ -236,8 +236,9 @@ class Link:
         now = anyio.current_time()
         self._window.note(now)
         self._sent_at = now
+        stamp = self._side.venue.stamp
         if self._socket is not None:
-            self._socket.write(text)
+            self._socket.write(text if stamp is None else stamp(text, self._now() // 1_000_000_000))
 
     async def pace(self) -> None:
         """Wait until one more frame may be sent."""

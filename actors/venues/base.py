@@ -293,6 +293,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             opens each subscription with one; where not named, as ``silence_s`` says.
         quiet_s: How long a connection that has a subscription may give nothing at all, heartbeats
             included, before it counts as dead; None: as long as the least of ``silence_s``.
+        stamp: (frame, s since the epoch) -> the frame with the time of its sending, where one must bear it.
         trade_ids: ``contiguous`` (each id one above the last: a jump is a hole), ``increasing``,
             ``unordered``.
     """
@@ -323,3 +324,4 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     quiet_s: float | None = None
     answer: Callable[[bytes], str | None] = answer_nothing
     keepalive: Keepalive | None = None
+    stamp: Callable[[str, int], str] | None = None

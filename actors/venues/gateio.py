@@ -1,0 +1,502 @@
+"""Gate spot, v4: trades, books (order book V2), L1 and the 24 h ticker over one socket.
+
+Limits: 300 connections an address; nothing else is published, so 100 pairs a connection and 8 messages a
+second are kept to. REST 200 requests in 10 s.
+Quirks: requests bear the time of sending; the first book may come before the acknowledgement; a change of
+the book leaves out the side that is as it was, or both; an unknown book is acknowledged and then silent;
+one bad pair fails its whole request; times of trades are text, in ms with a fraction; the ticker has no
+time but the gateway's and no opening price; an upgrade is announced in a frame without a channel.
+``id_market`` counts the trades of a pair; past ones are not to be had by it.
+``OLDER`` takes books as the European host still sends them: changes by ``spot.order_book_update``, the
+snapshot by REST.
+
+Source: gate.com, Spot WebSocket v4 and REST v4 as of 2026-05. Read against captures of 2021 and 2026.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Final, Literal
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec.structs import replace
+
+from actors.model.decimals import is_plain_quote, levels_text, size_text, trade_text
+from actors.model.errors import Unparseable
+from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Closing,
+    Connection,
+    Decoded,
+    Endpoints,
+    Ignored,
+    Item,
+    Keepalive,
+    Limits,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    read,
+)
+from actors.venues.common import (
+    MS,
+    Id,
+    Ms,
+    ms_text,
+    no_answer,
+    planned,
+    price_or_none,
+    step_text,
+    symbol_of,
+)
+
+NAME: Final = "gateio"
+LEVELS: Final = 400  # documented: each 100 ms; 50 levels come each 20 ms
+OLDER_LEVELS: Final = 100
+NAMES_PER_FRAME: Final = 50  # chosen: none is published
+PAIRS_PER_CONNECTION: Final = 100  # chosen: none is published
+STREAMS: Final[dict[Channel, str]] = {
+    "trade": "spot.trades",
+    "book": "spot.obu",
+    "l1": "spot.book_ticker",
+    "ticker": "spot.tickers",
+}
+OLDER_BOOK: Final = "spot.order_book_update"
+_CHANNELS: Final[dict[str, Channel]] = {OLDER_BOOK: "book", **{name: c for c, name in STREAMS.items()}}
+_NO_TIME: Final = '"time":0'  # where the time of sending goes
+_MOST_LEVEL: Final = 4  # digits
+
+
+class _Trade(msgspec.Struct):
+    id_market: Id  # one above the pair's last
+    create_time_ms: str
+    side: Literal["buy", "sell"]  # the taker's
+    currency_pair: str
+    amount: str  # base currency
+    price: str
+    range: str | None = None  # "first-last" of ``id_market`` that this stands for
+
+
+class _Trades(msgspec.Struct):
+    result: _Trade
+
+
+class _Book(msgspec.Struct):
+    t: Ms
+    s: str  # ob.<pair>.<levels>
+    u: Id  # last update id
+    U: Id | None = None  # first; none of a snapshot
+    full: bool = False
+    b: list[Level] = []  # absolute size, base currency; zero removes
+    a: list[Level] = []
+
+
+class _Books(msgspec.Struct):
+    result: _Book
+
+
+class _Older(msgspec.Struct):
+    t: Ms
+    s: str
+    U: Id
+    u: Id
+    full: bool = False
+    b: list[Level] = []
+    a: list[Level] = []
+
+
+class _Olders(msgspec.Struct):
+    result: _Older
+
+
+class _BookTicker(msgspec.Struct):
+    t: Ms
+    u: Id
+    s: str
+    b: str  # "" or "0" when the side is empty
+    B: str
+    a: str
+    A: str
+
+
+class _BookTickers(msgspec.Struct):
+    result: _BookTicker
+
+
+class _Ticker(msgspec.Struct):
+    currency_pair: str
+    last: str
+    high_24h: str
+    low_24h: str
+    base_volume: str
+    quote_volume: str
+
+
+class _Tickers(msgspec.Struct):
+    result: _Ticker
+    time_ms: Ms | None = None  # of sending; older frames have none
+
+
+class _Error(msgspec.Struct):
+    code: int
+    message: str = ""
+
+
+class _Bare(msgspec.Struct):
+    """What tells one frame from another."""
+
+    channel: str | None = None
+    event: str | None = None
+    id: int | str | None = None
+    error: _Error | None = None
+    type: str | None = None
+    msg: str = ""
+
+
+class _Snapshot(msgspec.Struct):
+    id: Id
+    bids: list[Level]
+    asks: list[Level]
+    update: Ms | None = None
+
+
+class _Pair(msgspec.Struct):
+    id: str
+    base: str
+    quote: str
+    trade_status: str
+    precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    amount_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+
+
+_trades_decoder = msgspec.json.Decoder(_Trades)
+_books_decoder = msgspec.json.Decoder(_Books)
+_olders_decoder = msgspec.json.Decoder(_Olders)
+_book_tickers_decoder = msgspec.json.Decoder(_BookTickers)
+_tickers_decoder = msgspec.json.Decoder(_Tickers)
+_bare_decoder = msgspec.json.Decoder(_Bare)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
+_pairs_decoder = msgspec.json.Decoder(list[_Pair])
+
+
+# ---- channels -------------------------------------------------------------------------------------------
+
+
+def _fractional_ms(text: str) -> int:
+    """Return ms with a fraction, as text, as ns."""
+    whole, _, fraction = text.partition(".")
+    ns = ms_text(whole)
+    if ns is None or (fraction and not (fraction.isdigit() and fraction.isascii())):
+        raise Unparseable(f"not a time in ms: {text[:40]!r}")
+    return ns + int(fraction[:6].ljust(6, "0"))
+
+
+def _span(t: _Trade) -> tuple[int, int]:
+    """Return the first and last of what a trade stands for."""
+    if t.range is None:
+        return t.id_market, t.id_market
+    first, dash, last = t.range.partition("-")
+    if not dash or not all(n.isdigit() and n.isascii() and len(n) < 19 for n in (first, last)):
+        raise Unparseable(f"not a range of trades: {t.range[:40]!r}")
+    if not int(first) <= t.id_market <= int(last):
+        raise Unparseable(f"trade {t.id_market} is not in its range {t.range[:40]}")
+    return int(first), int(last)
+
+
+def _trade(frame: bytes, scratch: Scratch) -> Decoded:
+    t = read("trades", _trades_decoder, frame).result
+    price, size = trade_text(t.price, t.amount)
+    first, last = _span(t)
+    return Trade(
+        scratch.venue,
+        symbol_of(t.currency_pair, scratch),
+        _fractional_ms(t.create_time_ms),
+        scratch.recv,
+        t.id_market,
+        str(last),
+        price,
+        size,
+        t.side,
+        first_id=None if first == last else str(first),
+    )
+
+
+def _book(frame: bytes, scratch: Scratch) -> Decoded:
+    book = read("obu", _books_decoder, frame).result
+    pair, _, level = book.s.removeprefix("ob.").rpartition(".")
+    if not (level.isdigit() and level.isascii() and len(level) <= _MOST_LEVEL):
+        raise Unparseable(f"obu: no book is called {book.s[:60]!r}")
+    return _change(book, pair, int(level), scratch)
+
+
+def _older(frame: bytes, scratch: Scratch) -> Decoded:
+    book = read("order_book_update", _olders_decoder, frame).result
+    return _change(book, book.s, OLDER_LEVELS, scratch)
+
+
+def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> Event:
+    symbol = symbol_of(pair, scratch)
+    bids, asks = levels_text(book.b), levels_text(book.a)
+    at, recv, conn = book.t * MS, scratch.recv, scratch.conn
+    if book.full:
+        return BookSnapshot(
+            scratch.venue, symbol, at, recv, book.u, conn, bids, asks, last_seq=book.u, depth=levels
+        )
+    if book.U is None or book.u < book.U:
+        raise Unparseable(f"a change of the book from {book.U} to {book.u}")
+    return BookDelta(
+        scratch.venue, symbol, at, recv, book.u, conn, bids, asks, first_seq=book.U, last_seq=book.u
+    )
+
+
+def _side(price: str, size: str) -> tuple[str | None, str | None]:
+    plain = price_or_none(price) if price else None
+    return (None, None) if plain is None else (plain, size_text(size))
+
+
+def _book_ticker(frame: bytes, scratch: Scratch) -> Decoded:
+    t = read("book_ticker", _book_tickers_decoder, frame).result
+    symbol, at = symbol_of(t.s, scratch), t.t * MS
+    if is_plain_quote(t.b, t.B, t.a, t.A):
+        return L1(scratch.venue, symbol, at, scratch.recv, t.u, t.b, t.B, t.a, t.A)
+    return L1(scratch.venue, symbol, at, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
+
+
+def _ticker(frame: bytes, scratch: Scratch) -> Decoded:
+    said = read("tickers", _tickers_decoder, frame)
+    t = said.result
+    return Ticker(
+        scratch.venue,
+        symbol_of(t.currency_pair, scratch),
+        None if said.time_ms is None else said.time_ms * MS,
+        scratch.recv,
+        None,
+        last=price_or_none(t.last),
+        high=price_or_none(t.high_24h),
+        low=price_or_none(t.low_24h),
+        volume_base=size_text(t.base_volume),
+        volume_quote=size_text(t.quote_volume),
+    )
+
+
+_DECODERS: Final[dict[str, Callable[[bytes, Scratch], Decoded]]] = {
+    "spot.trades": _trade,
+    "spot.obu": _book,
+    OLDER_BOOK: _older,
+    "spot.book_ticker": _book_ticker,
+    "spot.tickers": _ticker,
+}
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says.
+
+    Raises:
+        Unparseable: It does not mean what its channel promises, or is no frame of this venue.
+    """
+    bare = read("frame", _bare_decoder, frame)
+    if bare.event in ("subscribe", "unsubscribe") or bare.error is not None:
+        return [_answer(bare, scratch)]
+    if bare.channel is None:
+        if bare.type == "upgrade":
+            return [Closing(f"upgrade: {bare.msg[:200]}")]
+        raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+    if bare.channel == "spot.pong":
+        return [Ignored("heartbeat")]
+    known = _DECODERS.get(bare.channel)
+    if known is None or bare.event not in ("update", None):
+        return [Ignored("unknown_channel" if known is None else "unknown_event")]
+    return [known(frame, scratch)]
+
+
+# ---- control frames -------------------------------------------------------------------------------------
+
+
+def _answer(bare: _Bare, scratch: Scratch) -> Decoded:
+    ours = bare.id if isinstance(bare.id, int) else None  # we number ours; a text id is none of them
+    error = bare.error
+    if error is None:
+        return Acked(ours) if bare.channel in _CHANNELS else Ignored("answer")
+    items = _named(bare.channel, error.message, scratch)
+    if "Alert sub" in error.message and items is not None:
+        return Acked(ours, items)  # it is subscribed already
+    return Refused(f"{error.code}: {error.message[:200]}", ours, items, whole=items is not None)
+
+
+def _named(channel: str | None, reason: str, scratch: Scratch) -> list[Item] | None:
+    """Return what a refusal is about: its text ends with the pair or the book."""
+    ours = _CHANNELS.get(channel or "")
+    words = reason.split()
+    name = words[-1] if words else ""
+    if name.startswith("ob."):
+        name = name[3:].rpartition(".")[0]
+    instrument = scratch.instruments.get(name)
+    return None if ours is None or instrument is None else [(ours, instrument.symbol)]
+
+
+# ---- REST -----------------------------------------------------------------------------------------------
+
+
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the snapshot that was asked for.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    request, symbol = answer.request, answer.request.symbol
+    if request.op != "snapshot" or symbol is None:
+        no_answer(answer, scratch)
+    s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
+    at = None if s.update is None else s.update * MS
+    bids, asks = levels_text(s.bids), levels_text(s.asks)
+    return [
+        BookSnapshot(
+            scratch.venue,
+            symbol,
+            at,
+            scratch.recv,
+            s.id,
+            scratch.conn,
+            bids,
+            asks,
+            last_seq=s.id,
+            depth=OLDER_LEVELS,
+        )
+    ]
+
+
+def rows(body: bytes) -> list[Instrument]:
+    """Return the pairs of one list that trade now; one that may only be sold trades, too.
+
+    Raises:
+        Unparseable: The body is no list of pairs.
+    """
+    listed = read("currency_pairs", _pairs_decoder, body)
+    return [_instrument(row) for row in listed if row.trade_status in ("tradable", "sellable")]
+
+
+def _instrument(row: _Pair) -> Instrument:
+    base, quote = row.base.upper(), row.quote.upper()
+    return Instrument(
+        symbol=f"{base}-{quote}",
+        native=row.id,
+        base=base,
+        quote=quote,
+        price_step=step_text(row.precision),
+        size_step=step_text(row.amount_precision),
+    )
+
+
+def snapshot(instrument: Instrument) -> Request:
+    """Return the request for the instrument's book, with the number of its last change."""
+    query = urlencode({"currency_pair": instrument.native, "limit": OLDER_LEVELS, "with_id": "true"})
+    return Request("snapshot", f"/api/v4/spot/order_book?{query}", instrument.symbol)
+
+
+# ---- subscriptions --------------------------------------------------------------------------------------
+
+
+def stamp(frame: str, now_s: int) -> str:
+    """Return ``frame`` with the time of its sending."""
+    return frame.replace(_NO_TIME, f'"time":{now_s}', 1)
+
+
+def _frames(
+    op: Literal["subscribe", "unsubscribe"],
+    items: Sequence[Item],
+    instruments: Mapping[str, Instrument],
+    first_id: int,
+    *,
+    older: bool,
+) -> list[Subscription]:
+    by_channel: dict[Channel, list[Item]] = {}
+    for item in items:
+        by_channel.setdefault(item[0], []).append(item)
+    subscriptions: list[Subscription] = []
+    for channel, wanted in by_channel.items():
+        is_older = older and channel == "book"
+        most = 1 if is_older else NAMES_PER_FRAME
+        for start in range(0, len(wanted), most):
+            part = wanted[start : start + most]
+            payload = [instruments[symbol].native for _, symbol in part]
+            if is_older:
+                payload.append("100ms")
+            elif channel == "book":
+                payload = [f"ob.{pair}.{LEVELS}" for pair in payload]
+            number = first_id + len(subscriptions)
+            name = OLDER_BOOK if is_older else STREAMS[channel]
+            document = {"time": 0, "id": number, "channel": name, "event": op, "payload": payload}
+            subscriptions.append(Subscription(op, part, msgspec.json.encode(document).decode(), number))
+    return subscriptions
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, older: bool = False
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, numbered from ``first_id``; a channel a frame."""
+    return _frames("subscribe", items, instruments, first_id, older=older)
+
+
+def unsubscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, older: bool = False
+) -> list[Subscription]:
+    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
+    return _frames("unsubscribe", items, instruments, first_id, older=older)
+
+
+def plan(
+    endpoints: Endpoints,
+    instruments: Sequence[Instrument],
+    channels: Sequence[Channel],
+    *,
+    older: bool = False,
+) -> list[Connection]:
+    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
+    most = PAIRS_PER_CONNECTION * len(channels)
+    url = f"{endpoints.ws}/ws/v4/"
+    return planned(url, instruments, channels, most, partial(subscribe, older=older))
+
+
+LIMITS: Final = Limits(
+    items_per_connection=PAIRS_PER_CONNECTION * len(STREAMS),
+    frames_per_s=8,  # chosen: none is published
+    weight_per_minute=600,  # documented: 200 requests in 10 s an endpoint; half of it
+    connects_per_minute=60,  # chosen: 300 connections at once are documented
+)
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=Endpoints("wss://api.gateio.ws", "https://api.gateio.ws"),
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    book_rule=BookRule(snapshot="stream", join="next", chain="next"),
+    trade_ids="contiguous",
+    silence_s={},  # a healthy book was silent for 36 s, and may be for longer
+    first_s={"book": 15.0},  # chosen: an unknown book is acknowledged and never speaks
+    quiet_s=45.0,  # our pings, each 15 s, are answered within one
+    plan=plan,
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/api/v4/spot/currency_pairs"),),
+    rows=rows,
+    keepalive=Keepalive('{"time":0,"channel":"spot.ping"}', 15.0),
+    stamp=stamp,
+)
+
+OLDER: Final = replace(
+    VENUE,
+    book_rule=BookRule(snapshot="rest", join="range", chain="range", depth=OLDER_LEVELS),
+    plan=partial(plan, older=True),
+    subscribe=partial(subscribe, older=True),
+    unsubscribe=partial(unsubscribe, older=True),
+    snapshot=snapshot,
+)

@@ -233,11 +233,15 @@ class NativeOutlet:
 
     def hand_over(self, sub: Subscription, playback: Playback) -> bool:
         """Tell the rest from memory and make it live; False where memory does not reach back."""
+        if sub.state != "starting":
+            return True  # it has ended meanwhile
         rest: list[tuple[Place, list[Entry]]] = []
         for place, at in playback.at.items():
             position = self.position(place)
+            if position is None or at > position:
+                return False
             entries = self._records[place].ring.after(at)
-            if position is None or at > position or entries is None:
+            if entries is None:
                 return False
             rest.append((place, entries))
         if not self._ready(sub):

@@ -201,6 +201,38 @@ async def test_a_line_that_is_no_event_stops_no_replay(stage: Stage):
         await client.connection.close()
 
 
+async def test_who_leaves_in_the_middle_of_a_replay_leaves_nothing_behind(stage: Stage):
+    load = Load(stage.server, stage.script)
+    for _ in range(60):
+        load.write(40)
+    async with stage.broadcasting():
+        for leave in ("unsubscribe", "cut"):
+            heard = Heard()
+            heard.cursors = {"binance.0/events": "0-0", "binance.0/books": "0-0"}
+            client = await stage.native(heard)
+            await client.resume()
+            await client.events(10)
+            if leave == "unsubscribe":
+                answer = await client.ask(op="unsubscribe", id=1)
+                assert answer == {"op": "unsubscribed", "id": 1}
+                assert (await client.ask(op="list"))["subscriptions"] == []
+                told = len(heard.events)
+                load.write(40)
+                assert (await client.ask(op="ping"))["op"] == "pong"
+                assert len(heard.events) == told
+                await client.connection.close()
+            else:
+                client.connection.transport.abort()
+        await until(lambda: stage.count("tapeline_clients", dialect="native") == 0)
+        assert stage.count("tapeline_subscribers", state="live") == 0
+        again = await stage.native()
+        await again.subscribe(kinds=["trade"])
+        await again.until("live")
+        load.write(1)
+        await again.events(1)
+        await again.connection.close()
+
+
 async def test_a_view_that_resumes_gets_its_events_and_the_books_as_they_are(stage: Stage):
     load = Load(stage.server, stage.script)
     load.write(30)

@@ -273,7 +273,7 @@ class Scenario:
             for trade in set(tape) - set(ids):
                 report.unexplained += not any(first <= trade <= final for first, final in holes[symbol])
             report.unexplained += len(set(ids) - set(tape))  # a trade that never was
-            report.sums_differing += sums.get(symbol) != _sums(tape[i] for i in ids if i in tape)
+            report.sums_differing += sums.get(symbol) != sums_of(tape[i] for i in ids if i in tape)
             report.books_differing += not self._control.shows(place.venue, symbol, shown.get(symbol))
         report.gaps += gaps
         if plan.legs > 1:
@@ -289,7 +289,8 @@ class Scenario:
             self._report.compare(lines, numbered(watch.entries(stream)))
 
 
-def _sums(trades: Iterable[dict[str, str]]) -> tuple[Decimal, Decimal]:
+def sums_of(trades: Iterable[Mapping[str, str]]) -> tuple[Decimal, Decimal]:
+    """Return what the cumulative volume delta of these trades of a tape is, in base and in quote."""
     base = quote = Decimal(0)
     for trade in trades:
         size = Decimal(trade["size"]) * (1 if trade["aggressor"] == "buy" else -1)

@@ -21,20 +21,21 @@ from redis.retry import Retry
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from actors.chaos.connectors import Control
+from actors.chaos.connectors import Control, sums_of
 from actors.chaos.stages import agrees
 from actors.config import load
 from actors.model import codec
-from actors.model.events import Book, Gap, Status, Trade
+from actors.model.events import Book, Cvd, Gap, Status, Trade
 from actors.runtime.supervisor import parent_of
 from actors.stages.book import BrokenChain, View
 from actors.stages.trades import span
-from actors.streams.keys import Cursor, Keys, Partition
+from actors.streams.keys import Cursor, Keys, Partition, Stream
 from actors.streams.partition import entry_of
 from actors.venues import VENUES
 from actors.venues.base import items_of
 
 VENUES_SYMBOLS = {name: venue.symbols for name, venue in load(ROOT / "config/demo.toml", {}).venues.items()}
+STREAMS: tuple[Stream, ...] = ("events", "books", "flow")
 VENUE = "binance"  # the one that most tests strike
 SYMBOLS = tuple(VENUES_SYMBOLS[VENUE])
 ROLES = ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster")
@@ -171,7 +172,7 @@ class Reader(Follower):
         self.symbols = VENUES_SYMBOLS[venue]
         self.items = items_of(self.symbols, VENUES[venue].channels)
         self.lock = threading.Lock()
-        self.cursors = {s: Cursor(0, 0) for s in ("events", "books")}
+        self.cursors = {s: Cursor(0, 0) for s in STREAMS}
         self.lost_connections = 0
         self.trades: dict[str, list[int]] = {symbol: [] for symbol in self.symbols}
         self.gaps: list[tuple[str, Gap]] = []
@@ -180,12 +181,13 @@ class Reader(Follower):
         self.states: dict[str, list[str]] = {symbol: [] for symbol in self.symbols}
         self.traded_ns = dict.fromkeys(self.symbols, 0)
         self.booked_ns = dict.fromkeys(self.symbols, 0)
-        self.epochs: dict[str, set[int]] = {"events": set(), "books": set()}
+        self.sums: dict[str, tuple[Decimal, Decimal]] = {}
+        self.epochs: dict[str, set[int]] = {stream: set() for stream in STREAMS}
         self.start()
 
     def follow(self) -> None:
         place, keys = Partition(self.venue, 0), self._made.keys
-        names = {keys.stream(place, stream).encode(): stream for stream in ("events", "books")}
+        names = {keys.stream(place, stream).encode(): stream for stream in STREAMS}
         client = redis.Redis(
             port=6391 + self._made.offset, protocol=2, socket_timeout=5, retry=Retry(NoBackoff(), 0)
         )
@@ -220,7 +222,7 @@ class Reader(Follower):
         self.epochs[stream].add(entry.epoch)
         for k, line in enumerate(entry.lines, entry.first):
             kind = codec.kind_of(line)
-            if kind in ("trade", "gap", "status") or (kind == "book" and stream == "books"):
+            if kind in ("trade", "gap", "status", "cvd") or (kind == "book" and stream == "books"):
                 self._event(stream, k, codec.decode(line))
 
     def _event(self, stream: str, k: int, event: object) -> None:
@@ -229,6 +231,8 @@ class Reader(Follower):
                 first, last = span(event)
                 self.trades[symbol].extend(range(first, last + 1))
                 self.traded_ns[symbol] = event.ts_recv
+            case Cvd(symbol=str(symbol)):
+                self.sums[symbol] = Decimal(event.delta_base), Decimal(event.delta_quote)
             case Gap():
                 self.gaps.append((stream, event))
             case Status():
@@ -408,10 +412,14 @@ def check_reader(made: Fire, reader: Reader, *, anew: bool = False) -> None:
         assert [i for i, n in Counter(every).items() if n > 1] == [], f"{symbol}: repeated"
         began = symbols[symbol]["first_trade"] if anew else min(every)
         ids = [i for i in every if i >= began]
-        on_tape = {*made.control.tape(reader.venue, symbol, min(ids))}
+        tape = made.control.tape(reader.venue, symbol, min(ids))
+        on_tape = {*tape}
         assert {*ids} <= on_tape, f"{symbol}: trades that never were"
         missing = [i for i in on_tape - {*ids} if not any(a <= i <= b for a, b in holes[symbol])]
         assert missing == [], f"{symbol}: neither in events nor inside a gap"
+        if not anew:
+            true = sums_of(tape[i] for i in ids)
+            await_true(f"{symbol}: its sums", lambda s=symbol, true=true: reader.sums.get(s) == true, 5)
 
 
 def check_barter(made: Fire, reader: Reader, client: Barter) -> None:

@@ -56,11 +56,11 @@ def age_s(pid: int) -> float:
 def test_no_kill_of_an_actor_or_of_redis_costs_a_reader_anything(ground: Ground):
     made, reader = ground.made, ground.reader
     for n in range(ROUNDS):
-        for role in ("connector", "normalizer", "bookbuilder"):
+        for role in ("connector", "normalizer", "bookbuilder", "analytics"):
             log.info("%s back after %.2f s", role, recover(ground, role))
-        for pid in [made.actor(role) for role in ("connector", "normalizer", "bookbuilder")]:
+        for pid in [made.actor(role) for role in ("connector", "normalizer", "bookbuilder", "analytics")]:
             killed_ns = made.kill(pid)
-        ground.flows(killed_ns, "all flows after all three were killed at once")
+        ground.flows(killed_ns, "all flows after all four were killed at once")
         actors, lost = made.actors(), reader.lost_connections
         at = time.monotonic()
         killed_ns = made.kill(made.server() if n % 2 == 0 else made.actor("redis"))

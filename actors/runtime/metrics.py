@@ -153,7 +153,7 @@ def _every(roles: Iterable[str], *values: str) -> dict[str, tuple[str, ...]]:
 AT_ZERO: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "tapeline_reconnects_total": _of(
         "connector", "lost", "failed", "closed", "rejected", "try_later", "too_big", "overflow", "shutdown",
-        "replaced", "deaf", "no_instruments",
+        "replaced", "deaf", "no_instruments", "unreachable", "timeout", "handshake", "refused",
     ),
     "tapeline_rest_failures_total": _of("connector", "unreachable", "4xx", "5xx", "429", "418", "403"),
     "tapeline_overflow_frames_total": _of("connector"),

@@ -7,30 +7,37 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from demo_rig import BIN, ROOT, Demo, await_true, demo, free_offset
+from websockets.sync.client import connect
 
 from actors.cli.app import app
 from actors.cli.markets import markdown
 from actors.config import load
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line
-    for block in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    for line in block.splitlines()
-    if line
-]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the blocks of the README that are marked so."""
+    fenced = re.finditer(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block[2] for block in fenced if block[1] == language]
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line]
+SEEN, TOLD = (block.splitlines() for block in blocks("")[:2])  # what `make demo` and `tail` show
 # Command -> what its output must hold within a few seconds.
 HERE = {
     ".venv/bin/websockets ws://127.0.0.1:9001": '"type":"welcome"',
     "redis-cli -p 6391 psubscribe 'md.trade.*'": '{"kind":"trade"',
     "redis-cli -p 6391 xrevrange 'tl:{binance.0}:books' + - count 1": '{"kind":"',
     "redis-cli -p 6391 get 'tl:{binance.0}:book:BTC-USDT'": '"state":"live"',
-    ".venv/bin/tapeline tail trade": " trade ",
+    ".venv/bin/tapeline tail": " ticker ",
+    ".venv/bin/tapeline tail trade binance BTC-USDT": " trade ",
     ".venv/bin/tapeline tail book binance BTC-USDT --json": '{"kind":"book"',
     ".venv/bin/tapeline status": "all that is configured is live",
     ".venv/bin/websockets 'ws://127.0.0.1:9001/?kind=trade&symbol=BTC-USDT'": '"kind":"trade"',
@@ -112,6 +119,59 @@ def test_a_command_of_the_readme_shows_what_it_promises(running: Demo, command: 
         process.wait()
 
 
+def alike(line: str) -> str:
+    """Return a pattern of lines that differ from ``line`` only by numbers, and by who bought."""
+    escaped = (re.escape(word).replace(r"\.", ".") for word in line.split())
+    words = (re.sub(r"\d[\d.:]*", r"\\d[\\d.:]*", word) for word in escaped)
+    return "^ *" + " +".join("(buy|sell)" if word in {"buy", "sell"} else word for word in words)
+
+
+def test_the_demo_says_what_the_readme_shows(running: Demo):
+    said = running.said()
+    for line in SEEN:
+        assert re.search(alike(line), said, re.MULTILINE), line
+
+
+def test_the_tail_shows_lines_like_those_of_the_readme(running: Demo):
+    out = running.folder / "out-of-tail"
+    env = {k: v for k, v in running.env.items() if k != "TAPELINE_PORT_OFFSET"}
+    with out.open("wb") as file:
+        process = subprocess.Popen([BIN / "tapeline", "tail"], cwd=running.folder, env=env, stdout=file)
+    try:
+        for line in TOLD:
+            pattern = re.compile(alike(line), re.MULTILINE)
+            await_true(line, lambda pattern=pattern: pattern.search(out.read_text()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_python_of_the_readme_prints_events(running: Demo):
+    (program,) = blocks("python")
+    process = subprocess.Popen(
+        [sys.executable, "-uc", program.replace("6391", str(6391 + running.offset))],
+        cwd=running.folder,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(20)]
+        assert all(line.startswith(b"{'kind': '") for line in lines), lines
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_message_of_the_readme_is_answered_with_events(running: Demo):
+    (message,) = blocks("json")
+    with connect(f"ws://127.0.0.1:{9001 + running.offset}/v1") as socket:
+        socket.send(message)
+        while "event" not in (said := json.loads(socket.recv(10))):
+            assert said["op"] in {"hello", "subscribed", "heartbeat"}, said
+        assert said["event"]["kind"] in {"trade", "l1"}
+        assert said["event"]["symbol"].startswith("BTC-")
+
+
 def test_instances_share(running: Demo):
     roles = [instance["role"] for instance in running.status()["instances"]]
     assert (roles.count("normalizer"), roles.count("bookbuilder"), roles.count("connector")) == (2, 2, 1)
@@ -159,8 +219,7 @@ def test_up_without_its_redis_says_so(tmp_path: Path, running: Demo):
 
 
 def test_the_settings_that_the_readme_names_exist_with_the_defaults_it_gives():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.partition("## Configuration")[2].partition("## More")[0]
+    table = README.partition("## Configuration")[2].partition("## More")[0]
     settings = load(ROOT / "config" / "tapeline.toml", {})
     for keys in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE):
         head, *others = re.findall(r"`([\w.<>]+)`", keys)
@@ -193,6 +252,5 @@ def test_every_tapeline_command_that_the_documents_name_is_there():
 
 
 def test_the_table_of_venues_is_the_codes():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.partition("## Venues")[2].partition("\n\n| ")[2].partition("\n\n")[0]
+    table = README.partition("## Venues")[2].partition("\n\n| ")[2].partition("\n\n")[0]
     assert f"| {table}\n" == markdown(), "tapeline venues --markdown prints what must stand there"

@@ -14,6 +14,7 @@ from actors.config import ConfigError, load
 from actors.config.ftsobest import OURS
 from actors.config.reader import DEFAULT_PATH
 from actors.config.words import nearest
+from actors.connector.listing import MOST_PAGES
 from actors.connector.rest import MOST_LISTING_BYTES, ask, session_to
 from actors.model.errors import Unparseable
 from actors.model.events import Channel
@@ -123,16 +124,21 @@ async def listing(venue: Venue, rest: str) -> list[Instrument]:
     """
     found: dict[str, Instrument] = {}
     async with session_to(rest) as http:
-        for request in venue.instruments:
-            reply, _ = await ask(http, rest + request.path, MOST_LISTING_BYTES)
+        pages = list(venue.instruments)
+        for asked, page in enumerate(pages):  # which grows by what a page says of the next
+            if asked == MOST_PAGES:
+                raise Unlisted(f"{venue.name} at {rest} has more than {MOST_PAGES} pages of instruments")
+            reply, _ = await ask(http, rest + page.path, MOST_LISTING_BYTES)
             if reply.status != 200:
                 status = f"HTTP {reply.status}: " if reply.status else ""
                 raise Unlisted(f"{venue.name} at {rest}: {status}{reply.text[:200]}")
             try:
                 rows = venue.rows(reply.body)
+                following = venue.next_page(page, reply.body)
             except Unparseable as e:
                 raise Unlisted(f"{venue.name} at {rest} answers something else: {e}") from e
             found |= {row.symbol: row for row in rows if isinstance(row, Instrument)}
+            pages += [] if following is None else [following]
     return [found[symbol] for symbol in sorted(found)]
 
 

@@ -26,7 +26,7 @@ REFRESH_S: Final = 3600.0  # chosen: listings change a few times a day
 PATIENCE_S: Final = 2.0  # chosen: a simulator that starts with us takes one
 _SOON_S: Final = 0.3
 _NEAREST: Final = 3
-_MOST_PAGES: Final = 50  # chosen: tens of thousands of instruments; a cursor that never ends
+MOST_PAGES: Final = 50  # chosen: tens of thousands of instruments; a cursor that never ends
 
 
 class Unlisted(Exception):
@@ -113,7 +113,7 @@ class Listing:
             Unlisted: One could not be had or read, or they do not end.
         """
         page: Request | None = request
-        for _ in range(_MOST_PAGES):
+        for _ in range(MOST_PAGES):
             reply = await self._rest.fetch(page, MOST_LISTING_BYTES)
             assert reply is not None  # noqa: S101 - it was wanted throughout
             if reply.status != 200:
@@ -127,7 +127,7 @@ class Listing:
             yield rows
             if page is None:
                 return
-        raise Unlisted(None, f"a listing of more than {_MOST_PAGES} pages")
+        raise Unlisted(None, f"a listing of more than {MOST_PAGES} pages")
 
     def _complain(self, unusable: Mapping[str, str]) -> None:
         self.unusable = unusable

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import pytest
 
+from actors.cli import markets
 from actors.connector.listing import Listing
 from actors.connector.rest import Reply
 from actors.runtime.metrics import Metrics
@@ -64,6 +65,24 @@ async def test_pages_without_end_are_a_failure_that_is_told() -> None:
     assert listing.failure is not None
     assert "more than 50 pages" in listing.failure.reason
     assert len(pages.cursors) == 50
+
+
+@pytest.mark.parametrize(("most", "listed"), [(3, 3), (None, 0)])
+async def test_a_person_who_asks_for_the_list_gets_all_its_pages(
+    most: int | None, listed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = Pages(most)
+
+    async def ask(_http: Any, url: str, most_bytes: int) -> tuple[Reply, None]:
+        return await pages.fetch(Request("instruments", url), most_bytes), None
+
+    monkeypatch.setattr(markets, "ask", ask)
+    if listed:
+        found = await markets.listing(bybit_linear.VENUE, "http://127.0.0.1:1")
+        assert len(found) == listed
+    else:
+        with pytest.raises(markets.Unlisted, match="more than 50 pages"):
+            await markets.listing(bybit_linear.VENUE, "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("code", [10006, 10001])

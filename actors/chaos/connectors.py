@@ -39,7 +39,7 @@ SYMBOLS: Final[Mapping[str, tuple[str, ...]]] = {
 _CHANNELS: Final = {"binance": ["trade", "book", "l1"], "kraken": ["trade", "book"], "okx": ["trade", "book"]}
 _EVENTS_PER_S: Final = 300  # a venue
 _CALM_S: Final = 0.4  # what a leg is left alone for after it speaks again
-_FINAL_NEWEST: Final = 400  # entries of raw to look for a leg's frames in
+_NEWEST: Final = 400  # entries of raw to look for a leg's frames in
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Place:
         mark = f" {leg}.".encode()
         return any(
             entry.k > after_k and any(mark in line[:24] and _is_data(line) for line in entry.lines)
-            for entry in self.watch.newest_entries("raw", _FINAL_NEWEST)
+            for entry in self.watch.newest_entries("raw", _NEWEST)
         )
 
     def apart(self, legs: list[str]) -> bool:

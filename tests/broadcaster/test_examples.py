@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,11 @@ def test_a_barter_page_in_a_real_browser_gets_the_welcome_and_every_kind(running
         def counts() -> dict[str, Any]:
             return json.loads(page.inner_text("#counts") or "{}")
 
+        # Funding is said when it is subscribed to, and then once in half a minute: it is subscribed to anew.
+        control = f"http://127.0.0.1:{9700 + running.offset}/control/fault"
+        drop = urllib.request.Request(control, json.dumps({"kind": "drop", "venue": "okx"}).encode())
+        with urllib.request.urlopen(drop, timeout=5) as answer:
+            assert answer.status == 200
         deadline = time.monotonic() + 60
         while not counts().keys() >= KINDS and time.monotonic() < deadline:
             page.wait_for_timeout(100)

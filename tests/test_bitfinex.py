@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from chain_rig import START, Chain
+from chain_rig import SECOND, START, Chain
 
 from actors.model.events import Book, Gap, Level, Status, Trade
 from actors.model.instruments import Instrument
@@ -115,6 +115,7 @@ def test_a_lost_frame_loses_every_book_of_its_connection_at_once_quiet_ones_too(
     told = chain.told(Gap, Book)
     assert gaps([event for event in told if isinstance(event, Gap)]) == [
         ("trade", "BTC-USDT", "sequence", "501", None),
+        ("trade", "ETH-USDT", "sequence", None, None),
         ("book", "BTC-USDT", "sequence", "2", "4"),
         ("book", "ETH-USDT", "sequence", "3", "4"),
     ]
@@ -135,6 +136,7 @@ def test_what_another_connection_gives_is_no_gap(chain: Chain, one: Connection) 
     for connection in (one, two):
         connection.trade(BTC, 500)
     two.book(BTC, [("100", "1")], [("101", "-2")])
+    chain.now += 3 * SECOND  # it has been there for a while: a witness
     chain.told()
     one.trade(BTC, 501, lost=True)
     two.trade(BTC, 501)

@@ -568,7 +568,8 @@ def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_tra
     feed.say("a.1", "f", b"{")  # says nothing more: the hole has no end yet
     feed.trade("a.1", 9)
     feed.open("b.1", "trade")
-    feed.say("a.1", "f", b"{")  # b would bring it
+    feed.now += 3 * SECOND
+    feed.say("a.1", "f", b"{")  # b, which has been there for a while, would bring it
     assert [(e.id if isinstance(e, Trade) else (e.channel, e.first)) for e in feed.of(Trade, Gap)] == [
         "5", ("trade", "6"), "9",
     ]  # fmt: skip

@@ -210,6 +210,8 @@ class Hurt:
             held, self._held = self._held, None
             self._count()
             return [payload, held]
+        if self._kind in EDITS and self._edit is not None and self._edit(payload) == payload:
+            return [payload]  # a frame that cannot have it: the next one may
         self._count()
         if self._edit is not None:
             return [self._edit(payload)]

@@ -42,6 +42,7 @@ LADDER_MOST_NS: Final = 1800 * SECOND  # chosen: longest wait between two steps 
 LATE_NS: Final = 3 * SECOND  # chosen: a tick comes each second, and one so late after an outage
 UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not heard of that long is gone
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
+HOLED_NS: Final = 2 * SECOND  # chosen: connections that lose frames so close together may lose the same
 MOST_CLOSED: Final = 64  # closed connections remembered
 
 BEST_FIRST: Final[tuple[StatusState, ...]] = (
@@ -91,6 +92,8 @@ class Conn(msgspec.Struct):
         asked: Fold time of the last request to replace it.
         unheard: Fold time of a hole in the input after which nothing of it has come.
         known: Its opening was seen, and so what it was asked for.
+        holed: Fold time when it last lost frames: for a while it is no witness for another that did.
+        born: Fold time of its opening: nor is it one for what was before.
     """
 
     leg: str
@@ -103,6 +106,8 @@ class Conn(msgspec.Struct):
     asked: int = 0
     unheard: int | None = None
     known: bool = True
+    holed: int = 0
+    born: int = 0
 
 
 class Ladder(msgspec.Struct):
@@ -146,12 +151,14 @@ class Ledger(msgspec.Struct):
 class Lost(msgspec.Struct, frozen=True):
     """An item that a closed connection had been giving, or of which one may have lost frames.
 
-    ``last``: no other connection gives it, or has it acknowledged. ``seq``: the last it gave.
+    ``last``: no other connection gives it, or has it acknowledged. ``seq``: the last it gave. ``last_id``:
+    of trades, the highest id it brought.
     """
 
     item: Item
     last: bool
     seq: int | None
+    last_id: int = 0
 
 
 def _best(states: set[StatusState]) -> StatusState:
@@ -181,6 +188,7 @@ class Connections:
         conn = ledger.conns.get(name)
         if conn is None:
             conn = ledger.conns[name] = Conn(leg, open=True, last=now, known=known)
+            conn.born = now
         conn.open, conn.last = True, now
         for sub in conn.subs.values():  # counted as closed too soon: what it was asked for may still come
             sub.state, sub.since = "wanted", now
@@ -347,11 +355,13 @@ class Connections:
 
     def holed(self, conn: Conn) -> list[Lost]:
         """Return what a connection gives that lost frames; but not books, whose numbers tell."""
-        return [
-            Lost(item, not self._has_heir(item, sub), sub.seq)
+        lost = [
+            Lost(item, not self._has_witness(item, sub), sub.seq, sub.last_id)
             for item, sub in conn.subs.items()
-            if sub.state == "live" and item[0] != "book"
+            if sub.state in ("live", "subscribed") and item[0] != "book"
         ]
+        conn.holed = self._sink.now
+        return lost
 
     def closing(self, name: str, conn: Conn, reason: str) -> None:
         """Take the venue's notice that it will drop this connection."""
@@ -509,6 +519,14 @@ class Connections:
     def _has_heir(self, item: Item, sub: Sub) -> bool:
         """Tell whether another open connection gives ``item``, or would if there were anything to give."""
         return any(other.state in ("live", "subscribed") for _, other in self._others(item, sub))
+
+    def _has_witness(self, item: Item, sub: Sub) -> bool:
+        """Tell whether one has given ``item`` for a while, and has lost nothing meanwhile."""
+        since = self._sink.now - HOLED_NS
+        return any(
+            other.state in ("live", "subscribed") and conn.holed < since and conn.born < since
+            for conn, other in self._others(item, sub)
+        )
 
     def giving(self, item: Item) -> list[Sub]:
         """Return the subscriptions of ``item`` that give it now, or may at any moment for the first time."""

@@ -225,7 +225,8 @@ class Normalize:
                     if recent.holed:
                         continue
                     recent.holed = True
-                    first = str(recent.high + 1) if self._increasing else None
+                    after = lost.last_id if cause == "sequence" and lost.last_id else recent.high
+                    first = str(after + 1) if self._increasing else None
                 now = self._sink.now
                 self._sink.event(Gap(self._venue.name, symbol, None, now, None, channel, cause, first, None))
                 self._count_gap(channel, cause)
@@ -355,11 +356,13 @@ class Normalize:
 
     # ---- trades -----------------------------------------------------------------------------------
 
-    def _unnumbered(self, symbol: str, trade: Trade, _sub: Sub) -> None:
+    def _unnumbered(self, symbol: str, trade: Trade, sub: Sub) -> None:
         recent = self._state.recent.get(symbol)
         if recent is None:
             recent = self._state.recent[symbol] = Recent()
         step = recent.see(trade, increasing=self._increasing)
+        if self._increasing:
+            sub.last_id = max(sub.last_id, int(trade.id))
         if isinstance(step, Duplicate):
             self._sink.count("tapeline_duplicates_total", "trade")
             return

@@ -31,6 +31,7 @@ from actors.venues.base import Answer, Connection, Request, Subscription, Venue
 BACK_S = 1.0  # a connection that ended is opened again after so long
 OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
 STEP_S = 0.1
+WINDOWS = {"bitfinex": 100}  # levels that a venue keeps by telling of each that leaves
 
 
 class Line:
@@ -294,7 +295,7 @@ class Chain:
             shop, at = self.desk.house.by_symbol[symbol], view.event.seq
             if at is None or shop.timed:
                 at = shop.sequence(view.event.ts_event or 0)
-            truth = shop.book(at, self.venue.book_rule.depth)
+            truth = shop.book(at, self.venue.book_rule.depth or WINDOWS.get(self.venue.name))
             bids, asks = view.levels
             row = self.instruments[symbol]
             assert bids == _base(row, truth.bids[: len(bids)]), (symbol, at)
@@ -315,7 +316,7 @@ class Chain:
         for trade in self.of(Trade, symbol):
             told.update(range(int(trade.first_id or trade.id), int(trade.id) + 1))
         for first, last in self.holes(symbol):
-            told.update(range(first, last + 1))
+            told.update(n for n in range(first, last + 1) if not told[n])  # a hole without an end may overlap
         truth = self.desk.house.by_symbol[symbol].truth()
         last = max(told)
         assert last >= truth.next_trade - 20, "the tape was followed to its end"

@@ -69,7 +69,8 @@ def test_a_tape_longer_than_what_was_recorded_repeats_nothing_and_misses_nothing
 
 
 @pytest.mark.redis
-def test_memory_is_told_of_every_actor_on_real_sockets(tmp_path):
+def test_memory_is_told_of_every_actor_on_real_sockets(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_SAMPLES", 1)
     bench = rows.Bench(tape.record(tmp_path, 1, 0, 0), 1.0, 1, lambda _: None)
     few, many = rows.memory_once(bench, 500, 2000)
     assert few.keys() == many.keys()

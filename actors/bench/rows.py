@@ -264,11 +264,14 @@ def memory_once(bench: Bench, few: int, many: int) -> tuple[dict[str, int], dict
         return found[0], found[1]
 
 
+_SAMPLES: Final = 21
+
+
 def _resident(pid: int) -> int:
     """Return the resident memory of a process, bytes: the median of two seconds, as buffers come and go."""
     page = resource.getpagesize()
     samples: list[int] = []
-    for _ in range(21):
+    for _ in range(_SAMPLES):
         samples.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page)
         time.sleep(0.1)
     return int(statistics.median(samples))

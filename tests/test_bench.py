@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from actors.bench import rows, tape
-from actors.bench.ends import Counted, Fresh, _received
+from actors.bench.ends import Counted, Fresh, received
 from actors.bench.progress import Progress
 from actors.model.codec import decode
 from actors.model.events import L1, BookDelta, BookSnapshot, Gap, Trade
@@ -122,4 +122,4 @@ def test_the_receive_time_of_a_message_is_read_to_the_nanosecond(monkeypatch):
     now = 1_795_232_044_516_542_916
     monkeypatch.setattr("actors.bench.ends.time.time_ns", lambda: now)
     message = b'{"time_exchange":"x","time_received":"2026-11-21T03:34:03.5Z","exchange":"y"}'
-    assert now - _received(message) == 1_016_542_916
+    assert now - received(message) == 1_016_542_916

@@ -206,7 +206,9 @@ async def _listen(
                         seen += 1
                         progress["received"] = seen
                         if latencies is not None:
-                            ages.append(time.time_ns() - _received(message))
+                            ages.append(time.time_ns() - received(message))
+                        elif not seen & 255:
+                            progress["age_us"] = (time.time_ns() - received(message)) // 1000
         except ConnectionClosed as e:
             progress["stop"] = 2
             print(f"the broadcaster closed the benchmark's client: {e}", file=sys.stderr)  # noqa: T201
@@ -242,7 +244,7 @@ _DAY_NS: Final = 86_400_000_000_000
 _TIME: Final = b'"time_received":"'
 
 
-def _received(message: bytes) -> int:
+def received(message: bytes) -> int:
     """Return the receive time that a Barter message carries, ns since the epoch."""
     at = message.index(_TIME) + len(_TIME) + 11  # after the date
     text = message[at : message.index(b"Z", at)]

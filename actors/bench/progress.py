@@ -5,12 +5,14 @@ import struct
 from pathlib import Path
 from typing import Final
 
-_SLOTS: Final = ("sent", "received", "stop", "ready", "halt")
+_SLOTS: Final = ("sent", "received", "stop", "ready", "halt", "age_us")
 
 
 class Progress:
-    """Events sent and received; stop asked of all, halt of the feeder (0 or 1); receivers that are ready.
+    """What the processes tell one another.
 
+    Events sent and received; stop asked of all, halt of the feeder (0 or 1); receivers that are ready; how
+    old the events are that a client receives.
     One process writes each slot, so plain eight-byte stores are enough.
     """
 

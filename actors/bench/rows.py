@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
+from urllib.request import Request, urlopen
 
 import msgspec
 
@@ -114,15 +115,22 @@ def stage(bench: Bench, symbols: Callable[[str], Sequence[str]] = SYMBOLS.__geti
             made.close()
 
 
-def _rate(progress: Progress, seconds: float) -> float:
+def _rate(progress: Progress, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> float:
     """Return events received a second over ``seconds``, after one second of warm-up."""
     await_true("the first event arrives", lambda: progress["received"] > 0, 30)
-    time.sleep(1.0)
+    _let_pass(1.0, meanwhile)
     begun, first = time.perf_counter(), progress["received"]
-    end = begun + seconds
-    while (now := time.perf_counter()) < end and not progress["stop"]:
+    _let_pass(seconds, meanwhile, lambda: progress["stop"] > 0)
+    return (progress["received"] - first) / (time.perf_counter() - begun)
+
+
+def _let_pass(
+    seconds: float, meanwhile: Callable[[], None], over: Callable[[], bool] = lambda: False
+) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end and not over():
         time.sleep(0.05)
-    return (progress["received"] - first) / (now - begun)
+        meanwhile()
 
 
 def _halt_feed(made: Stage, feeder: BaseProcess) -> int:
@@ -226,19 +234,47 @@ def cores_once(bench: Bench, rate: float) -> float:
 # -- real sockets at both ends ------------------------------------------------------------------------------
 
 
-_SIMULATED_PER_S: Final = 20_000  # chosen: of each venue, more than two cores carry
+class _Pace:
+    """Keeps the simulator as fast as the rest follows: about half of ``IN_FLIGHT`` under way.
+
+    Faster, it would take the cores from those who are measured, for events that only wait.
+    """
+
+    def __init__(self, made: Stage) -> None:
+        self._url = f"http://127.0.0.1:{made.simulator}/control/rate"
+        self._progress = made.progress
+        self._seen = made.progress["received"]
+        self._at = time.monotonic()
+        self.per_venue = 3000.0
+
+    def step(self) -> None:
+        """Judge by how old events are when they arrive, four times a second at most."""
+        now = time.monotonic()
+        if now < self._at + 0.25:
+            return
+        received = self._progress["received"]
+        rate = (received - self._seen) / (now - self._at)
+        self._seen, self._at = received, now
+        under_way = rate * self._progress["age_us"] / 1e6
+        self.per_venue *= 0.85 if under_way > bare.IN_FLIGHT / 2 else 1.05
+        body = msgspec.json.encode({"events_per_s": self.per_venue})
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(self._url, body, headers), timeout=5) as answer:  # noqa: S310 - our own port
+            answer.read()
 
 
 def sockets_once(bench: Bench) -> float:
     """Simulator, connector, stages, broadcaster and a client on the same cores: deliveries a second."""
     with stage(bench, listed) as made:  # the simulator lets all happen, whether anybody listens or not
         _start_all(made)
-        return _rate(made.progress, bench.seconds)
+        pace = _Pace(made)
+        _let_pass(min(5.0, bench.seconds), pace.step)
+        return _rate(made.progress, bench.seconds, pace.step)
 
 
 def _start_all(made: Stage) -> dict[str, Child]:
     """Start everything, with one client; return the actors by role once events arrive."""
-    made.made.run("simulator", {"TAPELINE_SIMULATOR__EVENTS_PER_S": str(_SIMULATED_PER_S)})
+    made.made.run("simulator", {"TAPELINE_SIMULATOR__EVENTS_PER_S": "500"})
     actors = {role: made.made.run(role) for role in ("connector", *_ROLES, "broadcaster")}
     _await_listening(made)
     made.help(ends.listen, made.websocket, made.progress_path, None)
@@ -253,10 +289,11 @@ def memory_once(bench: Bench, few: int, many: int) -> tuple[dict[str, int], dict
     """Everything on real sockets until ``many`` events: bytes of each actor after ``few``, and then."""
     with stage(bench, listed) as made:
         actors = _start_all(made)
+        pace = _Pace(made)
         found: list[dict[str, int]] = []
         for events in (few, many):
             while made.progress["received"] < events:
-                time.sleep(1.0)
+                _let_pass(1.0, pace.step)
                 if made.progress["stop"] or not all(actor.running for actor in actors.values()):
                     raise RuntimeError("an actor ended: " + "\n".join(a.tail(500) for a in actors.values()))
             found.append({role: _resident(actor.pid) for role, actor in actors.items()})

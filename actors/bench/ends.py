@@ -8,7 +8,7 @@ too, and not counted.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -181,16 +181,10 @@ def listen(url: str, progress_path: Path, latencies: Path | None) -> None:
 
 def listen_to_all(url: str, progress_path: Path) -> None:
     """Be the same client at the end of the bare loop: each message counts."""
-    run_on_uvloop(_listen, url, Progress(progress_path), _any, None)
+    run_on_uvloop(_listen, url, Progress(progress_path), None, None)
 
 
-def _any(_message: bytes) -> bool:
-    return True
-
-
-async def _listen(
-    url: str, progress: Progress, counts: Callable[[bytes], bool], latencies: Path | None
-) -> None:
+async def _listen(url: str, progress: Progress, counts: "Counted | None", latencies: Path | None) -> None:
     ages: list[int] = []
     seen = 0
     async with ws_connect(url, proxy=None, compression=None, max_size=None, max_queue=1024) as socket:
@@ -201,13 +195,13 @@ async def _listen(
                 with anyio.move_on_after(0.2):
                     while not progress["stop"]:
                         message = await socket.recv(decode=False)
-                        if not counts(message):
+                        if counts is not None and not counts(message):
                             continue
                         seen += 1
                         progress["received"] = seen
                         if latencies is not None:
                             ages.append(time.time_ns() - received(message))
-                        elif not seen & 255:
+                        elif counts is not None and not seen & 255:
                             progress["age_us"] = (time.time_ns() - received(message)) // 1000
         except ConnectionClosed as e:
             progress["stop"] = 2

@@ -438,10 +438,10 @@ def test_the_imported_file_says_the_same_as_the_original(there: Collector, comma
 
 def test_make_up_takes_the_file_by_its_name():
     for target in ("demo", "up"):
-        words = ["make", "-n", "-o", "install", target, "CONFIG=my config.json"]
+        words = ["make", "-ns", "-o", "install", target, "CONFIG=my config.json"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
         assert f"tapeline {target} --config 'my config.json'" in done.stdout
-    words = ["make", "-n", "-o", "install", "up"]
+    words = ["make", "-ns", "--no-print-directory", "-o", "install", "up"]
     plain = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert plain.stdout.strip().endswith("tapeline up")
 

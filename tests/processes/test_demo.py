@@ -85,7 +85,7 @@ def test_a_venue_that_comes_back_is_live_again_and_a_hiccup_is_no_news():
     assert life.news(9 * SECOND, 9) is None
     for at_s in (10, 20):
         life.take(status("down", "1001: no reason given", at_ms=at_s * 1000))
-        assert life.news((at_s + 3) * SECOND, 9) == "binance down: 1001"
+        assert life.news((at_s + 3) * SECOND, 9) == "binance down: 1001: no reason given"
         life.take(trade("BTC-USDT", at_s * 1000 + 4000))
         assert life.news((at_s + 4) * SECOND, 9) == "binance live again: 1 symbol"
         assert life.news((at_s + 5) * SECOND, 9) is None
@@ -218,6 +218,7 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
         "bookbuilder",
         "analytics",
         "broadcaster",
+        "forwarder",
     }
     assert {name: venue["books"] for name, venue in report["venues"].items()} == {
         name: {"live": len(venue.symbols)} for name, venue in CONFIGURED.items()

@@ -53,8 +53,9 @@ def test_another_venue_changes_nothing_and_trades_at_about_the_same_price() -> N
 
 def test_every_venue_that_is_simulated_leaves_the_others_as_they_were() -> None:
     every = [listing for name in simulated() for listing in load(name).LISTINGS]
-    both = told(Market(3, every, 1), 6_000)
-    alone = told(Market(3, LISTINGS, 1), 6_000)
+    steps = 2_000 * len(simulated())
+    both = told(Market(3, every, 1), steps)
+    alone = told(Market(3, LISTINGS, 1), steps)
     assert 500 < len(both) < len(alone)
     assert alone[: len(both)] == both
 

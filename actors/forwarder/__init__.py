@@ -19,6 +19,7 @@ from actors.config import ForwardVenueSettings, Settings
 from actors.dialects import ftsobest
 from actors.forwarder.pool import Pool, Printer, Way
 from actors.forwarder.reader import Reader
+from actors.forwarder.report import print_metrics
 from actors.forwarder.senders import AckedSender, PlainSender
 from actors.forwarder.tellers import Happenings, Teller, Views
 from actors.model.instruments import shard
@@ -46,26 +47,36 @@ async def run(actor: Actor) -> None:
     Raises:
         RedisUnusable: At the start.
     """
-    settings = actor.settings.forwarder
+    async with anyio.create_task_group() as tg:
+        if actor.settings.forwarder.debug_log:
+            tg.start_soon(print_metrics, actor, _print)
+        if actor.settings.forwarder.demo:
+            sys.stderr.write(ftsobest.DEMO_NOTICE + "\n")
+            sys.stderr.flush()
+            await _forward(actor, Printer(_print))
+        else:
+            pool = await _pool(actor)
+            tg.start_soon(pool.run)
+            await _forward(actor, pool)
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await pool.close()
+        tg.cancel_scope.cancel()
+
+
+async def _forward(actor: Actor, way: Way) -> None:
     places = [(partition, None) for partition in partitions(actor.settings)]
-    if settings.demo:
-        sys.stderr.write(ftsobest.DEMO_NOTICE + "\n")
-        sys.stderr.flush()
-        await keep(actor, places, partial(_work, actor, Printer(_print)), lease_role=actor.role)
-        return
-    pool = Pool(
+    await keep(actor, places, partial(_work, actor, way), lease_role=actor.role)
+
+
+async def _pool(actor: Actor) -> Pool:
+    settings = actor.settings.forwarder
+    return Pool(
         settings.url or "",
         await _login(actor),
         actor.metrics,
         connections=settings.connections,
         acked=settings.protocol == "acked",
     )
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(pool.run)
-        await keep(actor, places, partial(_work, actor, pool), lease_role=actor.role)
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await pool.close()
-        tg.cancel_scope.cancel()
 
 
 def _print(text: str) -> None:

@@ -210,7 +210,8 @@ class Socket:
         if self._why is not None:
             label, reason = "dropped", self._why
         self._pool.metrics.count("tapeline_forward_reconnects_total", reason=label)
-        log.warning("master_lost", reason=label, why=reason)
+        said = log.info if reason.startswith(f"{CloseCode.GOING_AWAY.value}:") else log.warning
+        said("master_lost", reason=label, why=reason)  # a master that stops says so; it is tried again
 
     def _settle(self) -> None:
         """Count what is not known to have arrived, and let the lanes go on elsewhere."""

@@ -1,6 +1,8 @@
 """The forwarder between a real Redis and a master: each event once and in order, whatever breaks."""
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from master_rig import master, stored
 from redis_rig import free_port
 from schemas import conforms
 
+from actors import forwarder
 from actors.dialects import ftsobest
-from actors.forwarder import senders
+from actors.forwarder import report, senders
+from actors.runtime.exporter import exporting
+from actors.runtime.metrics import Metrics
 from actors.streams.keys import Cursor
 
 pytestmark = pytest.mark.redis
@@ -336,7 +341,41 @@ async def test_a_killed_forwarder_counts_what_it_may_have_lost(redis_server: Sta
     assert 270 - len(trades) <= counted
 
 
-# ------------------------------------------------------------------------------------------- demo mode
+# ------------------------------------------------------------------------------------ standard output
+
+
+async def test_debug_log_prints_the_predecessor_s_metrics_line(
+    redis_server: StartServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(forwarder, "print_metrics", partial(report.print_metrics, every_s=0.05))
+    server = redis_server()
+    script, streams = Script(), Streams(server)
+    others = Metrics()
+    others.gauge("tapeline_venue_up", 1, venue="binance")
+    others.gauge("tapeline_connections", 2, venue="binance")
+    others.count("tapeline_frames_total", 40, venue="binance")
+    monkeypatch.setenv("PORT", "0")
+    with exporting(others, "connector") as address:
+        member = {"metrics": address, "until": time.time_ns() // 10**6 + 60_000}
+        streams.client.hset(streams.keys.members("connector"), "one", json.dumps(member))
+        settings = settings_of(server, None, demo=True, protocol="ftsobest", debug_log=True)
+        async with forwarding(settings) as made:
+            await until(lambda: streams.cursor("events") is not None)
+            streams.add("events", script.events(10))
+            await until(lambda: made.count("tapeline_forward_sent_total", kind="trade") == 9)
+            said = ""
+
+            def told() -> bool:
+                nonlocal said
+                said += capfd.readouterr().out
+                return "recv=40 sent=9 " in said
+
+            await until(told)
+    line = next(line for line in said.splitlines() if "recv=40 sent=9 " in line)
+    assert line == (
+        "[METRICS] ex=1 ws=2 tp=3 ob=3 recv=40 sent=9 dropped=0 parse_err=0 send_err=0 reconnects=0 "
+        "sub_send=0 sub_send_err=0"
+    )
 
 
 async def test_a_demo_prints_what_it_would_send(redis_server: StartServer, capfd: pytest.CaptureFixture[str]):

@@ -30,8 +30,9 @@ def test_the_rows_have_their_names_and_nothing_is_lost():
     for name in (
         "book_us",
         "delivered_per_s",
-        "delivered_median",
-        "delivered_ratio_to_bare",
+        "delivered_per_s_median",
+        "delivered_per_s_ratio_to_bare",
+        "spin_ms",
         "fanout_per_s",
         "forward_per_s",
     ):

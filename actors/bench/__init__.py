@@ -1,6 +1,7 @@
 """``tapeline bench``: what the pipeline does on this machine, in relation to a bare loop in the same run.
 
-Each row runs several times; plain names hold the best run, ``median`` and ``ratio_to_bare`` stand beside.
+Each row runs several times; plain names hold the best run, ``<name>_median`` and ``<name>_ratio_to_bare``
+stand beside, and a spin loop's time tells the machine's mood.
 What the venues say is recorded from the simulator first, so it runs anywhere and needs no network.
 
 ``forward`` is the way to a master: trades in ``events`` to acknowledged lines in its files, each synced.
@@ -69,13 +70,13 @@ def main(
             "runs": runs,
             "seconds": seconds,
             "venues": " ".join(tape.venues),
-            "spin_ms": round(rows.spin_ms(), 1),
         }
         lost = 0
         for row in chosen:
             figures |= _MEASURES[row](bench)
             lost += cast("int", figures.pop("lost", 0))
             say(f"{row}: done")
+        figures |= _figures("spin_ms", bench.spins, 1, low=True)
         figures["lost"] = lost
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
@@ -85,10 +86,16 @@ def main(
     return 1 if lost else 0
 
 
+def _figures(name: str, found: Sequence[float], digits: int, *, low: bool = False) -> dict[str, object]:
+    """Return the best under ``name``, the median beside it."""
+    best = min(found) if low else max(found)
+    return {name: round(best, digits), f"{name}_median": round(rows.median(found), digits)}
+
+
 def _paired(
     bench: rows.Bench, name: str, run: Callable[[rows.Bench], tuple[float, int]], *, sockets: bool
 ) -> dict[str, object]:
-    """Alternate a row with its bare loop: best, median, and the median of the pairs' ratios."""
+    """Alternate a row with its bare loop; the ratio is the median of the pairs'."""
     found: list[float] = []
     ratios: list[float] = []
     lost = 0
@@ -98,35 +105,34 @@ def _paired(
         lost += missing
         found.append(rate)
         ratios.append(rate / bare)
-        bench.say(f"  {name} {i + 1}/{bench.runs}: {rate:,.0f}/s, bare {bare:,.0f}/s, lost {missing}")
-    best = f"{name}_per_s"
-    return {
-        best: round(max(found)),
-        f"{name}_median": round(rows.median(found)),
-        f"{name}_ratio_to_bare": round(rows.median(ratios), 3),
-        "lost": lost,
-    }
+        pair = f"{rate:,.0f}, bare {bare:,.0f}, lost {missing}"
+        bench.say(f"  {name} {i + 1}/{bench.runs}: {pair} ({bench.mood()})")
+    ratio = round(rows.median(ratios), 3)
+    return {**_figures(name, found, 0), f"{name}_ratio_to_bare": ratio, "lost": lost}
 
 
 def _several(
-    bench: rows.Bench, name: str, run: Callable[[rows.Bench], float], *, low: bool
+    bench: rows.Bench, name: str, run: Callable[[rows.Bench], float], *, low: bool = False
 ) -> dict[str, object]:
-    found = [run(bench) for _ in range(bench.runs)]
-    bench.say(f"  {name}: {', '.join(f'{value:,.2f}' for value in found)}")
-    best = min(found) if low else max(found)
-    return {name: round(best, 2), f"{name}_median": round(rows.median(found), 2)}
+    found: list[float] = []
+    for i in range(bench.runs):
+        found.append(run(bench))
+        bench.say(f"  {name} {i + 1}/{bench.runs}: {found[-1]:,.2f} ({bench.mood()})")
+    return _figures(name, found, 2, low=low)
 
 
 def _latency(bench: rows.Bench) -> dict[str, object]:
+    """Return both percentiles of the run with the best p99."""
     figures: dict[str, object] = {}
     lost = 0
     for rate, p50_name, p99_name in ((10_000.0, "p50_ms", "p99_ms"), (20_000.0, "p50_20k_ms", "p99_20k_ms")):
         found: list[tuple[float, float]] = []
-        for _ in range(bench.runs):
+        for i in range(bench.runs):
             p50, p99, missing = rows.latency_once(bench, rate)
             lost += missing
             found.append((p50, p99))
-            bench.say(f"  latency at {rate:,.0f}/s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, lost {missing}")
+            run = f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, lost {missing}"
+            bench.say(f"  at {rate:,.0f}/s {i + 1}/{bench.runs}: {run} ({bench.mood()})")
         best = min(found, key=lambda pair: pair[1])
         figures |= {p50_name: round(best[0], 2), p99_name: round(best[1], 2)}
         figures[f"{p50_name}_median"] = round(rows.median([p50 for p50, _ in found]), 2)
@@ -141,9 +147,8 @@ def _forward(bench: rows.Bench) -> dict[str, object]:
         rate, missing = rows.forward_once(bench)
         lost += missing
         found.append(rate)
-        bench.say(f"  forward {i + 1}/{bench.runs}: {rate:,.0f}/s, lost {missing}")
-    best = {"forward_per_s": round(max(found)), "forward_median": round(rows.median(found))}
-    return {**best, "lost": lost}
+        bench.say(f"  forward_per_s {i + 1}/{bench.runs}: {rate:,.0f}, lost {missing} ({bench.mood()})")
+    return {**_figures("forward_per_s", found, 0), "lost": lost}
 
 
 def _memory(bench: rows.Bench) -> dict[str, object]:
@@ -156,12 +161,12 @@ def _memory(bench: rows.Bench) -> dict[str, object]:
 
 _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "book": lambda bench: _several(bench, "book_us", rows.book_once, low=True),
-    "events": lambda bench: _paired(bench, "events", rows.events_once, sockets=False),
-    "delivered": lambda bench: _paired(bench, "delivered", rows.delivered_once, sockets=True),
+    "events": lambda bench: _paired(bench, "events_per_s", rows.events_once, sockets=False),
+    "delivered": lambda bench: _paired(bench, "delivered_per_s", rows.delivered_once, sockets=True),
     "latency": _latency,
     "cores": lambda bench: _several(bench, "cores_at_2k", lambda b: rows.cores_once(b, 2000.0), low=True),
-    "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once, low=False),
+    "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once),
     "forward": _forward,
-    "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once, low=False),
+    "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once),
     "memory": _memory,
 }

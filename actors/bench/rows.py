@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -29,12 +29,18 @@ _ROLES: Final = ("normalizer", "bookbuilder", "analytics")
 
 @dataclass
 class Bench:
-    """What all rows share: the tape and how long each run lasts."""
+    """What all rows share: the tape, how long each run lasts, and how the machine felt after each."""
 
     tape: Tape
     seconds: float
     runs: int
     say: Callable[[str], None]
+    spins: list[float] = field(default_factory=lambda: [spin_ms()])
+
+    def mood(self) -> str:
+        """Run the spin loop, and say how long it took."""
+        self.spins.append(spin_ms())
+        return f"spin {self.spins[-1]:.0f} ms"
 
 
 def _config(symbols: Mapping[str, Sequence[str]], port: int, simulator: int) -> str:
@@ -381,6 +387,6 @@ def spin_ms() -> float:
     return (time.perf_counter() - begun) * 1e3
 
 
-def median(values: list[float]) -> float:
+def median(values: Sequence[float]) -> float:
     """Return the median."""
     return statistics.median(values)

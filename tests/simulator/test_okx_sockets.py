@@ -62,15 +62,22 @@ async def test_a_storm_of_connections_is_refused() -> None:
 async def test_a_gap_in_a_book_breaks_its_pointer_once_and_no_other() -> None:
     async with okx() as it, it.connect(PUBLIC, "okx") as ws:
         await subscribe(ws, ("books", "BTC-USDT"), ("books", "BTC-USDT-SWAP"))
-        await it.fault("gap", venue="okx", channel="book", symbol="BTC-USDT")
         last: dict[str, int] = {}
         broken: list[str] = []
-        while len(last) < 2 or not broken:
+
+        async def follow() -> None:
             document = await frame(ws, lambda d: d.get("action") == "update")
             inst, data = document["arg"]["instId"], document["data"][0]
             if last.get(inst, data["prevSeqId"]) != data["prevSeqId"]:
                 broken.append(inst)
             last[inst] = data["seqId"]
+
+        with anyio.fail_after(30):
+            while len(last) < 2:
+                await follow()
+            await it.fault("gap", venue="okx", channel="book", symbol="BTC-USDT")
+            while not broken:
+                await follow()
         assert broken == ["BTC-USDT"]
 
 

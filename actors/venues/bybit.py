@@ -19,25 +19,20 @@ against captures of 2024 to 2026.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Literal, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Final, Generic, Literal, TypeVar, cast
+from urllib.parse import urlencode
 
 import msgspec
+from msgspec.structs import replace
 
-from actors.model.decimals import (
-    decimal_text,
-    is_zero,
-    levels_text,
-    size_text,
-    to_base,
-    trade_text,
-)
+from actors.model.decimals import decimal_text, is_zero, levels_text, size_text, to_base, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
     BookDelta,
     BookSnapshot,
     Channel,
+    Event,
     Funding,
     Level,
     Liquidation,
@@ -49,7 +44,6 @@ from actors.model.instruments import Instrument
 from actors.venues.base import (
     Acked,
     BookRule,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -63,7 +57,23 @@ from actors.venues.base import (
     Venue,
     read,
 )
-from actors.venues.common import MS, Id, Ms, ms_text, no_answer, planned, price_or_none, symbol_of
+from actors.venues.common import (
+    MS,
+    Id,
+    Ms,
+    Op,
+    Plan,
+    grouped,
+    ms_text,
+    no_answer,
+    own_number,
+    parts,
+    planner,
+    spot,
+    symbol_of,
+    told_price,
+    told_size,
+)
 
 NAME: Final = "bybit"
 BOOK: Final = "orderbook.200"  # chosen: each 100 ms; 50 levels come each 20 ms, 1,000 each 200 ms
@@ -79,10 +89,14 @@ STREAMS: Final[dict[Channel, str]] = {
     "funding": "tickers",
 }
 SPOT: Final[frozenset[Channel]] = frozenset(("trade", "book", "l1", "ticker"))
-_HALF: Final = "0.5"
-
+_Data = TypeVar("_Data")
 _Side = Literal["Buy", "Sell"]
 _Kind = Literal["snapshot", "delta"]
+_Head = tuple[str, str, int, int, int | None]  # what an event begins with
+
+
+class _Batch(msgspec.Struct, Generic[_Data]):
+    data: list[_Data]
 
 
 class _Trade(msgspec.Struct):
@@ -94,10 +108,6 @@ class _Trade(msgspec.Struct):
     s: str  # native symbol
     seq: Id | None = None  # the same for all fills of one match
     BT: bool = False  # a block trade
-
-
-class _Trades(msgspec.Struct):
-    data: list[_Trade]
 
 
 class _Levels(msgspec.Struct):
@@ -150,10 +160,6 @@ class _Liquidation(msgspec.Struct):
     p: str  # where the position was bankrupt
 
 
-class _Liquidations(msgspec.Struct):
-    data: list[_Liquidation]
-
-
 class _Bare(msgspec.Struct):
     """What tells one frame from another."""
 
@@ -194,10 +200,10 @@ class _Listing(msgspec.Struct, rename="camel"):
     result: _List = msgspec.field(default_factory=_List)
 
 
-_trades_decoder = msgspec.json.Decoder(_Trades)
+_trades_decoder = msgspec.json.Decoder(_Batch[_Trade])
 _book_decoder = msgspec.json.Decoder(_Book)
 _tickers_decoder = msgspec.json.Decoder(_Tickers)
-_liquidations_decoder = msgspec.json.Decoder(_Liquidations)
+_liquidations_decoder = msgspec.json.Decoder(_Batch[_Liquidation])
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _listing_decoder = msgspec.json.Decoder(_Listing)
 
@@ -226,29 +232,18 @@ def _time(said: _Book) -> int:
 
 def _book(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     said = read("orderbook", _book_decoder, frame)
-    whole = said.type == "snapshot"
-    book = said.data
-    return [
-        (BookSnapshot if whole else BookDelta)(
-            scratch.venue,
-            symbol_of(book.s, scratch),
-            _time(said),
-            scratch.recv,
-            book.u,
-            scratch.conn,
-            levels_text(book.b),
-            levels_text(book.a),
-            last_seq=book.u,
-            depth=_DEPTH_OF.get(said.topic.rpartition(".")[0]) if whole else None,
-        )
-    ]
+    book, whole = said.data, said.type == "snapshot"
+    kind = BookSnapshot if whole else BookDelta
+    depth = _DEPTH_OF.get(said.topic.rpartition(".")[0]) if whole else None
+    symbol, bids, asks = symbol_of(book.s, scratch), levels_text(book.b), levels_text(book.a)
+    head = (scratch.venue, symbol, _time(said), scratch.recv, book.u)
+    return [kind(*head, scratch.conn, bids, asks, last_seq=book.u, depth=depth)]
 
 
 def _tops(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     """Return the best bid and offer of a book of one level; deltas of it came until 2025-03."""
     said = read("orderbook.1", _book_decoder, frame)
-    book = said.data
-    symbol = symbol_of(book.s, scratch)
+    book, symbol = said.data, symbol_of(said.data.s, scratch)
     known = cast("dict[str, list[Level | None]]", scratch.memory.setdefault("tops", {}))
     top = known.get(symbol)
     if said.type == "delta" and top is None:
@@ -272,8 +267,7 @@ def _best(last: Level | None, changes: list[Level]) -> Level | None:
 def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     """Return what of our channels a ticker tells, put together with what was said before."""
     said = read("tickers", _tickers_decoder, frame)
-    now = said.data
-    symbol = symbol_of(now.symbol, scratch)
+    now, symbol = said.data, symbol_of(said.data.symbol, scratch)
     notes = cast("dict[str, dict[str, str]]", scratch.memory.setdefault("tickers", {}))
     known = notes.get(symbol)
     if said.type == "delta":
@@ -284,88 +278,49 @@ def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     changed = cast("dict[str, str]", msgspec.to_builtins(now))
     merged = changed if known is None or said.type == "snapshot" else known | changed
     whole = msgspec.convert(merged, _Ticker)
-    told = [
-        event
-        for event in (
-            _ticker(now, whole, symbol, said, scratch),
-            _open_interest(now, whole, symbol, said, scratch),
-            _funding(now, whole, symbol, said, scratch),
-        )
-        if event is not None
-    ]
+    head = (scratch.venue, symbol, said.ts * MS, scratch.recv, said.cs)
+    told = [make(head, now, whole) for channel, make in _OF_TICKER.items() if scratch.wants(channel, symbol)]
     notes[symbol] = merged | {"cs": str(said.cs or 0)}  # not before all of it was read
-    return told or [Ignored("unchanged")]
+    return [event for event in told if event is not None] or [Ignored("unchanged")]
 
 
-def _some(text: str | None) -> str | None:
-    return size_text(text) if text else None
-
-
-def _price(text: str | None) -> str | None:
-    return price_or_none(text) if text else None
-
-
-def _ticker(now: _Ticker, whole: _Ticker, symbol: str, said: _Tickers, scratch: Scratch) -> Ticker | None:
-    news = (
-        now.last_price,
-        now.prev_price24h,
-        now.high_price24h,
-        now.low_price24h,
-        now.volume24h,
-        now.turnover24h,
-    )
-    if not scratch.wants("ticker", symbol) or not any(news):
+def _ticker(head: _Head, now: _Ticker, whole: _Ticker) -> Ticker | None:
+    prices_now = (now.last_price, now.prev_price24h, now.high_price24h, now.low_price24h)
+    if not any((*prices_now, now.volume24h, now.turnover24h)):
         return None
-    return Ticker(
-        scratch.venue,
-        symbol,
-        said.ts * MS,
-        scratch.recv,
-        said.cs,
-        last=_price(whole.last_price),
-        open=_price(whole.prev_price24h),
-        high=_price(whole.high_price24h),
-        low=_price(whole.low_price24h),
-        volume_base=_some(whole.volume24h),
-        volume_quote=_some(whole.turnover24h),
-    )
+    prices = (whole.last_price, whole.prev_price24h, whole.high_price24h, whole.low_price24h)
+    last, first, high, low = map(told_price, prices)
+    return Ticker(*head, last, first, high, low, told_size(whole.volume24h), told_size(whole.turnover24h))
 
 
 def _one_side(single: str | None, both: str | None) -> str | None:
-    return _some(single) or (to_base(size_text(both), _HALF, "linear", "1") if both else None)
+    return told_size(single) or (to_base(size_text(both), "0.5", "linear", "1") if both else None)
 
 
-def _open_interest(
-    now: _Ticker, whole: _Ticker, symbol: str, said: _Tickers, scratch: Scratch
-) -> OpenInterest | None:
+def _open_interest(head: _Head, now: _Ticker, whole: _Ticker) -> OpenInterest | None:
     """Return one side's open interest. Its value alone changes with each price, and is no news."""
-    if not scratch.wants("open_interest", symbol) or not (now.open_interest or now.single_open_interest):
+    if not (now.open_interest or now.single_open_interest):
         return None
     base = _one_side(whole.single_open_interest, whole.open_interest)
     value = _one_side(whole.single_open_interest_value, whole.open_interest_value)
-    return OpenInterest(scratch.venue, symbol, said.ts * MS, scratch.recv, said.cs, base, base, value)
+    return OpenInterest(*head, base, base, value)
 
 
-def _funding(now: _Ticker, whole: _Ticker, symbol: str, said: _Tickers, scratch: Scratch) -> Funding | None:
-    if not scratch.wants("funding", symbol):
-        return None
+def _funding(head: _Head, now: _Ticker, whole: _Ticker) -> Funding | None:
     rate = decimal_text(now.funding_rate) if now.funding_rate else None
-    mark, index = _price(now.mark_price), _price(now.index_price)
+    mark, index = told_price(now.mark_price), told_price(now.index_price)
     # The next time still holds when only the rate is new.
     next_ts = ms_text(now.next_funding_time if rate is None else whole.next_funding_time)
     if rate is None and mark is None and index is None and next_ts is None:
         return None
-    return Funding(
-        scratch.venue,
-        symbol,
-        said.ts * MS,
-        scratch.recv,
-        said.cs,
-        rate=rate,
-        mark=mark,
-        index=index,
-        next_ts=next_ts,
-    )
+    return Funding(*head, rate=rate, mark=mark, index=index, next_ts=next_ts)
+
+
+_OF_TICKER: Final[dict[Channel, Callable[[_Head, _Ticker, _Ticker], Event | None]]] = {
+    "ticker": _ticker,
+    "open_interest": _open_interest,
+    "funding": _funding,
+}
 
 
 def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
@@ -374,33 +329,18 @@ def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
 
 def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
     price, size = trade_text(d.p, d.v)
-    long = d.S == "Buy"
-    return Liquidation(
-        scratch.venue,
-        symbol_of(d.s, scratch),
-        d.T * MS,
-        scratch.recv,
-        None,
-        "sell" if long else "buy",
-        "long" if long else "short",
-        price,
-        size,
-    )
+    head = (scratch.venue, symbol_of(d.s, scratch), d.T * MS, scratch.recv, None)
+    side, position = ("sell", "long") if d.S == "Buy" else ("buy", "short")
+    return Liquidation(*head, side, position, price, size)
 
 
-def _unknown(_frame: bytes, _scratch: Scratch) -> Sequence[Decoded]:
-    return [Ignored("unknown_channel")]
-
-
-_Decode = Callable[[bytes, Scratch], Sequence[Decoded]]
-_DECODERS: Final[dict[str, _Decode]] = {
-    "publicTrade": _trades,
-    "orderbook.1": _tops,
-    **dict.fromkeys(_DEPTH_OF, _book),
-    "tickers": _tickers,
-    "allLiquidation": _liquidations,
+_DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], Sequence[Decoded]]]] = {
+    b"publicTrade": _trades,
+    b"orderbook.1": _tops,
+    **dict.fromkeys((name.encode() for name in _DEPTH_OF), _book),
+    b"tickers": _tickers,
+    b"allLiquidation": _liquidations,
 }
-_BY_TEXT: Final = {name.encode(): known for name, known in _DECODERS.items()}
 _OPENING: Final = b'{"topic":"'
 _NAME: Final = len(_OPENING)
 
@@ -411,15 +351,17 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its topic promises, or is no frame of this venue.
     """
+    known = None
     if frame.startswith(_OPENING):
-        known = _BY_TEXT.get(frame[_NAME : frame.rfind(b".", _NAME, frame.find(b'"', _NAME))])
-        if known is not None:
-            return [*known(frame, scratch)] or [Ignored("empty")]
-    bare = read("frame", _bare_decoder, frame)
-    if bare.topic is not None:
-        known = _DECODERS.get(bare.topic.rpartition(".")[0], _unknown)
-        return [*known(frame, scratch)] or [Ignored("empty")]
-    return [_control(bare, frame, scratch)]
+        known = _DECODERS.get(frame[_NAME : frame.rfind(b".", _NAME, frame.find(b'"', _NAME))])
+    if known is None:
+        bare = read("frame", _bare_decoder, frame)
+        if bare.topic is None:
+            return [_control(bare, frame, scratch)]
+        known = _DECODERS.get(bare.topic.rpartition(".")[0].encode(errors="replace"))
+    if known is None:
+        return [Ignored("unknown_channel")]
+    return [*known(frame, scratch)] or [Ignored("empty")]
 
 
 # ---- control frames -------------------------------------------------------------------------------------
@@ -428,8 +370,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
 def _control(bare: _Bare, frame: bytes, scratch: Scratch) -> Decoded:
     if bare.ret_msg == "pong" or bare.op == "pong":
         return Ignored("heartbeat")
-    number = str(bare.req_id)
-    ours = int(number) if number.isdigit() and number.isascii() and len(number) < 16 else None
+    ours = own_number(bare.req_id)
     if bare.success is None or bare.op not in ("subscribe", "unsubscribe", None):
         raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
     if bare.success:
@@ -474,19 +415,11 @@ def rows(body: bytes) -> list[Instrument]:
 
 
 def _instrument(row: _Row) -> Instrument:
-    base, quote = row.base_coin.upper(), row.quote_coin.upper()
-    spot = row.contract_type is None
-    lot = row.lot_size_filter
-    return Instrument(
-        symbol=f"{base}-{quote}" if spot else f"{base}-{quote}-PERP",
-        native=row.symbol,
-        base=base,
-        quote=quote,
-        contract_size=None if spot else "1",
-        contract_kind=None if spot else "linear",
-        price_step=row.price_filter.tick_size,
-        size_step=lot.base_precision if spot else lot.qty_step,
-    )
+    tick, lot = row.price_filter.tick_size, row.lot_size_filter
+    pair = spot(row.symbol, row.base_coin, row.quote_coin, tick, lot.base_precision or lot.qty_step)
+    if row.contract_type is None:
+        return pair
+    return replace(pair, symbol=f"{pair.symbol}-PERP", contract_size="1", contract_kind="linear")
 
 
 def next_page(request: Request, body: bytes) -> Request | None:
@@ -498,9 +431,8 @@ def next_page(request: Request, body: bytes) -> Request | None:
     cursor = _listed(body).next_page_cursor
     if not cursor:
         return None
-    url = urlsplit(request.path)
-    query = urlencode(dict(parse_qsl(url.query)) | {"cursor": cursor})
-    return Request("instruments", f"{url.path}?{query}")
+    first = request.path.partition("&cursor=")[0]
+    return Request("instruments", f"{first}&{urlencode({'cursor': cursor})}")
 
 
 def listing(category: str) -> tuple[Request, ...]:
@@ -512,45 +444,19 @@ def listing(category: str) -> tuple[Request, ...]:
 
 
 def _frames(
-    op: Literal["subscribe", "unsubscribe"],
-    items: Sequence[Item],
-    instruments: Mapping[str, Instrument],
-    first_id: int,
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
-    by_topic: dict[str, list[Item]] = {}
-    for item in items:
-        by_topic.setdefault(f"{STREAMS[item[0]]}.{instruments[item[1]].native}", []).append(item)
-    topics = list(by_topic)
+    by_topic = grouped(items, lambda item: f"{STREAMS[item[0]]}.{instruments[item[1]].native}")
     subscriptions: list[Subscription] = []
-    for start in range(0, len(topics), TOPICS_PER_FRAME):
-        part = topics[start : start + TOPICS_PER_FRAME]
-        number = first_id + len(subscriptions)
-        frame = msgspec.json.encode({"req_id": str(number), "op": op, "args": part}).decode()
-        asked = [item for topic in part for item in by_topic[topic]]
+    for number, topics in enumerate(parts(list(by_topic), TOPICS_PER_FRAME), first_id):
+        frame = msgspec.json.encode({"req_id": str(number), "op": op, "args": topics}).decode()
+        asked = [item for topic in topics for item in by_topic[topic]]
         subscriptions.append(Subscription(op, asked, frame, number))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``."""
-    return _frames("subscribe", items, instruments, first_id)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel], *, category: str
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    url = f"{endpoints.ws}/v5/public/{category}"
-    return planned(url, instruments, channels, LIMITS.items_per_connection, subscribe)
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 
 LIMITS: Final = Limits(
@@ -559,6 +465,12 @@ LIMITS: Final = Limits(
     weight_per_minute=600,  # documented: 600 requests in 5 s
     connects_per_minute=60,  # documented: 500 in 5 minutes
 )
+
+
+def plan(category: str) -> Plan:
+    """Return the plan of a category's sockets."""
+    return planner(f"/v5/public/{category}", LIMITS.items_per_connection, subscribe)
+
 
 # The documents promise no hole-free ``u`` but for the full book; captures have none. Each loss is counted,
 # and asks for a new subscription after a growing while.
@@ -575,7 +487,7 @@ VENUE: Final = Venue(
     silence_s={"l1": 20.0},  # documented: said again after 3 s without a change
     first_s={"book": 15.0, "ticker": 15.0},  # chosen: both open with a snapshot, at once
     quiet_s=50.0,  # our pings, each 20 s, are answered within one
-    plan=partial(plan, category="spot"),
+    plan=plan("spot"),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,

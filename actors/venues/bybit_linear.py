@@ -7,7 +7,6 @@ Dated contracts are left out.
 Source: as of ``bybit``.
 """
 
-from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -25,6 +24,6 @@ VENUE: Final[Venue] = replace(
     # Chosen: mark and index price move each second.
     silence_s={"l1": 20.0, "funding": 60.0},
     first_s={"book": 15.0, "ticker": 15.0, "open_interest": 15.0, "funding": 15.0},
-    plan=partial(bybit.plan, category="linear"),
+    plan=bybit.plan("linear"),
     instruments=bybit.listing("linear"),
 )

@@ -1,8 +1,8 @@
 """What several venues' files need: units, and small steps from a frame's words to an event's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -10,7 +10,16 @@ from actors.model.decimals import decimal_text, is_plain_quote, is_zero, price_t
 from actors.model.errors import Unparseable
 from actors.model.events import Channel
 from actors.model.instruments import Instrument
-from actors.venues.base import Answer, Connection, Item, Request, Scratch, Subscription, items_of
+from actors.venues.base import (
+    Answer,
+    Connection,
+    Endpoints,
+    Item,
+    Request,
+    Scratch,
+    Subscription,
+    items_of,
+)
 
 MS: Final = 1_000_000  # ns
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,8 +30,11 @@ _LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
 # 64 bits can say); seconds lie below, microseconds above, and are refused. An id fits 64 bits.
 Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Op = Literal["subscribe", "unsubscribe"]
 Row = TypeVar("Row")
+Key = TypeVar("Key", bound=Hashable)
 
+Plan = Callable[[Endpoints, Sequence[Instrument], Sequence[Channel]], list[Connection]]
 _Subscribe = Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
 
 
@@ -55,6 +67,24 @@ def price_or_none(text: str) -> str | None:
     """
     plain = decimal_text(text)
     return None if is_zero(plain) else price_text(plain)
+
+
+def told_price(text: str | None) -> str | None:
+    """Return as ``price_or_none``, None also for what was not told: left out, or ``""``.
+
+    Raises:
+        Unparseable: No decimal number, or below zero.
+    """
+    return price_or_none(text) if text else None
+
+
+def told_size(text: str | None) -> str | None:
+    """Return a size as plain text, None for what was not told: left out, or ``""``.
+
+    Raises:
+        Unparseable: No decimal number, or below zero.
+    """
+    return size_text(text) if text else None
 
 
 def quote(
@@ -102,6 +132,18 @@ def step_text(decimals: int | None) -> str | None:
     return None if decimals is None else f"0.{'1':0>{decimals}}" if decimals else "1"
 
 
+def own_number(number: str | int | None) -> int | None:
+    """Return the number of a request as an answer bears it, be it as text; None for what is none of ours."""
+    text = str(number)
+    return int(text) if text.isdigit() and text.isascii() and len(text) < 16 else None
+
+
+def spot(native: str, base: str, quote: str, price_step: str | None, size_step: str | None) -> Instrument:
+    """Return a spot pair, whose codes may be in either case."""
+    base, quote = base.upper(), quote.upper()
+    return Instrument(f"{base}-{quote}", native, base, quote, None, None, price_step, size_step)
+
+
 def asked_for(rows: Sequence[Row], request: Request, number: Callable[[Row], int]) -> list[Row]:
     """Return those of a backfill's rows that lie in the range of ``request``, once each, by their number."""
     first, last = int(request.first or 0), int(request.last or -1)
@@ -134,3 +176,31 @@ def planned(
     step = most // max(1, len(channels))
     parts = (items_of(symbols[start : start + step], channels) for start in range(0, len(symbols), step))
     return [Connection(url, subscribe(items, by_symbol, 1)) for items in parts if items]
+
+
+def planner(path: str, most: int, subscribe: _Subscribe, most_symbols: int | None = None) -> Plan:
+    """Return the plan of a venue whose one kind of socket is at ``path``, with ``most`` items on each.
+
+    ``most_symbols``: however few items each has, no more of them.
+    """
+
+    def plan(
+        endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+    ) -> list[Connection]:
+        here = most if most_symbols is None else min(most, most_symbols * len(channels))
+        return planned(endpoints.ws + path, instruments, channels, here, subscribe)
+
+    return plan
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by what ``key`` says of each, in the order of their coming."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def parts(rows: Sequence[Row], most: int) -> list[list[Row]]:
+    """Return ``rows`` in pieces of ``most`` each, the last one with what is left."""
+    return [list(rows[start : start + most]) for start in range(0, len(rows), most)]

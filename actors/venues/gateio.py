@@ -15,13 +15,13 @@ Source: gate.com, Spot WebSocket v4 and REST v4 as of 2026-05. Read against capt
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import is_plain_quote, levels_text, size_text, trade_text
+from actors.model.decimals import levels_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -30,7 +30,6 @@ from actors.venues.base import (
     Answer,
     BookRule,
     Closing,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -48,10 +47,15 @@ from actors.venues.common import (
     MS,
     Id,
     Ms,
+    Op,
+    grouped,
     ms_text,
     no_answer,
-    planned,
+    parts,
+    planner,
     price_or_none,
+    quote,
+    spot,
     step_text,
     symbol_of,
 )
@@ -68,9 +72,15 @@ STREAMS: Final[dict[Channel, str]] = {
     "ticker": "spot.tickers",
 }
 OLDER_BOOK: Final = "spot.order_book_update"
+OLDER_STREAMS: Final[dict[Channel, str]] = {**STREAMS, "book": OLDER_BOOK}
 _CHANNELS: Final[dict[str, Channel]] = {OLDER_BOOK: "book", **{name: c for c, name in STREAMS.items()}}
 _NO_TIME: Final = '"time":0'  # where the time of sending goes
 _MOST_LEVEL: Final = 4  # digits
+_Data = TypeVar("_Data")
+
+
+class _Update(msgspec.Struct, Generic[_Data]):
+    result: _Data
 
 
 class _Trade(msgspec.Struct):
@@ -83,10 +93,6 @@ class _Trade(msgspec.Struct):
     range: str | None = None  # "first-last" of ``id_market`` that this stands for
 
 
-class _Trades(msgspec.Struct):
-    result: _Trade
-
-
 class _Book(msgspec.Struct):
     t: Ms
     s: str  # ob.<pair>.<levels>
@@ -95,10 +101,6 @@ class _Book(msgspec.Struct):
     full: bool = False
     b: list[Level] = []  # absolute size, base currency; zero removes
     a: list[Level] = []
-
-
-class _Books(msgspec.Struct):
-    result: _Book
 
 
 class _Older(msgspec.Struct):
@@ -111,10 +113,6 @@ class _Older(msgspec.Struct):
     a: list[Level] = []
 
 
-class _Olders(msgspec.Struct):
-    result: _Older
-
-
 class _BookTicker(msgspec.Struct):
     t: Ms
     u: Id
@@ -123,10 +121,6 @@ class _BookTicker(msgspec.Struct):
     B: str
     a: str
     A: str
-
-
-class _BookTickers(msgspec.Struct):
-    result: _BookTicker
 
 
 class _Ticker(msgspec.Struct):
@@ -175,10 +169,10 @@ class _Pair(msgspec.Struct):
     amount_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
 
 
-_trades_decoder = msgspec.json.Decoder(_Trades)
-_books_decoder = msgspec.json.Decoder(_Books)
-_olders_decoder = msgspec.json.Decoder(_Olders)
-_book_tickers_decoder = msgspec.json.Decoder(_BookTickers)
+_trades_decoder = msgspec.json.Decoder(_Update[_Trade])
+_books_decoder = msgspec.json.Decoder(_Update[_Book])
+_olders_decoder = msgspec.json.Decoder(_Update[_Older])
+_book_tickers_decoder = msgspec.json.Decoder(_Update[_BookTicker])
 _tickers_decoder = msgspec.json.Decoder(_Tickers)
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
@@ -241,31 +235,19 @@ def _older(frame: bytes, scratch: Scratch) -> Decoded:
 
 
 def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> Event:
-    symbol = symbol_of(pair, scratch)
     bids, asks = levels_text(book.b), levels_text(book.a)
-    at, recv, conn = book.t * MS, scratch.recv, scratch.conn
+    head = (scratch.venue, symbol_of(pair, scratch), book.t * MS, scratch.recv, book.u, scratch.conn)
     if book.full:
-        return BookSnapshot(
-            scratch.venue, symbol, at, recv, book.u, conn, bids, asks, last_seq=book.u, depth=levels
-        )
+        return BookSnapshot(*head, bids, asks, last_seq=book.u, depth=levels)
     if book.U is None or book.u < book.U:
         raise Unparseable(f"a change of the book from {book.U} to {book.u}")
-    return BookDelta(
-        scratch.venue, symbol, at, recv, book.u, conn, bids, asks, first_seq=book.U, last_seq=book.u
-    )
-
-
-def _side(price: str, size: str) -> tuple[str | None, str | None]:
-    plain = price_or_none(price) if price else None
-    return (None, None) if plain is None else (plain, size_text(size))
+    return BookDelta(*head, bids, asks, first_seq=book.U, last_seq=book.u)
 
 
 def _book_ticker(frame: bytes, scratch: Scratch) -> Decoded:
     t = read("book_ticker", _book_tickers_decoder, frame).result
-    symbol, at = symbol_of(t.s, scratch), t.t * MS
-    if is_plain_quote(t.b, t.B, t.a, t.A):
-        return L1(scratch.venue, symbol, at, scratch.recv, t.u, t.b, t.B, t.a, t.A)
-    return L1(scratch.venue, symbol, at, scratch.recv, t.u, *_side(t.b, t.B), *_side(t.a, t.A))
+    best = quote(t.b or "0", t.B, t.a or "0", t.A)
+    return L1(scratch.venue, symbol_of(t.s, scratch), t.t * MS, scratch.recv, t.u, *best)
 
 
 def _ticker(frame: bytes, scratch: Scratch) -> Decoded:
@@ -355,20 +337,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
     at = None if s.update is None else s.update * MS
     bids, asks = levels_text(s.bids), levels_text(s.asks)
-    return [
-        BookSnapshot(
-            scratch.venue,
-            symbol,
-            at,
-            scratch.recv,
-            s.id,
-            scratch.conn,
-            bids,
-            asks,
-            last_seq=s.id,
-            depth=OLDER_LEVELS,
-        )
-    ]
+    head = (scratch.venue, symbol, at, scratch.recv, s.id, scratch.conn)
+    return [BookSnapshot(*head, bids, asks, last_seq=s.id, depth=OLDER_LEVELS)]
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -378,19 +348,11 @@ def rows(body: bytes) -> list[Instrument]:
         Unparseable: The body is no list of pairs.
     """
     listed = read("currency_pairs", _pairs_decoder, body)
-    return [_instrument(row) for row in listed if row.trade_status in ("tradable", "sellable")]
-
-
-def _instrument(row: _Pair) -> Instrument:
-    base, quote = row.base.upper(), row.quote.upper()
-    return Instrument(
-        symbol=f"{base}-{quote}",
-        native=row.id,
-        base=base,
-        quote=quote,
-        price_step=step_text(row.precision),
-        size_step=step_text(row.amount_precision),
-    )
+    return [
+        spot(row.id, row.base, row.quote, step_text(row.precision), step_text(row.amount_precision))
+        for row in listed
+        if row.trade_status in ("tradable", "sellable")
+    ]
 
 
 def snapshot(instrument: Instrument) -> Request:
@@ -407,61 +369,32 @@ def stamp(frame: str, now_s: int) -> str:
     return frame.replace(_NO_TIME, f'"time":{now_s}', 1)
 
 
+def _payload(pairs: list[str], channel: str) -> list[str]:
+    if channel == OLDER_BOOK:
+        return [*pairs, "100ms"]
+    return [f"ob.{pair}.{LEVELS}" for pair in pairs] if channel == STREAMS["book"] else pairs
+
+
 def _frames(
-    op: Literal["subscribe", "unsubscribe"],
+    streams: Mapping[Channel, str],
+    op: Op,
     items: Sequence[Item],
     instruments: Mapping[str, Instrument],
     first_id: int,
-    *,
-    older: bool,
 ) -> list[Subscription]:
-    by_channel: dict[Channel, list[Item]] = {}
-    for item in items:
-        by_channel.setdefault(item[0], []).append(item)
     subscriptions: list[Subscription] = []
-    for channel, wanted in by_channel.items():
-        is_older = older and channel == "book"
-        most = 1 if is_older else NAMES_PER_FRAME
-        for start in range(0, len(wanted), most):
-            part = wanted[start : start + most]
-            payload = [instruments[symbol].native for _, symbol in part]
-            if is_older:
-                payload.append("100ms")
-            elif channel == "book":
-                payload = [f"ob.{pair}.{LEVELS}" for pair in payload]
+    for channel, wanted in grouped(items, lambda item: streams[item[0]]).items():
+        for part in parts(wanted, 1 if channel == OLDER_BOOK else NAMES_PER_FRAME):
+            payload = _payload([instruments[symbol].native for _, symbol in part], channel)
             number = first_id + len(subscriptions)
-            name = OLDER_BOOK if is_older else STREAMS[channel]
-            document = {"time": 0, "id": number, "channel": name, "event": op, "payload": payload}
+            document = {"time": 0, "id": number, "channel": channel, "event": op, "payload": payload}
             subscriptions.append(Subscription(op, part, msgspec.json.encode(document).decode(), number))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, older: bool = False
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``; a channel a frame."""
-    return _frames("subscribe", items, instruments, first_id, older=older)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, older: bool = False
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id, older=older)
-
-
-def plan(
-    endpoints: Endpoints,
-    instruments: Sequence[Instrument],
-    channels: Sequence[Channel],
-    *,
-    older: bool = False,
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    most = PAIRS_PER_CONNECTION * len(channels)
-    url = f"{endpoints.ws}/ws/v4/"
-    return planned(url, instruments, channels, most, partial(subscribe, older=older))
-
+subscribe = partial(_frames, STREAMS, "subscribe")
+unsubscribe = partial(_frames, STREAMS, "unsubscribe")
+_subscribe_older = partial(_frames, OLDER_STREAMS, "subscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=PAIRS_PER_CONNECTION * len(STREAMS),
@@ -481,7 +414,7 @@ VENUE: Final = Venue(
     silence_s={},  # a healthy book was silent for 36 s, and may be for longer
     first_s={"book": 15.0},  # chosen: an unknown book is acknowledged and never speaks
     quiet_s=45.0,  # our pings, each 15 s, are answered within one
-    plan=plan,
+    plan=planner("/ws/v4/", LIMITS.items_per_connection, subscribe, PAIRS_PER_CONNECTION),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,
@@ -495,8 +428,8 @@ VENUE: Final = Venue(
 OLDER: Final = replace(
     VENUE,
     book_rule=BookRule(snapshot="rest", join="range", chain="range", depth=OLDER_LEVELS),
-    plan=partial(plan, older=True),
-    subscribe=partial(subscribe, older=True),
-    unsubscribe=partial(unsubscribe, older=True),
+    plan=planner("/ws/v4/", LIMITS.items_per_connection, _subscribe_older, PAIRS_PER_CONNECTION),
+    subscribe=_subscribe_older,
+    unsubscribe=partial(_frames, OLDER_STREAMS, "unsubscribe"),
     snapshot=snapshot,
 )

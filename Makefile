@@ -16,7 +16,8 @@ LOCK := $(COMPILE) pyproject.toml --extra build
 .PHONY: help install demo up test soak lint bench bench-peers chaos dashboards lock clean
 
 help:
-	@echo 'make demo     everything here, against local venues: no network, no account'
+	@echo 'make demo     everything here, against local venues: no network, no account;'
+	@echo '              DEMO_VENUES=binance,kraken make demo takes fewer of them'
 	@echo 'make up       everything here, against the real venues of config/tapeline.toml; CONFIG=file names another'
 	@echo 'make install  only set up .venv'
 	@echo 'make test     all tests          make lint   style, types, import rules'
@@ -29,7 +30,7 @@ help:
 install: $(VENV)/.runtime
 
 demo: install
-	@exec $(BIN)/tapeline demo $(if $(CONFIG),--config '$(CONFIG)')
+	@exec $(if $(DEMO_VENUES),env TAPELINE_VENUES='$(DEMO_VENUES)') $(BIN)/tapeline demo $(if $(CONFIG),--config '$(CONFIG)')
 
 up: install
 	@exec $(BIN)/tapeline up $(if $(CONFIG),--config '$(CONFIG)')

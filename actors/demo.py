@@ -24,7 +24,7 @@ import anyio
 import msgspec
 
 from actors.config import ConfigError, Settings
-from actors.config.reader import OFFSET, read
+from actors.config.reader import OFFSET, ONLY, read
 from actors.config.words import nearest
 from actors.model import codec
 from actors.model.events import Status, Trade
@@ -59,6 +59,7 @@ class Running(msgspec.Struct, frozen=True):
     pid: int
     config: str
     port_offset: str
+    venues: str | None = None  # those named for it, of the configured ones
 
 
 class Life:
@@ -151,7 +152,8 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
     embedded.check_free(settings)
     start = partial(_start_honcho, config, PROCFILE, port, instances, env)
     RUNNING.parent.mkdir(parents=True, exist_ok=True)
-    RUNNING.write_bytes(msgspec.json.encode(Running(os.getpid(), str(config.resolve()), offset)))
+    running = Running(os.getpid(), str(config.resolve()), offset, env.get(ONLY))
+    RUNNING.write_bytes(msgspec.json.encode(running))
     try:
         return anyio.run(_guide, settings, start, backend_options={"use_uvloop": True})
     except RedisUnusable as e:

@@ -1,5 +1,6 @@
 """The configuration: all faults at once, each with its place and remedy, and no secret in any message."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from actors.cli.plan import schema_text
 from actors.config import ConfigError, Settings, describe, load
+from actors.config.settings import ForwardVenueSettings, VenueSettings
 from actors.config.writer import toml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +37,28 @@ def faults(tmp_path: Path, text: str = GOOD, **env: str) -> list[str]:
 @pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml"])
 def test_the_shipped_configurations_are_good(name: str):
     assert load(ROOT / "config" / name, {}).venues
+
+
+def test_the_live_configuration_shows_every_key_with_its_default_and_what_it_is_for():
+    text = (ROOT / "config" / "tapeline.toml").read_text()
+    opened = re.sub(r"^# (?=[a-z_.]+ = )", "", text, flags=re.MULTILINE)
+    settings = Settings.model_validate(tomllib.loads(opened)).model_dump()
+    default = Settings(mode="live", venues={"binance": VenueSettings(symbols=["BTC-USDT"])}).model_dump()
+    default["forwarder"]["venues"]["binance"] = ForwardVenueSettings().model_dump()
+    for path in describe.settings():
+        key = ".".join(path)
+        if key in describe.SECRET:
+            continue
+        assert describe.TEXTS[key] in text, key
+        assert re.search(rf"^(# )?{path[-1]}( |\.\w+ )= ", text, re.MULTILINE), key
+        shown, usual = settings, default
+        for part in path:
+            name = "binance" if part == "*" else part
+            shown, usual = shown[name], usual[name]
+        if usual not in (None, {}) and path[-1] != "symbols":
+            assert shown == usual, key
+        else:
+            assert shown, key  # an example
 
 
 def test_symbols_are_read_in_any_spelling(tmp_path: Path):
@@ -109,6 +133,18 @@ def test_the_port_offset_shifts_every_port_and_the_simulators_urls():
 @pytest.mark.parametrize("offset", ["-1", "x", "60000"])
 def test_a_port_offset_out_of_range_is_told(tmp_path: Path, offset: str):
     assert any("TAPELINE_PORT_OFFSET" in fault for fault in faults(tmp_path, TAPELINE_PORT_OFFSET=offset))
+
+
+def test_the_environment_chooses_among_the_venues_that_are_configured():
+    settings = load(ROOT / "config" / "demo.toml", {"TAPELINE_VENUES": "kraken, binance"})
+    assert {name for name, venue in settings.venues.items() if venue.enabled} == {"kraken", "binance"}
+
+
+def test_a_chosen_venue_that_is_not_configured_is_told(tmp_path: Path):
+    (fault,) = faults(tmp_path, TAPELINE_VENUES="binance,binanc")
+    assert fault.startswith(
+        'environment: TAPELINE_VENUES: "binanc" is not configured; did you mean "binance"'
+    )
 
 
 def test_two_servers_on_one_port_are_told(tmp_path: Path):

@@ -60,7 +60,7 @@ def demo(*, config: Config = DEMO, instances: Instances = None) -> int:
     Starts Redis, the simulator and all actors, says when data flow and what to try. Ctrl-C stops it all.
     Without --config it takes config/demo.toml.
 
-    Example: TAPELINE_PORT_OFFSET=100 tapeline demo -c normalizer=2
+    Example: TAPELINE_PORT_OFFSET=100 TAPELINE_VENUES=binance,kraken tapeline demo -c normalizer=2
     """
     from actors.demo import guide  # noqa: PLC0415 - only this command needs it
 

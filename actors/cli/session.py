@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from actors.cli.run import say
 from actors.config import Settings, load
-from actors.config.reader import OFFSET
+from actors.config.reader import OFFSET, ONLY
 from actors.demo import RUNNING, Running
 from actors.streams.client import connect, server_ms
 from actors.streams.errors import FAULTS, RedisUnusable
@@ -68,7 +68,8 @@ def running(config: Path | None, env: Mapping[str, str]) -> tuple[Path | None, M
         os.kill(found.pid, 0)
     except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.MsgspecError):
         return None, env  # nothing runs here, or not as us
-    return Path(found.config), {OFFSET: found.port_offset, **env}
+    named = {} if found.venues is None else {ONLY: found.venues}
+    return Path(found.config), {OFFSET: found.port_offset, **named, **env}
 
 
 def peeled(error: BaseException) -> BaseException:

@@ -1,6 +1,7 @@
 """Read a TOML file, then ``TAPELINE_*`` environment, and check them as a whole.
 
 ``TAPELINE_PORT_OFFSET`` is applied here and nowhere else: the ports of ``Settings`` are the ones to bind.
+``TAPELINE_VENUES`` enables the venues that it names, of those configured, and no other.
 """
 
 import re
@@ -27,6 +28,7 @@ from actors.config.words import Problem, nearest, plain
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
 OFFSET: Final = "TAPELINE_PORT_OFFSET"
+ONLY: Final = "TAPELINE_VENUES"
 _MISSING: Final = {  # what to write
     "mode": ': write mode = "live" or mode = "demo"',
     "venues": ": write [venues.<name>] with its symbols",
@@ -35,6 +37,7 @@ _MISSING: Final = {  # what to write
 _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_CONFIG",  # the file, where no --config says so
     OFFSET,
+    ONLY,
     "TAPELINE_LIFELINE",  # supervisor to actor: the pipe whose end means that it is gone
     "TAPELINE_RESTARTS",  # supervisor to actor: how often it was started again
     "TAPELINE_GUIDE",  # demo and up to supervisors: the process that all hangs on
@@ -62,7 +65,7 @@ class _Sources(NamedTuple):
 
     def place(self, path: tuple[str, ...]) -> str:
         """Return where ``path``, or the nearest thing around it, was set."""
-        if path == (OFFSET,):
+        if path in {(OFFSET,), (ONLY,)}:
             return "environment"
         for length in range(len(path), 0, -1):
             if (variable := self.variables.get(path[:length])) is not None:
@@ -106,6 +109,8 @@ def read(path: Path | None, env: Mapping[str, str]) -> Loaded:
     tree, lines, notes, problems = _tree_of(file)
     variables = _overlay(tree, env, problems)
     sources = _Sources(str(file), lines, variables)
+    if ONLY in env:
+        _narrow(tree, env[ONLY], problems)
     offset = _offset_of(env, problems)
     if offset:
         _shift(tree, offset, problems)
@@ -269,6 +274,18 @@ def _value(text: str, annotation: object) -> object:
         except msgspec.DecodeError:
             return text
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _narrow(tree: Mapping[str, Any], names: str, problems: list[Problem]) -> None:
+    """Enable the venues named, with commas between, and disable the others."""
+    tables = venue_tables(tree)
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    for name in named:
+        if name not in tables:
+            near = nearest(name, [*tables])
+            problems.append(Problem((ONLY,), f'"{name}" is not configured{near} ({", ".join(tables)})'))
+    for name, table in tables.items():
+        table["enabled"] = name in named
 
 
 def _offset_of(env: Mapping[str, str], problems: list[Problem]) -> int:

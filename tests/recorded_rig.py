@@ -47,6 +47,10 @@ def lines(client: redis.Redis, partition: Partition, stream: Stream) -> list[str
     return [line for _, fields in entries for line in fields["d"].split("\n")]
 
 
+def _is_frame(line: str) -> bool:
+    return line.split(" ", 3)[2] in ("f", "b")
+
+
 def _decoded(client: redis.Redis, partition: Partition, stream: Stream) -> list[AnyEvent]:
     return [codec.decode(line.encode()) for line in lines(client, partition, stream)]
 
@@ -90,7 +94,7 @@ async def through(
         async with pipeline(settings):
             with server.client() as client, anyio.fail_after(25):
                 await replay.played.wait()
-                while sum(" f " in line[:60] for line in lines(client, partition, "raw")) < replay.sent:
+                while sum(map(_is_frame, lines(client, partition, "raw"))) < replay.sent:
                     await anyio.sleep(0.05)
                 while sum(reader.state == "live" for reader in _readers(client, partition)) < live:
                     await anyio.sleep(0.05)

@@ -1,11 +1,12 @@
 """Serves recorded frames of one venue: its sockets and its REST on one port of 127.0.0.1.
 
-A recording is JSON lines of ``dir`` (``in``: a frame, ``http``: a REST answer), ``raw`` (its exact text) and
-``url``. Frames follow the first subscription, in the order of the recording and as fast as they are read.
-Where a REST answer stands in it they wait until it has been asked for, so that a snapshot falls where it
-fell. What differs from venue to venue is a ``Manner``.
+A recording is JSON lines of ``dir`` (``in``: a frame, ``http``: a REST answer), ``raw`` (its exact text, or
+``raw_b64`` its bytes) and ``url``. Frames follow the first subscription, in the order of the recording and as
+fast as they are read. Where a REST answer stands in it they wait until it has been asked for, so that a
+snapshot falls where it fell. What differs from venue to venue is a ``Manner``.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,11 @@ def recording(name: str) -> list[dict[str, Any]]:
     if not path.exists():
         pytest.skip(f"no recorded frames at ../shared/wire/{name}.jsonl")
     return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def frame_in(row: Mapping[str, Any]) -> str | bytes:
+    """Return a recorded frame as it came: text, or binary."""
+    return row["raw"] if "raw" in row else base64.b64decode(row["raw_b64"])
 
 
 Natives = Mapping[str, tuple[str, str]]  # native symbol -> base, quote
@@ -118,14 +124,14 @@ class Replay:
         except ConnectionClosed:
             return
 
-    async def _send(self, socket: ServerConnection, text: str) -> None:
-        await socket.send(text)
+    async def _send(self, socket: ServerConnection, frame: str | bytes) -> None:
+        await socket.send(frame)
         self.sent += 1
 
     async def _play(self, socket: ServerConnection) -> None:
         for row in self.rows:
             if row["dir"] == "in":
-                await self._send(socket, row["raw"])
+                await self._send(socket, frame_in(row))
             elif row["dir"] == "http" and self.manner.waits:
                 with anyio.fail_after(10):
                     await self._asked[self.manner.asked(row["url"])].wait()

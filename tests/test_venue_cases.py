@@ -2,9 +2,10 @@
 
 First line: ``instruments`` that the connection knows, ``before``: frames that it has heard. Every other:
 ``why``, ``source`` (where the shape stands), ``frame`` and what comes of it: ``events``, or with ``rows`` the
-instruments a list gives. With ``request`` the frame is the body of its answer. A case, too, may say what was
-heard ``before`` it. An outcome that is no event is named by its key: ``acked``, ``ended``, ``refused``,
-``closing``, ``latest``, ``missed``, ``ignored``, ``unparseable`` (a part of the reason).
+instruments a list gives. A frame is text, or binary as ``wire_form`` says. With ``request`` it is the body of
+its answer. A case, too, may say what was heard ``before`` it. An outcome that is no event is named by its
+key: ``acked``, ``ended``, ``refused``, ``closing``, ``latest``, ``missed``, ``ignored``, ``unparseable`` (a
+part of the reason).
 A new venue adds its table; nothing here.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from wire_form import frame_of
 
 from actors.model import codec
 from actors.model.errors import Unparseable
@@ -77,7 +79,7 @@ def shown(said: Decoded) -> dict[str, Any]:
 def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]) -> list[dict[str, Any]]:
     scratch = Scratch(CONN, instruments, venue=venue)
     scratch.recv = RECV
-    frame = case["frame"].encode()
+    frame = frame_of(case["frame"])
     if "rows" in case:
         return [msgspec.to_builtins(row) for row in VENUES[venue].rows(frame)]
     if "request" in case:
@@ -86,7 +88,7 @@ def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]
         return [shown(event) for event in VENUES[venue].decode_rest(answer, scratch)]
     for earlier in case["before"]:
         with suppress(Unparseable):
-            VENUES[venue].decode(earlier.encode(), scratch)
+            VENUES[venue].decode(frame_of(earlier), scratch)
     return [shown(said) for said in VENUES[venue].decode(frame, scratch)]
 
 

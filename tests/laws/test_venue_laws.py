@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from wire_form import frame_of
 
 from actors.model import codec
 from actors.model.decimals import levels_text, price_text, size_text
@@ -44,21 +46,22 @@ def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]], list
 
 
 TABLES = {venue: table(venue) for venue in VENUES}
-FRAMES = {
-    venue: [case["frame"].encode() for case in cases if "request" not in case and "rows" not in case]
+WRITTEN = {
+    venue: [case["frame"] for case in cases if "request" not in case and "rows" not in case]
     for venue, (_, cases, _) in TABLES.items()
 }
+FRAMES = {venue: [frame_of(written) for written in frames] for venue, frames in WRITTEN.items()}
 
 
-def is_document(frame: bytes) -> bool:
+def is_document(written: Any) -> bool:
     try:
-        document = json.loads(frame)
+        document = json.loads(written) if isinstance(written, str) else written
     except (ValueError, RecursionError):
         return False
-    return isinstance(document, dict) and bool(document)
+    return isinstance(document, dict) and bool(document) and "hex" not in document
 
 
-DOCUMENTS = {venue: [frame for frame in frames if is_document(frame)] for venue, frames in FRAMES.items()}
+DOCUMENTS = {venue: [frame for frame in frames if is_document(frame)] for venue, frames in WRITTEN.items()}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -70,7 +73,7 @@ def scratch(venue: str) -> Scratch:
     made = Scratch("a.1", TABLES[venue][0], venue=venue)
     made.recv = RECV
     for earlier in TABLES[venue][2]:
-        VENUES[venue].decode(earlier.encode(), made)
+        VENUES[venue].decode(frame_of(earlier), made)
     return made
 
 
@@ -157,13 +160,14 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @given(VENUE, st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_frame_with_a_value_replaced_is_events_or_unparseable(venue: str, data: st.DataObject) -> None:
-    document = json.loads(data.draw(st.sampled_from(DOCUMENTS[venue])))
+    written = data.draw(st.sampled_from(DOCUMENTS[venue]))
+    document = json.loads(written) if isinstance(written, str) else deepcopy(written)
     *way, last = data.draw(st.sampled_from(places(document)))
     inner = document
     for key in way:
         inner = inner[key]
     inner[last] = data.draw(JSON | st.sampled_from(["1E-7", "1e999999999", "-0", "NaN", "0", 1 << 64, -1]))
-    check(venue, json.dumps(document).encode())
+    check(venue, json.dumps(document).encode() if isinstance(written, str) else frame_of(document))
 
 
 @given(VENUE, st.sampled_from(["snapshot", "backfill", "open_interest"]), st.binary(max_size=60) | JSON)

@@ -1,0 +1,340 @@
+"""MEXC spot: trades, books, L1 and the 24 h ticker as protocol buffers; answers to what we send are JSON.
+
+Limits: 30 subscriptions a connection, 24 h of life, 30 s without a subscription, 60 s without data unless we
+ping, REST weight 500 in 10 s.
+Quirks: a refusal bears code 0, only its text tells; answers name channels and bear no number of ours; the end
+of a subscription is answered as its beginning is. A side without changes, or without orders, is absent. One
+price may have zeros at its end in one channel and none in another. Of tickers only the rolling day's
+(``@24H``) is taken, which has no opening price; those of time zones start anew at midnight. ``volume`` is
+their turnover. REST gives trades without ids, so holes stay.
+
+Source: MEXC spot v3 documents, "Websocket market streams" and "How to properly maintain a local copy of the
+order book", as of 2026; ``mexc_push`` for the frames. Read against captures of 2026-07 to 2026-09.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from actors.model.decimals import levels_text, trade_text
+from actors.model.errors import Unparseable
+from actors.model.events import L1, Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues import mexc_push
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Decoded,
+    Endpoints,
+    Ignored,
+    Item,
+    Keepalive,
+    Limits,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    read,
+)
+from actors.venues.common import (
+    MS,
+    Ms,
+    Op,
+    no_answer,
+    planner,
+    quote,
+    spot,
+    step_text,
+    symbol_of,
+    told_price,
+    told_size,
+)
+
+NAME: Final = "mexc"
+SNAPSHOT_LEVELS: Final = 1000  # of 5,000 at most; levels beyond it are unknown until they change
+MOST_PUSHED: Final = 10_000  # chosen: changes in one frame; what a window brings is a few hundred
+STREAMS: Final[dict[Channel, tuple[str, str]]] = {  # what stands before and after the symbol
+    "trade": ("spot@public.aggre.deals.v3.api.pb@100ms@", ""),
+    "book": ("spot@public.aggre.depth.v3.api.pb@100ms@", ""),
+    "l1": ("spot@public.aggre.bookTicker.v3.api.pb@100ms@", ""),
+    "ticker": ("spot@public.miniTicker.v3.api.pb@", "@24H"),
+}
+_AGGRESSORS: Final[dict[int, Aggressor]] = {1: "buy", 2: "sell"}
+_NAMES: Final = re.compile(r"spot@[^\s,\[\]]+")
+
+
+class _Reply(msgspec.Struct):
+    msg: str  # the channels that were accepted, or why not
+    code: int = 0
+
+
+class _Snapshot(msgspec.Struct):
+    lastUpdateId: int | str  # noqa: N815 - the venue's name
+    bids: list[Level]
+    asks: list[Level]
+    timestamp: Ms | None = None
+
+
+class _Row(msgspec.Struct, rename="camel"):
+    symbol: str
+    status: str | int
+    base_asset: str
+    quote_asset: str
+    is_spot_trading_allowed: bool = True
+    base_asset_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    quote_asset_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+
+
+class _ExchangeInfo(msgspec.Struct):
+    symbols: list[_Row]
+
+
+_reply_decoder = msgspec.json.Decoder(_Reply)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
+_exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
+
+
+# ---- frames ---------------------------------------------------------------------------------------------
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says: JSON is an answer, anything else is data.
+
+    Raises:
+        Unparseable: It does not mean what its channel promises, or is no frame of this venue.
+    """
+    if frame.startswith(b"{"):
+        return [_control(read("answer", _reply_decoder, frame), scratch)]
+    push = mexc_push.parse(frame)
+    if push.HasField("depths"):
+        return [_depths(push, push.depths, scratch)]
+    if push.HasField("book_ticker"):
+        return [_book_ticker(push, push.book_ticker, scratch)]
+    if push.HasField("deals"):
+        return [*_deals(push, push.deals.deals, scratch)] or [Ignored("empty")]
+    if push.HasField("mini_ticker"):
+        rolling = push.channel.endswith("@24H")
+        return [_mini_ticker(push, push.mini_ticker, scratch) if rolling else Ignored("other_day")]
+    if not push.channel.startswith("spot@"):
+        raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+    if any(push.channel.startswith(before) for before, _ in STREAMS.values()):
+        raise Unparseable(f"{push.channel[:80]} without what it promises")
+    return [Ignored("unknown_channel")]
+
+
+def _depths(push: mexc_push.Push, d: mexc_push.Depths, scratch: Scratch) -> BookDelta:
+    first, last = _version(d.from_version), _version(d.to_version)
+    if last < first:
+        raise Unparseable(f"depth: version {last} is below the first, {first}")
+    bids, asks = d.bids, d.asks
+    _bounded(len(bids) + len(asks))
+    return BookDelta(
+        NAME,
+        symbol_of(push.symbol, scratch),
+        _ns(push.send_time),
+        scratch.recv,
+        last,
+        scratch.conn,
+        levels_text([(level.price, level.quantity) for level in bids]),
+        levels_text([(level.price, level.quantity) for level in asks]),
+        first_seq=first,
+        last_seq=last,
+    )
+
+
+def _book_ticker(push: mexc_push.Push, t: mexc_push.BookTicker, scratch: Scratch) -> L1:
+    bid, ask = t.bid_price, t.ask_price
+    sides = quote(bid or "0", t.bid_quantity if bid else "0", ask or "0", t.ask_quantity if ask else "0")
+    seq = _version(t.version) if t.version else None
+    return L1(NAME, symbol_of(push.symbol, scratch), _ns(push.send_time), scratch.recv, seq, *sides)
+
+
+def _deals(push: mexc_push.Push, deals: Sequence[mexc_push.Deal], scratch: Scratch) -> list[Trade]:
+    _bounded(len(deals))
+    symbol = symbol_of(push.symbol, scratch)
+    return [_deal(deal, n, symbol, scratch) for n, deal in enumerate(deals)]
+
+
+def _deal(d: mexc_push.Deal, place: int, symbol: str, scratch: Scratch) -> Trade:
+    aggressor = _AGGRESSORS.get(d.trade_type)
+    if aggressor is None:
+        raise Unparseable(f"deals: neither bought nor sold: {d.trade_type}")
+    price, size = trade_text(d.price, d.quantity)
+    # Frames of before 2026-06 bear no id: there the same words at the same place are the same trade.
+    identity = d.trade_id or f"{d.time}-{price}-{size}-{place}"
+    return Trade(NAME, symbol, _ns(d.time), scratch.recv, None, identity, price, size, aggressor)
+
+
+def _mini_ticker(push: mexc_push.Push, t: mexc_push.MiniTicker, scratch: Scratch) -> Ticker:
+    return Ticker(
+        NAME,
+        symbol_of(push.symbol, scratch),
+        _ns(push.send_time),
+        scratch.recv,
+        None,
+        last=told_price(t.price),
+        high=told_price(t.high),
+        low=told_price(t.low),
+        volume_base=told_size(t.quantity),
+        volume_quote=told_size(t.volume),
+    )
+
+
+def _bounded(number: int) -> None:
+    if number > MOST_PUSHED:
+        raise Unparseable(f"{number} changes in one frame: more than {MOST_PUSHED}")
+
+
+def _version(text: str) -> int:
+    if not (text.isdigit() and text.isascii()) or len(text) > 18:
+        raise Unparseable(f"not a version: {text[:40]!r}")
+    return int(text)
+
+
+def _ns(ms: int) -> int | None:
+    if 1_000_000_000_000 <= ms < 9_223_372_036_854:  # as ``Ms``
+        return ms * MS
+    if ms:
+        raise Unparseable(f"not a time in ms: {ms}")
+    return None  # absent
+
+
+def _control(reply: _Reply, scratch: Scratch) -> Decoded:
+    text = reply.msg.strip()
+    if text.upper() == "PONG":
+        return Ignored("heartbeat")
+    names = _NAMES.findall(text)
+    items = [item for name in names if (item := _item(name, scratch)) is not None]
+    if reply.code == 0 and names and ",".join(names) == text:
+        return Acked(items=items) if items else Ignored("answer")
+    return Refused(text[:200] if reply.code == 0 else f"{reply.code}: {text[:200]}", items=items or None)
+
+
+def _item(name: str, scratch: Scratch) -> Item | None:
+    for channel, (before, after) in STREAMS.items():
+        if name.startswith(before) and name.endswith(after):
+            instrument = scratch.instruments.get(name[len(before) : len(name) - len(after)])
+            return None if instrument is None else (channel, instrument.symbol)
+    return None
+
+
+# ---- REST -----------------------------------------------------------------------------------------------
+
+
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the snapshot that was asked for.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    request = answer.request
+    if request.op != "snapshot" or request.symbol is None:
+        no_answer(answer, scratch)
+    s = read("depth", _snapshot_decoder, answer.body.encode(errors="replace"))
+    version = _version(str(s.lastUpdateId))
+    return [
+        BookSnapshot(
+            NAME,
+            request.symbol,
+            None if s.timestamp is None else s.timestamp * MS,
+            scratch.recv,
+            version,
+            scratch.conn,
+            levels_text(s.bids),
+            levels_text(s.asks),
+            last_seq=version,
+            depth=SNAPSHOT_LEVELS,
+        )
+    ]
+
+
+def rows(body: bytes) -> list[Instrument]:
+    """Return the instruments of one exchangeInfo that trade now; older ones spell that ``ENABLED``.
+
+    Raises:
+        Unparseable: The body is no exchangeInfo.
+    """
+    listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
+    return [
+        spot(
+            row.symbol,
+            row.base_asset,
+            row.quote_asset,
+            step_text(row.quote_asset_precision),
+            step_text(row.base_asset_precision),
+        )
+        for row in listed
+        if str(row.status) in ("1", "ENABLED") and row.is_spot_trading_allowed
+    ]
+
+
+def snapshot(instrument: Instrument) -> Request:
+    """Return the request for the instrument's book."""
+    query = urlencode({"symbol": instrument.native, "limit": SNAPSHOT_LEVELS})
+    return Request("snapshot", f"/api/v3/depth?{query}", instrument.symbol, weight=5)
+
+
+# ---- subscriptions --------------------------------------------------------------------------------------
+
+
+def _frames(op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument]) -> list[Subscription]:
+    method = {"subscribe": "SUBSCRIPTION", "unsubscribe": "UNSUBSCRIPTION"}[op]
+    subscriptions: list[Subscription] = []
+    for channel, symbol in items:
+        before, after = STREAMS[channel]
+        params = [f"{before}{instruments[symbol].native}{after}"]
+        frame = msgspec.json.encode({"method": method, "params": params}).decode()
+        subscriptions.append(Subscription(op, [(channel, symbol)], frame))
+    return subscriptions
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, one each: a refusal then costs the others nothing."""
+    return _frames("subscribe", items, instruments)
+
+
+def unsubscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames that end the subscriptions of ``items``."""
+    return _frames("unsubscribe", items, instruments)
+
+
+LIMITS: Final = Limits(
+    items_per_connection=30,  # documented
+    frames_per_s=20,  # chosen: 100 are said to be allowed
+    weight_per_minute=1500,  # chosen: half of the documented 500 in 10 s
+    connects_per_minute=60,  # chosen: none is published
+    lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before
+    max_frame_bytes=512 * 1024,  # chosen: a message takes up to 30 times its bytes in memory
+)
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=Endpoints("wss://wbs-api.mexc.com", "https://api.mexc.com"),
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    # The first change must reach the snapshot and may begin before it; each next begins where the last ended.
+    book_rule=BookRule(snapshot="rest", join="range", chain="next", depth=SNAPSHOT_LEVELS),
+    trade_ids="unordered",
+    silence_s={"ticker": 60.0},  # pushed every 3 s; all else may be silent for as long as nothing happens
+    first_s={"book": 120.0},  # chosen: a market may be quiet
+    quiet_s=45.0,  # our pings are answered
+    plan=planner("/ws", LIMITS.items_per_connection, subscribe),
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/api/v3/exchangeInfo", weight=10),),
+    rows=rows,
+    snapshot=snapshot,
+    keepalive=Keepalive('{"method":"PING"}', 15.0),
+)

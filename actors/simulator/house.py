@@ -83,6 +83,7 @@ class Shop:
         self.native = listing.native.encode()
         self.price = Fixed(listing.price_step, shown, trim=trim)
         self.size = Fixed(listing.size_step, shown, trim=trim)
+        self.identity: Callable[[int], str] = str  # a trade's number -> its id, in the venue's words
         self.offset = 0  # the market's sequence less the venue's, which may have begun anew
         self._decimals = sum(len(step.partition(".")[2]) for step in (listing.price_step, listing.size_step))
         self._told: dict[int, int] = {}
@@ -145,7 +146,7 @@ class Shop:
         """Return trades of the tape by id, both ends included; ``base``: sizes in base currency."""
         return [
             TrueTrade(
-                id=str(trade.id),
+                id=self.identity(trade.id),
                 ts=trade.ts,
                 price=self.price(trade.price).decode(),
                 size=(self.base(trade.size, trade.price) if base else self.size(trade.size)).decode(),
@@ -173,7 +174,7 @@ class Shop:
     def base(self, lots: int, price: float) -> bytes:
         """Return lots as base currency; ``price`` in steps."""
         contract = self.listing.contract
-        if contract is None:
+        if contract is None or (contract.size == "1" and contract.kind == "linear"):
             return self.size(lots)
         step = float(self.listing.price_step)
         return trimmed(base_text(contract, self.listing.size_step, lots, price * step))

@@ -6,21 +6,19 @@ that a client who applies every update holds exactly these.
 Source: OKX v5 documentation as mirrored 2026-08-22; frames recorded 2022 to 2026.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from sys import maxsize
 from typing import Final
 
 from msgspec.structs import replace
 
 from actors.model.events import MS, SECOND, Channel
-from actors.simulator.book import Book
 from actors.simulator.derivatives import Contract, Forced, Perpetual
 from actors.simulator.house import Shop
 from actors.simulator.listings import pick
 from actors.simulator.market import Listing, Print, fixed
 from actors.simulator.venue import Topic
+from actors.simulator.window import Window
 
 NAME: Final = "okx"
 DEPTH: Final = 400  # levels a side of ``books``
@@ -103,9 +101,7 @@ class Stand:
         self.tickers = Said("tickers", inst, "ticker", symbol)
         self.moved = True  # its top or its last trade has, since it was told of
         self.traded = True
-        self._view: dict[int, int] | None = None  # keys and sizes of the book as told, None: to nobody
-        self._floors = (0, 0)  # the least key of either side that is in the view
-        self._seen: int = 0  # the market's sequence up to which there is nothing more to tell
+        self._window: Window | None = None  # the book as told, None: to nobody
         self._told = 0  # the venue's sequence of what was told last
 
     @property
@@ -117,13 +113,11 @@ class Stand:
 
     def snapshot(self, now: int) -> bytes:
         """Return the book as those who listen already have it; as it is now where nobody does."""
-        view = self._view
-        if view is None or not self.books.groups:
-            book = self.shop.live.book
-            view = self._view = _view(book)
-            self._floors = _floors(book)
-            self._seen, self._told, self.books.at = book.sequence, self.sequence, now
-        return self._frame(b"snapshot", view, view, -1, now)
+        if self._window is None or not self.books.groups:
+            self._window = Window(self.shop.live.book, DEPTH)
+            self._told, self.books.at = self.sequence, now
+        levels = self._window.levels
+        return self._frame(b"snapshot", levels, levels, -1, now)
 
     def update(self, now: int, *, anew: bool = False) -> None:
         """Tell what changed in the best levels; after a minute without a change, that nothing did.
@@ -133,40 +127,16 @@ class Stand:
         book, before = self.shop.live.book, self._told
         if anew:
             self.shop.offset = book.sequence - _RENUMBERED
-        if not self.books.groups or self._view is None:
-            self._view = None
+        if not self.books.groups or self._window is None:
+            self._window = None
             return
-        changed = [] if book.sequence == self._seen else self._follow(book, self._view)
+        changed = self._window.follow()
         if changed or anew:
             self._told = self.sequence
         elif now - self.books.at < QUIET_NS:
             return
         self.books.at = now
-        self.books.deliver_all(self._frame(b"update", changed, self._view, before, now))
-
-    def _follow(self, book: Book, view: dict[int, int]) -> list[int]:
-        """Bring ``view`` up to the book as it is now; return the keys whose size is another."""
-        if self._seen < book.oldest:  # nobody knows what changed: look at everything
-            looked = {*view, *_view(book)}
-        else:
-            bids, asks = book.changed(self._seen)
-            looked = {price for price, _ in bids} | {-price for price, _ in asks}
-        self._seen = book.sequence
-        floors = _floors(book)
-        for side, old, new in zip(book.sides(), self._floors, floors, strict=True):
-            looked.update(side[bisect_left(side, min(old, new)) : bisect_right(side, max(old, new))])
-        self._floors = floors
-        changed: list[int] = []
-        for key in looked:
-            size = book.size(key) if key >= floors[key < 0] else 0
-            if size == view.get(key, 0):
-                continue
-            changed.append(key)
-            if size:
-                view[key] = size
-            else:
-                del view[key]
-        return changed
+        self.books.deliver_all(self._frame(b"update", changed, self._window.levels, before, now))
 
     def _frame(
         self, action: bytes, keys: Iterable[int], view: Mapping[int, int], before: int, now: int
@@ -247,16 +217,6 @@ class Stand:
         if self.shop.listing.contract is None:
             return self.shop.quote(quote, 9)
         return self.shop.base(volume, quote / volume)
-
-
-def _view(book: Book) -> dict[int, int]:
-    levels = book.depth(DEPTH)
-    return {**dict(levels.bids), **{-price: size for price, size in levels.asks}}
-
-
-def _floors(book: Book) -> tuple[int, int]:
-    bids, asks = (side[-DEPTH] if len(side) >= DEPTH else -maxsize for side in book.sides())
-    return bids, asks
 
 
 def fields(texts: Mapping[str, bytes]) -> bytes:

@@ -31,7 +31,11 @@ from actors.venues.base import Answer, Connection, Request, Subscription, Venue
 BACK_S = 1.0  # a connection that ended is opened again after so long
 OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
 STEP_S = 0.1
-WINDOWS = {"bitfinex": 100}  # levels that a venue keeps by telling of each that leaves
+WINDOWS = {
+    "bitfinex": 100,
+    "bybit": 200,
+    "bybit_linear": 200,
+}  # levels that a venue keeps by telling of each that leaves
 
 
 class Line:
@@ -313,8 +317,9 @@ class Chain:
     def unexplained(self, symbol: str) -> list[int]:
         """Return the ids of the tape, from the first that was told, in no event and in no open gap."""
         told: Counter[int] = Counter()
+        number = self._numbers(symbol)
         for trade in self.of(Trade, symbol):
-            told.update(range(int(trade.first_id or trade.id), int(trade.id) + 1))
+            told.update(range(number[trade.first_id or trade.id], number[trade.id] + 1))
         for first, last in self.holes(symbol):
             told.update(n for n in range(first, last + 1) if not told[n])  # a hole without an end may overlap
         truth = self.desk.house.by_symbol[symbol].truth()
@@ -325,22 +330,31 @@ class Chain:
     def holes(self, symbol: str) -> list[tuple[int, int]]:
         """Return what is named as missing of the trades of a symbol, and was not filled.
 
-        A hole without an end ends before the next trade.
+        A hole without an end ends before the next trade, one without a beginning begins after the last.
         """
         holes: list[tuple[int, int]] = []
+        number = self._numbers(symbol)
         begun: int | None = None
+        last = 0
         for event in self.of_trades(symbol):
             if isinstance(event, Trade):
-                if begun is not None and int(event.id) > begun:
-                    holes.append((begun, int(event.id) - 1))
+                last = number[event.id]
+                if begun is not None and last > begun:
+                    holes.append((begun, last - 1))
                 begun = None
             elif event.first and event.last:
                 hole = (int(event.first), int(event.last))
                 holes.remove(hole) if event.filled else holes.append(hole)
-            elif event.first:
-                begun = int(event.first)
+            else:
+                begun = int(event.first) if event.first else last + 1
         last = self.desk.house.by_symbol[symbol].truth().next_trade - 1
         return holes if begun is None else [*holes, (begun, last)]
+
+    def _numbers(self, symbol: str) -> dict[str, int]:
+        """Return the place on the tape of each trade, by its id in the venue's words."""
+        shop = self.desk.house.by_symbol[symbol]
+        truth = shop.truth()
+        return {shop.identity(n): n for n in range(truth.first_trade, truth.next_trade)}
 
     def of_trades(self, symbol: str) -> list[Any]:
         """Return trades and their gaps of one symbol, in order."""
@@ -352,6 +366,6 @@ _to_base = lru_cache(1 << 16)(to_base)
 
 
 def _base(row: Instrument, levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    if row.contract_size is None or row.contract_kind is None:
-        return levels
+    if row.contract_size in (None, "1") or row.contract_kind is None:
+        return levels  # these venues count base currency
     return [(price, _to_base(size, row.contract_size, row.contract_kind, price)) for price, size in levels]

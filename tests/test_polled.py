@@ -10,13 +10,13 @@ import pytest
 from actors.connector.polling import pause_s, poll
 from actors.connector.rest import Reply
 from actors.model import codec
-from actors.model.events import OpenInterest, Status
+from actors.model.events import Channel, OpenInterest, Status
 from actors.model.instruments import Instrument
 from actors.stages import raw
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
-from actors.venues import binance_usdm
-from actors.venues.base import Answer, Request
+from actors.venues import binance_usdm, bitrue
+from actors.venues.base import Answer, Poll, Request
 
 SECOND = 1_000_000_000
 START = 1_790_000_000 * SECOND
@@ -83,7 +83,8 @@ def test_a_refusal_before_the_first_answer_is_down_with_its_reason_and_survives_
 
 
 async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch: pytest.MonkeyPatch):
-    venue = msgspec.structs.replace(binance_usdm.VENUE, open_interest_s=0.002)
+    polls: dict[Channel, Poll] = {"open_interest": Poll(binance_usdm.open_interest, 0.002)}
+    venue = msgspec.structs.replace(binance_usdm.VENUE, polls=polls)
     written: list[tuple[str | None, int]] = []
     enough = anyio.Event()
     instruments: dict[str, Instrument] = {BTC.symbol: BTC}
@@ -92,7 +93,7 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
     async def fetch(question: Request) -> Reply | None:
         return Reply(400, b"{}") if question.symbol == BTC.symbol else Reply(200, b"{}")
 
-    def wanted() -> list[Instrument]:
+    def wanted(_channel: Channel) -> list[Instrument]:
         return list(instruments.values())
 
     def write(question: Request, reply: Reply) -> None:
@@ -102,7 +103,7 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
             enough.set()
 
     async with anyio.create_task_group() as tg:
-        tg.start_soon(poll, venue, binance_usdm.open_interest, fetch, write, wanted)
+        tg.start_soon(poll, venue, "open_interest", fetch, write, wanted)
         with anyio.fail_after(10):
             await enough.wait()
         tg.cancel_scope.cancel()
@@ -113,5 +114,15 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
 def test_half_of_the_budget_stays_for_books_and_backfills():
     venue = binance_usdm.VENUE
     question = binance_usdm.open_interest(BTC)
-    assert pause_s(venue, question, 10) == venue.open_interest_s / 10
-    assert 60 / pause_s(venue, question, 5000) * question.weight == venue.limits.weight_per_minute / 2
+    assert pause_s(venue, "open_interest", question, 10) == venue.polls["open_interest"].every_s / 10
+    assert 60 / pause_s(venue, "open_interest", question, 5000) == venue.limits.weight_per_minute / 2
+
+
+def test_channels_share_that_half_by_how_often_each_is_to_be_asked():
+    venue = bitrue.VENUE
+    asked_per_minute = {
+        channel: 60 / pause_s(venue, channel, poll.ask(BTC), 5000) for channel, poll in venue.polls.items()
+    }
+    assert sum(asked_per_minute.values()) == pytest.approx(venue.limits.weight_per_minute / 2)
+    ratio = venue.polls["ticker"].every_s / venue.polls["trade"].every_s
+    assert asked_per_minute["trade"] / asked_per_minute["ticker"] == pytest.approx(ratio)

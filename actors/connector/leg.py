@@ -20,6 +20,7 @@ from actors.connector.polling import poll
 from actors.connector.requests import FIRST_LEG, Requests
 from actors.connector.rest import Reply, Rest, answer_to
 from actors.connector.sink import Sink
+from actors.model.events import Channel
 from actors.model.instruments import Instrument, UnknownInstrument, shard
 from actors.stages.raw import Closed, line
 from actors.streams.client import cold
@@ -170,18 +171,21 @@ class Leg:
     async def _poll(self) -> None:
         """Ask for what no socket brings; one leg's asking is enough."""
         venue = self._side.venue
-        if venue.open_interest is None or self._leg != FIRST_LEG:
+        if self._leg != FIRST_LEG:
             return
         await self._listed.wait()
 
         def write(question: Request, reply: Reply) -> None:
             self._note("h", _encoder.encode(answer_to(question, reply)))
 
-        def wanted() -> list[Instrument]:
-            listed = self._instruments
-            return [listed[symbol] for symbol in listed if self._wanted.wants("open_interest", symbol)]
+        def wanted(channel: Channel) -> list[Instrument]:
+            if not self._side.room.roomy:  # Redis is away or slow: answers are not to take its sockets' room
+                return []
+            return [each for s, each in self._instruments.items() if self._wanted.wants(channel, s)]
 
-        await poll(venue, venue.open_interest, self._rest.fetch, write, wanted)
+        async with anyio.create_task_group() as tg:
+            for channel in venue.polls:
+                tg.start_soon(poll, venue, channel, self._rest.fetch, write, wanted)
 
     # --------------------------------------------------------------------------------------- requests
 

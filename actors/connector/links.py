@@ -28,6 +28,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from actors.connector.clock import Clock
+from actors.connector.inflating import Broken, gunzip
 from actors.connector.pacing import Window
 from actors.connector.rest import bar_s
 from actors.connector.sink import Room, Sink
@@ -48,6 +49,7 @@ _POLL_S: Final = 0.05
 _Bad = Literal["oversized", "protocol"]
 # Close codes of ours for what came in. 1007 is for a close frame; text that is no UTF-8 goes into raw.
 _BAD: Final[Mapping[int, _Bad]] = {1002: "protocol", 1007: "protocol", 1009: "oversized"}
+_CLOSING: Final[Mapping[_Bad, int]] = {"protocol": 1007, "oversized": 1009}
 
 _LINE_BREAK: Final = ord("\n")  # a number is looked for eight times faster than bytes are
 _encoder = msgspec.json.Encoder()
@@ -108,6 +110,7 @@ class Link:
         self._text = b"%d " + self.id.encode() + b" f %b"
         self._put = sink.put
         self._answer = None if side.venue.answer is answer_nothing else side.venue.answer
+        self._inflates = side.venue.inflate is not None
         self._socket: Socket | None = None
         self._window = Window(side.venue.limits.frames_per_s)
         hourly = side.venue.limits.subscriptions_per_hour
@@ -167,6 +170,13 @@ class Link:
             if self.over == "overflow":
                 self._side.metrics.count("tapeline_overflow_frames_total", venue=self._side.venue.name)
             return
+        if not text and self._inflates:
+            try:
+                data, text = gunzip(data, self._side.venue.limits.max_frame_bytes), True
+            except Broken as e:
+                code = _CLOSING[e.bad]
+                self.leave(code, str(e), _over(code, by_us=True), e.bad)
+                return
         if text and _LINE_BREAK not in data:
             entry = self._text % (self._now(), data)
         else:
@@ -188,10 +198,10 @@ class Link:
 
     # ------------------------------------------------------------------------------- what we do to it
 
-    def leave(self, code: int, reason: str, over: str) -> None:
+    def leave(self, code: int, reason: str, over: str, bad: _Bad | None = None) -> None:
         """Write the ``x``, take nothing more, close without waiting."""
         if self.opened_at:
-            self._end(code, reason, over)
+            self._end(code, reason, over, bad)
         else:
             self._muted = True
             self.ended.set()

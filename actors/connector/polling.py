@@ -1,4 +1,4 @@
-"""What no socket brings and must be asked for again and again: open interest, of some venues."""
+"""What no socket brings and must be asked for again and again: open interest and trades of some venues."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 import anyio
 
 from actors.connector.rest import Reply
+from actors.model.events import Channel
 from actors.model.instruments import Instrument
 from actors.venues.base import Request, Venue
 
@@ -13,30 +14,34 @@ _SHARE: Final = 0.5  # chosen: of the REST budget; the rest is for snapshots and
 _IDLE_S: Final = 1.0
 
 
-def pause_s(venue: Venue, question: Request, instruments: int) -> float:
-    """Return how long to wait between two questions: each instrument in its turn, within the budget."""
-    least = 60 * question.weight / (_SHARE * venue.limits.weight_per_minute)
-    return max(venue.open_interest_s / instruments, least)
+def pause_s(venue: Venue, channel: Channel, question: Request, instruments: int) -> float:
+    """Return how long to wait between two questions: each instrument in its turn, within the budget.
+
+    What several channels share of it goes by how often each is to be asked.
+    """
+    every_s = venue.polls[channel].every_s
+    part = _SHARE / sum(every_s / each.every_s for each in venue.polls.values())
+    return max(every_s / instruments, 60 * question.weight / (part * venue.limits.weight_per_minute))
 
 
 async def poll(
     venue: Venue,
-    ask: Callable[[Instrument], Request],
+    channel: Channel,
     fetch: Callable[[Request], Awaitable[Reply | None]],
     write: Callable[[Request, Reply], object],
-    wanted: Callable[[], Sequence[Instrument]],
+    wanted: Callable[[Channel], Sequence[Instrument]],
 ) -> None:
-    """Ask for the open interest of each ``wanted`` instrument in turn, until cancelled.
+    """Ask for the ``channel`` of each ``wanted`` instrument in turn, until cancelled.
 
     An answer of whatever status is written; the next turn asks again.
     """
     while True:
-        turn = wanted()
+        turn = wanted(channel)
         for instrument in turn:
-            question = ask(instrument)
+            question = venue.polls[channel].ask(instrument)
             reply = await fetch(question)
             if reply is not None:
                 write(question, reply)
-            await anyio.sleep(pause_s(venue, question, len(turn)))
+            await anyio.sleep(pause_s(venue, channel, question, len(turn)))
         if not turn:
             await anyio.sleep(_IDLE_S)

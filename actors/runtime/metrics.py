@@ -162,7 +162,7 @@ AT_ZERO: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "normalizer": ("malformed", "schema", "value", "oversized", "protocol"),
     },
     "tapeline_ignored_total": _of("normalizer", "answer", "refusal", "closed_connection"),
-    "tapeline_duplicates_total": _of("normalizer", "trade", "venue_reset"),
+    "tapeline_duplicates_total": _of("normalizer", "trade", "page", "venue_reset"),
     "tapeline_poison_total": _every(_STAGES),
     "tapeline_gaps_total": {
         "normalizer": (

@@ -360,16 +360,21 @@ class Normalize:
         recent = self._state.recent.get(symbol)
         if recent is None:
             recent = self._state.recent[symbol] = Recent()
-        step = recent.see(trade, increasing=self._increasing)
         if self._increasing:
             sub.last_id = max(sub.last_id, int(trade.id))
-        if isinstance(step, Duplicate):
+        if not self._news(symbol, recent, trade):
             self._sink.count("tapeline_duplicates_total", "trade")
-            return
+
+    def _news(self, symbol: str, recent: Recent, trade: Trade) -> bool:
+        """Let ``trade`` pass unless it was seen; return whether it did."""
+        step = recent.see(trade, increasing=self._increasing)
+        if isinstance(step, Duplicate):
+            return False
         if step is not None:
             self._restarted(symbol)
         recent.holed = False
         self._sink.event(trade)
+        return True
 
     def _numbered(self, symbol: str, trade: Trade, sub: Sub) -> None:
         marks = self._state.marks.get(symbol)
@@ -480,19 +485,40 @@ class Normalize:
                 self._snapshot(conn, symbol, events)
             case "backfill" if symbol is not None:
                 self._backfilled(symbol, answer, events)
-            case "open_interest" if symbol is not None:
-                self._interest(symbol, answer, events)
+            case "open_interest" | "ticker" | "trade" as channel if symbol is not None:
+                self._polled((channel, symbol), answer, events)
             case _:
                 self._sink.count("tapeline_ignored_total", "answer")
 
-    def _interest(self, symbol: str, answer: Answer, events: list[Event] | None) -> None:
-        item: Item = ("open_interest", symbol)
+    def _polled(self, item: Item, answer: Answer, events: list[Event] | None) -> None:
         if events is None:
             reason = "no answer" if not answer.status else f"HTTP {answer.status}"
             self._connections.unanswered(item, f"{reason}: {answer.body[:200]}")
-        for event in events or ():
-            if self._connections.answered(item, event.ts_event):  # asked more often than it changes
-                self._sink.event(event)
+        elif item[0] == "trade":
+            self._connections.answered(item, None)
+            self._page(item[1], [event for event in events if isinstance(event, Trade)])
+        else:
+            for event in events:
+                if self._connections.answered(item, event.ts_event):  # asked more often than it changes
+                    self._sink.event(event)
+
+    def _page(self, symbol: str, page: list[Trade]) -> None:
+        """Take the latest trades, oldest first: those that are new pass.
+
+        Pages overlap. One that does not reach back to the highest id seen may have missed some; what is
+        in the very first was before anybody asked.
+        """
+        recent = self._state.recent.get(symbol)
+        if recent is None:
+            recent = self._state.recent[symbol] = Recent()
+            for trade in page:
+                recent.see(trade, increasing=self._increasing)
+            return
+        if page and -1 < recent.high < int(page[0].id) - 1:
+            self._gap(symbol, "sequence", recent.high + 1, int(page[0].id) - 1, filled=False)
+        for trade in page:
+            if not self._news(symbol, recent, trade):
+                self._sink.count("tapeline_duplicates_total", "page")
 
     def _snapshot(self, conn: str, symbol: str, events: list[Event] | None) -> None:
         held = self._state.ledger.conns.get(conn)

@@ -14,7 +14,7 @@ from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
-Operation = Literal["instruments", "snapshot", "backfill", "open_interest"]
+Operation = Literal["instruments", "snapshot", "backfill", "open_interest", "ticker", "trade"]
 T = TypeVar("T")
 
 _OF_CONTRACTS: Final[frozenset[Channel]] = frozenset(("liquidation", "open_interest", "funding"))
@@ -220,6 +220,16 @@ class Limits(msgspec.Struct, frozen=True):
     subscriptions_per_hour: int | None = None
 
 
+class Poll(msgspec.Struct, frozen=True):
+    """A channel that no socket brings: asked of each instrument in turn, its request's ``op`` the channel's.
+
+    ``every_s``: how often, where the budget leaves room. Of trades each answer is a page of the latest.
+    """
+
+    ask: Callable[[Instrument], Request]
+    every_s: float
+
+
 class Keepalive(msgspec.Struct, frozen=True):
     """A frame that the client must send when it has sent nothing for ``every_s``."""
 
@@ -275,8 +285,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         unsubscribe: The same, the other way. None: what an end must name only the venue's frames tell, so
             the connection is replaced.
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
-        decode_rest: (answer, scratch) -> events of a snapshot, backfill, open interest; raises only
-            ``Unparseable``. Called for answers of status 200 only.
+        decode_rest: (answer, scratch) -> events of a snapshot, backfill or poll (trades oldest first);
+            raises only ``Unparseable``. Called for answers of status 200 only.
         instruments: REST requests that list the instruments; ``rows`` reads one such body. An instrument
             that cannot be used is told apart (``Unusable``) and costs the others nothing.
         next_page: (request, its body) -> request for what a listing says of the rest, None at its end.
@@ -284,9 +294,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
         backfill_after: The same where trades are given by time only: (instrument, first id, last id, ns of
             the trade before them); of what comes ``decode_rest`` takes those ids.
-        open_interest: Instrument -> request, asked each ``open_interest_s`` or as often as the budget
-            leaves room; None where a socket brings it, or nothing does.
-        answer: What must be sent back for this frame at once (a ping), else None; a prefix test.
+        polls: Channels that are asked for by REST; ``trade`` only where ids are ``increasing``.
+        answer: What must be sent back for this frame (inflated) at once (a ping), else None; a prefix test.
+        inflate: How its binary frames are compressed text; None: they are not. Text is taken as it is.
         silence_s: Channel -> how long a subscription may be silent before it counts as silent; a
             channel not named may be silent for ever (quiet markets).
         first_s: Channel -> how long its first frame may take after the acknowledgement, where the venue
@@ -318,10 +328,10 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_after: Callable[[Instrument, str, str, int], Request] | None = None
     backfill_most: int = 1000
-    open_interest: Callable[[Instrument], Request] | None = None
-    open_interest_s: float = 10.0
+    polls: Mapping[Channel, Poll] = {}
     first_s: Mapping[str, float] = {}
     quiet_s: float | None = None
     answer: Callable[[bytes], str | None] = answer_nothing
+    inflate: Literal["gzip"] | None = None
     keepalive: Keepalive | None = None
     stamp: Callable[[str, int], str] | None = None

@@ -47,6 +47,7 @@ from actors.venues.base import (
     Ignored,
     Item,
     Limits,
+    Poll,
     Request,
     Scratch,
     Subscription,
@@ -480,5 +481,5 @@ VENUE: Final = Venue(
     snapshot=snapshot,
     backfill=backfill,
     backfill_most=binance.BACKFILL_MOST,
-    open_interest=open_interest,
+    polls={"open_interest": Poll(open_interest, every_s=10.0)},
 )

@@ -211,7 +211,7 @@ def test_connections_are_replaced_and_that_is_told(command: Command):
         ("deadletter list krakn", 'did you mean "kraken"?'),
         ("deadletter show 17", "is no letter"),
         ("symbols bianance", 'did you mean "binance"?'),
-        ("symbols bitrue", 'there is no adapter for "bitrue" yet'),
+        ("symbols huobi", 'there is no adapter for "huobi" yet'),
         ("pairs binance --feeds none.json", "none.json: no such file"),
         ("pairs binance --feeds config.json", "it must be a list of"),
     ],

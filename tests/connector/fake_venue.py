@@ -135,7 +135,7 @@ class FakeVenue:
             async for text in socket:
                 frame = json.loads(text)
                 self.received.append((number, frame))
-                if self.acknowledges:
+                if self.acknowledges and "id" in frame:
                     await socket.send(json.dumps({"result": None, "id": frame["id"]}))
                     for greeting in self.greets():
                         await socket.send(greeting)

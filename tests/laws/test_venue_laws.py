@@ -170,7 +170,11 @@ def test_a_frame_with_a_value_replaced_is_events_or_unparseable(venue: str, data
     check(venue, json.dumps(document).encode() if isinstance(written, str) else frame_of(document))
 
 
-@given(VENUE, st.sampled_from(["snapshot", "backfill", "open_interest"]), st.binary(max_size=60) | JSON)
+@given(
+    VENUE,
+    st.sampled_from(["snapshot", "backfill", "open_interest", "ticker", "trade"]),
+    st.binary(max_size=60) | JSON,
+)
 @settings(max_examples=200, deadline=None)
 def test_any_rest_body_is_events_or_unparseable(venue: str, op: Any, body: object) -> None:
     text = body.decode(errors="replace") if isinstance(body, bytes) else json.dumps(body)
@@ -215,8 +219,7 @@ def test_a_plan_asks_for_everything_once_within_the_limits(
     instruments = [Instrument(f"A{n}-B{end}", f"A{n}B{end}", f"A{n}", "B") for n in range(number)]
     connections = venue.plan(venue.endpoints, instruments, channels)
     asked = Counter(item for conn in connections for sub in conn.subscriptions for item in sub.items)
-    if venue.open_interest is not None:  # asked for by REST
-        channels = [channel for channel in channels if channel != "open_interest"]
+    channels = [channel for channel in channels if channel not in venue.polls]
     assert asked == Counter(items_of((i.symbol for i in instruments), channels))
     assert all(connection.subscriptions for connection in connections)
     for connection in connections:
@@ -232,6 +235,14 @@ def test_a_venue_s_silence_is_of_its_own_channels() -> None:
     for venue in VENUES.values():
         assert set(venue.silence_s) <= venue.channels
         assert (venue.snapshot is not None) == (venue.book_rule.snapshot == "rest")
+
+
+def test_what_is_polled_is_asked_for_under_its_name_and_pages_of_trades_are_in_order() -> None:
+    for venue in VENUES.values():
+        assert set(venue.polls) <= venue.channels
+        assert "trade" not in venue.polls or venue.trade_ids == "increasing"
+        for channel, poll in venue.polls.items():
+            assert poll.ask(Instrument("A-B", "AB", "A", "B")).op == channel
 
 
 # ---- recorded frames ------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def recording(name: str) -> list[dict[str, Any]]:
 
 def frame_in(row: Mapping[str, Any]) -> str | bytes:
     """Return a recorded frame as it came: text, or binary."""
-    return row["raw"] if "raw" in row else base64.b64decode(row["raw_b64"])
+    return base64.b64decode(row["raw_b64"]) if "raw_b64" in row else row["raw"]
 
 
 Natives = Mapping[str, tuple[str, str]]  # native symbol -> base, quote

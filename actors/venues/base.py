@@ -16,6 +16,7 @@ from actors.model.instruments import Instrument, MarketKind, Unusable, market_ki
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
 Operation = Literal["instruments", "snapshot", "backfill", "open_interest", "ticker", "trade"]
 T = TypeVar("T")
+R = TypeVar("R")
 
 _OF_CONTRACTS: Final[frozenset[Channel]] = frozenset(("liquidation", "open_interest", "funding"))
 
@@ -237,6 +238,9 @@ class Keepalive(msgspec.Struct, frozen=True):
     every_s: float
 
 
+_WRONG: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what a decoder raises
+
+
 def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) -> T:
     """Return ``text`` as ``decoder`` types it; whatever is wrong with it is ``Unparseable``.
 
@@ -250,8 +254,27 @@ def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw)
     """
     try:
         return decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+    except _WRONG as e:
         raise Unparseable(f"{what}: {e}") from e
+
+
+def decoding(
+    what: str, kind: type[T], make: Callable[[T, Scratch], R], *, strict: bool = True
+) -> Callable[[bytes | msgspec.Raw, Scratch], R]:
+    """Return what reads a text as ``kind``, as ``read`` does, and gives what ``make`` makes of it.
+
+    For tables that say what to do with which frame.
+    """
+    decode = msgspec.json.Decoder(kind, strict=strict).decode
+
+    def decoded(text: bytes | msgspec.Raw, scratch: Scratch) -> R:
+        try:
+            said = decode(text)
+        except _WRONG as e:
+            raise Unparseable(f"{what}: {e}") from e
+        return make(said, scratch)
+
+    return decoded
 
 
 def number_text(number: msgspec.Raw) -> str:

@@ -14,9 +14,9 @@ as of 2026-07. Read against captures of 2021 to 2026.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -29,7 +29,6 @@ from actors.venues.base import (
     Acked,
     Answer,
     BookRule,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -41,17 +40,31 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     items_of,
     read,
 )
-from actors.venues.common import Id, asked_for, date_ns, no_answer, planned, price_or_none, symbol_of
+from actors.venues.common import (
+    Id,
+    Op,
+    Time,
+    asked_as,
+    asked_for,
+    asking,
+    date_ns,
+    grouped,
+    item_of,
+    planner,
+    price_or_none,
+    spot,
+    symbol_of,
+)
 
 NAME: Final = "coinbase"
 LEVELS: Final = 1000  # chosen: what is kept of the tens of thousands that a book has
 BACKFILL_MOST: Final = 1000  # documented: most rows of a page
 STREAMS: Final[dict[Channel, str]] = {"book": "level2_batch", "trade": "matches", "ticker": "ticker"}
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, microseconds
 _Side = Literal["buy", "sell"]
 _TAKER: Final[dict[_Side, Aggressor]] = {"buy": "sell", "sell": "buy"}  # by the maker's side
 
@@ -63,20 +76,20 @@ class _Match(msgspec.Struct):
     price: str  # quote currency a unit of base
     product_id: str
     sequence: Id  # of all that happens in the product: gaps mean nothing here
-    time: _Time
+    time: Time
 
 
 class _Snapshot(msgspec.Struct):
     product_id: str
     asks: list[Level]
     bids: list[Level]
-    time: _Time | None = None
+    time: Time | None = None
 
 
 class _Update(msgspec.Struct):
     product_id: str
     changes: list[tuple[_Side, str, str]]  # "buy" is a bid; price, absolute size
-    time: _Time | None = None
+    time: Time | None = None
 
 
 class _Ticker(msgspec.Struct):
@@ -87,7 +100,7 @@ class _Ticker(msgspec.Struct):
     low_24h: str
     volume_24h: str  # base currency
     sequence: Id | None = None
-    time: _Time | None = None
+    time: Time | None = None
 
 
 class _Heartbeat(msgspec.Struct):
@@ -123,7 +136,7 @@ class _PastTrade(msgspec.Struct):
     side: _Side  # the maker's
     size: str
     price: str
-    time: _Time
+    time: Time
 
 
 class _Product(msgspec.Struct):
@@ -136,53 +149,27 @@ class _Product(msgspec.Struct):
     base_increment: str | None = None
 
 
-_match_decoder = msgspec.json.Decoder(_Match)
-_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
-_update_decoder = msgspec.json.Decoder(_Update)
-_ticker_decoder = msgspec.json.Decoder(_Ticker)
-_heartbeat_decoder = msgspec.json.Decoder(_Heartbeat)
-_last_match_decoder = msgspec.json.Decoder(_LastMatch)
-_subscriptions_decoder = msgspec.json.Decoder(_Subscriptions)
-_error_decoder = msgspec.json.Decoder(_Error)
-_bare_decoder = msgspec.json.Decoder(_Bare)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _products_decoder = msgspec.json.Decoder(list[_Product])
-
-
-def _ns(time: datetime | None) -> int | None:
-    return None if time is None else date_ns(time)  # an update may say 0001-01-01, and is valid all the same
 
 
 def _trade(
     t: _Match | _PastTrade, symbol: str, seq: int | None, scratch: Scratch, *, backfilled: bool = False
 ) -> Trade:
+    at, recv, number = date_ns(t.time), scratch.recv, str(t.trade_id)
     price, size = trade_text(t.price, t.size)
-    return Trade(
-        NAME,
-        symbol,
-        _ns(t.time),
-        scratch.recv,
-        seq,
-        str(t.trade_id),
-        price,
-        size,
-        _TAKER[t.side],
-        backfilled=backfilled,
-    )
+    return Trade(NAME, symbol, at, recv, seq, number, price, size, _TAKER[t.side], backfilled=backfilled)
 
 
-def _match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    match = read("match", _match_decoder, frame)
+def _match(match: _Match, scratch: Scratch) -> list[Decoded]:
     return [_trade(match, symbol_of(match.product_id, scratch), match.sequence, scratch)]
 
 
-def _last_match(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    last = read("last_match", _last_match_decoder, frame)
+def _last_match(last: _LastMatch, scratch: Scratch) -> list[Decoded]:
     return [Ignored("history"), Latest(symbol_of(last.product_id, scratch), last.trade_id)]
 
 
-def _heartbeat(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    beat = read("heartbeat", _heartbeat_decoder, frame)
+def _heartbeat(beat: _Heartbeat, scratch: Scratch) -> list[Decoded]:
     return [Ignored("heartbeat"), Latest(symbol_of(beat.product_id, scratch), beat.last_trade_id)]
 
 
@@ -193,38 +180,24 @@ def _best(levels: list[Level], *, descending: bool) -> list[Level]:
     return sorted(levels, key=lambda level: float(level[0]), reverse=descending)[:LEVELS]
 
 
-def _snapshot(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    book = read("snapshot", _snapshot_decoder, frame)
-    bids, asks = levels_text(book.bids), levels_text(book.asks)
-    return [
-        BookSnapshot(
-            NAME,
-            symbol_of(book.product_id, scratch),
-            _ns(book.time),
-            scratch.recv,
-            None,
-            scratch.conn,
-            _best(bids, descending=True),
-            _best(asks, descending=False),
-        )
-    ]
+def _snapshot(book: _Snapshot, scratch: Scratch) -> list[Decoded]:
+    bids = _best(levels_text(book.bids), descending=True)
+    asks = _best(levels_text(book.asks), descending=False)
+    symbol, at = symbol_of(book.product_id, scratch), date_ns(book.time)
+    return [BookSnapshot(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks)]
 
 
-def _update(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    book = read("l2update", _update_decoder, frame)
+def _update(book: _Update, scratch: Scratch) -> list[Decoded]:
     bids: list[Level] = [(price, size) for side, price, size in book.changes if side == "buy"]
     asks: list[Level] = [(price, size) for side, price, size in book.changes if side == "sell"]
-    said: list[Decoded] = []
+    bad: list[Decoded] = []
     try:
         bids, asks = levels_text(bids), levels_text(asks)
     except Unparseable:  # rarely a size is no number, and only that level is wrong
         bids, asks = _sound(bids), _sound(asks)
-        said += [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
-    symbol = symbol_of(book.product_id, scratch)
-    return [
-        BookDelta(NAME, symbol, _ns(book.time), scratch.recv, None, scratch.conn, bids, asks),
-        *said,
-    ]
+        bad = [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
+    symbol, at = symbol_of(book.product_id, scratch), date_ns(book.time)
+    return [BookDelta(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks), *bad]
 
 
 def _sound(levels: list[Level]) -> list[Level]:
@@ -238,38 +211,21 @@ def _sound(levels: list[Level]) -> list[Level]:
     return sound
 
 
-def _ticker(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    t = read("ticker", _ticker_decoder, frame)
-    return [
-        Ticker(
-            NAME,
-            symbol_of(t.product_id, scratch),
-            _ns(t.time),
-            scratch.recv,
-            t.sequence,
-            last=price_or_none(t.price),
-            open=price_or_none(t.open_24h),
-            high=price_or_none(t.high_24h),
-            low=price_or_none(t.low_24h),
-            volume_base=size_text(t.volume_24h),
-        )
-    ]
+def _ticker(t: _Ticker, scratch: Scratch) -> list[Decoded]:
+    symbol, at, volume = symbol_of(t.product_id, scratch), date_ns(t.time), size_text(t.volume_24h)
+    last, first = price_or_none(t.price), price_or_none(t.open_24h)
+    high, low = price_or_none(t.high_24h), price_or_none(t.low_24h)
+    return [Ticker(NAME, symbol, at, scratch.recv, t.sequence, last, first, high, low, volume)]
 
 
-def _subscriptions(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+def _subscriptions(told: _Subscriptions, scratch: Scratch) -> list[Decoded]:
     """Return what is new, and what is gone, of the list of all that is subscribed."""
-    now: dict[Item, None] = {}
-    for subscribed in read("subscriptions", _subscriptions_decoder, frame).channels:
-        channel = _channel(subscribed.name)
-        known = map(scratch.instruments.get, subscribed.product_ids)
-        if channel is not None:
-            now.update({(channel, instrument.symbol): None for instrument in known if instrument is not None})
+    known = (item_of(_channel(c.name), name, scratch) for c in told.channels for name in c.product_ids)
+    now = dict.fromkeys(item for item in known if item is not None)
     before = dict.fromkeys(msgspec.convert(scratch.memory.get("subscribed", []), list[Item]))
     scratch.memory["subscribed"] = [list(item) for item in now]
     new, gone = [i for i in now if i not in before], [i for i in before if i not in now]
-    said: list[Decoded] = []
-    if new:
-        said.append(Acked(items=new))
+    said: list[Decoded] = [Acked(items=new)] if new else []
     if gone:
         said.append(Acked(items=gone, op="unsubscribe"))
     return said or [Ignored("answer")]
@@ -284,30 +240,30 @@ def _channel(name: str) -> Channel | None:
 _no_product = re.compile(r"(\S{1,40}) is not a valid product").match
 
 
-def _error(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    error = read("error", _error_decoder, frame)
+def _error(error: _Error, scratch: Scratch) -> list[Decoded]:
     reason = f"{error.message}: {error.reason}"[:200]
     named = _no_product(error.reason)
     known = None if named is None else scratch.instruments.get(named[1])
     return [Refused(reason, items=None if known is None else items_of([known.symbol], STREAMS))]
 
 
-def _status(_frame: bytes, _scratch: Scratch) -> Sequence[Decoded]:
+def _status(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
     return [Ignored("status")]
 
 
 _OPENING: Final = b'{"type":"'
-_TYPES: Final = {
-    b"l2update": _update,
-    b"match": _match,
-    b"ticker": _ticker,
-    b"heartbeat": _heartbeat,
-    b"snapshot": _snapshot,
-    b"last_match": _last_match,
-    b"subscriptions": _subscriptions,
-    b"error": _error,
+_TYPES: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
+    b"l2update": decoding("l2update", _Update, _update),
+    b"match": decoding("match", _Match, _match),
+    b"ticker": decoding("ticker", _Ticker, _ticker),
+    b"heartbeat": decoding("heartbeat", _Heartbeat, _heartbeat),
+    b"snapshot": decoding("snapshot", _Snapshot, _snapshot),
+    b"last_match": decoding("last_match", _LastMatch, _last_match),
+    b"subscriptions": decoding("subscriptions", _Subscriptions, _subscriptions),
+    b"error": decoding("error", _Error, _error),
     b"status": _status,
 }
+_bare_decoder = msgspec.json.Decoder(_Bare)
 
 
 def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
@@ -316,12 +272,12 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its type promises, or is no frame of this venue.
     """
+    known = None
     if frame.startswith(_OPENING):
         known = _TYPES.get(frame[len(_OPENING) : frame.find(b'"', len(_OPENING))])
-        if known is not None:
-            return [*known(frame, scratch)]
-    known = _TYPES.get(read("frame", _bare_decoder, frame).type.encode(errors="replace"))
-    return [Ignored("unknown_channel")] if known is None else [*known(frame, scratch)]
+    if known is None:
+        known = _TYPES.get(read("frame", _bare_decoder, frame).type.encode(errors="replace"))
+    return [Ignored("unknown_channel")] if known is None else known(frame, scratch)
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
@@ -330,11 +286,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request, symbol = answer.request, answer.request.symbol
-    if request.op != "backfill" or symbol is None:
-        no_answer(answer, scratch)
-    rows = read("trades", _past_trades_decoder, answer.body.encode(errors="replace"))
-    found = asked_for(rows, request, lambda row: row.trade_id)
+    symbol, body = asked_as("backfill", answer)
+    found = asked_for(read("trades", _past_trades_decoder, body), answer.request, lambda row: row.trade_id)
     return [_trade(row, symbol, None, scratch, backfilled=True) for row in found]
 
 
@@ -344,57 +297,11 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no list of products.
     """
-    listed = read("products", _products_decoder, body)
-    return [_instrument(row) for row in listed if row.status == "online" and not row.trading_disabled]
-
-
-def _instrument(row: _Product) -> Instrument:
-    base, quote = row.base_currency.upper(), row.quote_currency.upper()
-    return Instrument(
-        symbol=f"{base}-{quote}",
-        native=row.id,
-        base=base,
-        quote=quote,
-        price_step=row.quote_increment,
-        size_step=row.base_increment,
-    )
-
-
-def _frames(
-    op: Literal["subscribe", "unsubscribe"], items: Sequence[Item], instruments: Mapping[str, Instrument]
-) -> list[Subscription]:
-    by_symbol: dict[str, list[Item]] = {}
-    for item in items:
-        by_symbol.setdefault(item[1], []).append(item)
-    subscriptions: list[Subscription] = []
-    for symbol, part in by_symbol.items():
-        channels = [STREAMS[channel] for channel, _ in part]
-        if op == "subscribe":
-            channels.append("heartbeat")  # each second, and it tells of matches that were dropped
-        document = {"type": op, "product_ids": [instruments[symbol].native], "channels": channels}
-        subscriptions.append(Subscription(op, part, msgspec.json.encode(document).decode()))
-    return subscriptions
-
-
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, a product each; the venue's answers bear no number."""
-    return _frames("subscribe", items, instruments)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``."""
-    return _frames("unsubscribe", items, instruments)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
+    return [
+        spot(row.id, row.base_currency, row.quote_currency, row.quote_increment, row.base_increment)
+        for row in read("products", _products_decoder, body)
+        if row.status == "online" and not row.trading_disabled
+    ]
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:
@@ -404,6 +311,23 @@ def backfill(instrument: Instrument, first: str, last: str) -> Request:
     path = f"/products/{instrument.native}/trades?{query}"
     return Request("backfill", path, instrument.symbol, first=first, last=last)
 
+
+def _frames(
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames for ``items``, a product each; the venue's answers bear no number."""
+    subscriptions: list[Subscription] = []
+    for symbol, part in grouped(items, lambda item: item[1]).items():
+        channels = [STREAMS[channel] for channel, _ in part]
+        if op == "subscribe":
+            channels.append("heartbeat")  # each second, and it tells of matches that were dropped
+        document = {"type": op, "product_ids": [instruments[symbol].native], "channels": channels}
+        subscriptions.append(asking(op, part, document))
+    return subscriptions
+
+
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=300,  # chosen: none is published; a hundred products take 13 s to subscribe
@@ -428,7 +352,7 @@ VENUE: Final = Venue(
     silence_s={},  # quiet markets are healthy, and the heartbeat tells of lost matches
     first_s={"book": 15.0},  # chosen: a subscription opens with the snapshot
     quiet_s=5.0,  # a heartbeat comes each second
-    plan=plan,
+    plan=planner("", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,

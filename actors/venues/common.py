@@ -1,4 +1,7 @@
-"""What several venues' files need: units, and small steps from a frame's words to an event's."""
+"""What several venues' files need: units, and small steps between a venue's words and ours.
+
+In this order: times, numbers, instruments, subscriptions, REST.
+"""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,21 +18,13 @@ from actors.venues.base import (
     Connection,
     Endpoints,
     Item,
+    Operation,
     Request,
     Scratch,
     Subscription,
     items_of,
 )
 
-MS: Final = 1_000_000  # ns
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_YEAR: Final = 2001  # "0001-01-01" and "1970-01-01" stand for no time at all
-_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
-
-# The bounds tell units apart, so that none is guessed: ms of the years 2001 to 2262 (the last that ns in
-# 64 bits can say); seconds lie below, microseconds above, and are refused. An id fits 64 bits.
-Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
-Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Op = Literal["subscribe", "unsubscribe"]
 Row = TypeVar("Row")
 Key = TypeVar("Key", bound=Hashable)
@@ -37,26 +32,45 @@ Key = TypeVar("Key", bound=Hashable)
 Plan = Callable[[Endpoints, Sequence[Instrument], Sequence[Channel]], list[Connection]]
 _Subscribe = Callable[[Sequence[Item], Mapping[str, Instrument], int], list[Subscription]]
 
+# ---- times ----------------------------------------------------------------------------------------------
 
-def instrument_of(native: str, scratch: Scratch) -> Instrument:
-    """Return the instrument that the venue calls ``native``.
+MS: Final = 1_000_000  # ns
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_YEAR: Final = 2001  # "0001-01-01" and "1970-01-01" stand for no time at all
+_LAST_YEAR: Final = 2261  # ns in 64 bits end in 2262
+
+# The bounds tell units apart, so that none is guessed: ms of the years 2001 to 2262 (the last that ns in
+# 64 bits can say); seconds lie below, microseconds above, and are refused.
+Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
+Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, which must name its zone
+
+
+def ms_text(text: str | None) -> int | None:
+    """Return ms as ns; None where the venue gives no time, which it may spell ``""`` or ``"0"``.
 
     Raises:
-        Unparseable: The connection does not know it.
+        Unparseable: Not ms of the years 2001 to 2262.
     """
-    instrument = scratch.instruments.get(native)
-    if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
-    return instrument
+    if not text or text == "0":
+        return None
+    # 13 digits are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
+    if len(text) != 13 or not (text.isdigit() and text.isascii()) or text >= "9223372036854":
+        raise Unparseable(f"not a time in ms: {text[:40]!r}")
+    return int(text) * MS
 
 
-def symbol_of(native: str, scratch: Scratch) -> str:
-    """Return the canonical symbol of what the venue calls ``native``.
+def date_ns(time: datetime | None) -> int | None:
+    """Return a time with its zone as ns; None for none, and for a year that no venue means."""
+    if time is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        return None
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
-    Raises:
-        Unparseable: The connection does not know it.
-    """
-    return instrument_of(native, scratch).symbol
+
+# ---- numbers --------------------------------------------------------------------------------------------
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what 64 bits hold
+Decimals = Annotated[int, msgspec.Meta(ge=0, le=32)]  # how many digits stand behind the point
 
 
 def price_or_none(text: str) -> str | None:
@@ -105,31 +119,50 @@ def _side(price: str, size: str) -> tuple[str | None, str | None]:
     return (None, None) if plain is None else (plain, size_text(size))
 
 
-def ms_text(text: str | None) -> int | None:
-    """Return ms as ns; None where the venue gives no time, which it may spell ``""`` or ``"0"``.
-
-    Raises:
-        Unparseable: Not ms of the years 2001 to 2262.
-    """
-    if not text or text == "0":
-        return None
-    # 13 digits are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
-    if len(text) != 13 or not (text.isdigit() and text.isascii()) or text >= "9223372036854":
-        raise Unparseable(f"not a time in ms: {text[:40]!r}")
-    return int(text) * MS
-
-
-def date_ns(time: datetime) -> int | None:
-    """Return a time with its zone as ns; None for a year that no venue means."""
-    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
-        return None
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
-
-
 def step_text(decimals: int | None) -> str | None:
     """Return the step that so many decimals allow: ``0.01`` for 2; None for None."""
     return None if decimals is None else f"0.{'1':0>{decimals}}" if decimals else "1"
+
+
+# ---- instruments ----------------------------------------------------------------------------------------
+
+
+def instrument_of(native: str, scratch: Scratch) -> Instrument:
+    """Return the instrument that the venue calls ``native``.
+
+    Raises:
+        Unparseable: The connection does not know it.
+    """
+    instrument = scratch.instruments.get(native)
+    if instrument is None:
+        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
+    return instrument
+
+
+def symbol_of(native: str, scratch: Scratch) -> str:
+    """Return the canonical symbol of what the venue calls ``native``.
+
+    Raises:
+        Unparseable: The connection does not know it.
+    """
+    return instrument_of(native, scratch).symbol
+
+
+def item_of(channel: Channel | None, native: str | None, scratch: Scratch) -> Item | None:
+    """Return what an answer is about, None where its channel or its instrument is none of ours."""
+    instrument = scratch.instruments.get(native or "")
+    return None if channel is None or instrument is None else (channel, instrument.symbol)
+
+
+def spot(
+    native: str, base: str, quote: str, price_step: str | None = None, size_step: str | None = None
+) -> Instrument:
+    """Return a spot pair, whose codes may be in either case."""
+    base, quote = base.upper(), quote.upper()
+    return Instrument(f"{base}-{quote}", native, base, quote, None, None, price_step, size_step)
+
+
+# ---- subscriptions --------------------------------------------------------------------------------------
 
 
 def own_number(number: str | int | None) -> int | None:
@@ -138,26 +171,24 @@ def own_number(number: str | int | None) -> int | None:
     return int(text) if text.isdigit() and text.isascii() and len(text) < 16 else None
 
 
-def spot(native: str, base: str, quote: str, price_step: str | None, size_step: str | None) -> Instrument:
-    """Return a spot pair, whose codes may be in either case."""
-    base, quote = base.upper(), quote.upper()
-    return Instrument(f"{base}-{quote}", native, base, quote, None, None, price_step, size_step)
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by what ``key`` says of each, in the order of their coming."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
-def asked_for(rows: Sequence[Row], request: Request, number: Callable[[Row], int]) -> list[Row]:
-    """Return those of a backfill's rows that lie in the range of ``request``, once each, by their number."""
-    first, last = int(request.first or 0), int(request.last or -1)
-    found = {n: row for row in rows if first <= (n := number(row)) <= last}
-    return [found[n] for n in sorted(found)]
+def parts(rows: Sequence[Row], most: int) -> list[list[Row]]:
+    """Return ``rows`` in pieces of ``most`` each, the last one with what is left."""
+    return [list(rows[start : start + most]) for start in range(0, len(rows), most)]
 
 
-def no_answer(answer: Answer, _scratch: Scratch) -> NoReturn:
-    """Refuse a REST answer that this venue is never asked for.
-
-    Raises:
-        Unparseable: Always.
-    """
-    raise Unparseable(f"no answer of this venue: {answer.request.op} of {answer.request.symbol}")
+def asking(
+    op: Op, items: list[Item], document: object, number: int | None = None, answers: int = 1
+) -> Subscription:
+    """Return the frame that says ``document``, for ``items``; the rest as ``Subscription`` has it."""
+    return Subscription(op, items, msgspec.json.encode(document).decode(), number, answers)
 
 
 def planned(
@@ -193,14 +224,32 @@ def planner(path: str, most: int, subscribe: _Subscribe, most_symbols: int | Non
     return plan
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Return items by what ``key`` says of each, in the order of their coming."""
-    groups: dict[Key, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+# ---- REST -----------------------------------------------------------------------------------------------
 
 
-def parts(rows: Sequence[Row], most: int) -> list[list[Row]]:
-    """Return ``rows`` in pieces of ``most`` each, the last one with what is left."""
-    return [list(rows[start : start + most]) for start in range(0, len(rows), most)]
+def asked_as(op: Operation, answer: Answer) -> tuple[str, bytes]:
+    """Return symbol and body of an answer, where ``op`` is all that its venue is asked for.
+
+    Raises:
+        Unparseable: Something else was asked.
+    """
+    request = answer.request
+    if request.op != op or request.symbol is None:
+        no_answer(answer)
+    return request.symbol, answer.body.encode(errors="replace")
+
+
+def no_answer(answer: Answer, _scratch: Scratch | None = None) -> NoReturn:
+    """Refuse a REST answer that this venue is never asked for.
+
+    Raises:
+        Unparseable: Always.
+    """
+    raise Unparseable(f"no answer of this venue: {answer.request.op} of {answer.request.symbol}")
+
+
+def asked_for(rows: Sequence[Row], request: Request, number: Callable[[Row], int]) -> list[Row]:
+    """Return those of a backfill's rows that lie in the range of ``request``, once each, by their number."""
+    first, last = int(request.first or 0), int(request.last or -1)
+    found = {n: row for row in rows if first <= (n := number(row)) <= last}
+    return [found[n] for n in sorted(found)]

@@ -59,12 +59,16 @@ class Manner(NamedTuple):
         asked: URL of a REST request -> which recorded answer it wants, empty for none.
         answer: The first frame that comes in -> what answers it and is not in the recording.
         waits: Where a REST answer stands, frames wait for its request.
+        also: Path of another request, and its answer.
+        greeting: What a connection is told before it says anything, empty for nothing.
     """
 
     listing: tuple[str, Callable[[Natives], Any]]
     asked: Callable[[str], str] = lambda _url: ""
     answer: Callable[[Any], Any] = lambda _asked: None
     waits: bool = True
+    also: tuple[str, str] = ("", "")
+    greeting: str = ""
 
 
 BINANCE = Manner(
@@ -105,6 +109,8 @@ class Replay:
         if request.path.startswith(path):
             listed = listing(self.natives)
             return _response(200, listed if isinstance(listed, str) else json.dumps(listed))
+        if request.path == self.manner.also[0]:
+            return _response(200, self.manner.also[1])
         asked = self.manner.asked(request.path)
         if asked in self.rest_of:
             self._asked[asked].set()
@@ -114,6 +120,8 @@ class Replay:
     async def _handle(self, socket: ServerConnection) -> None:
         self.connects += 1
         try:
+            if self.manner.greeting:
+                await self._send(socket, self.manner.greeting)
             asked = [json.loads(await socket.recv()) for _ in range(self.asks)]
             answer = self.manner.answer(asked[0])
             if answer is not None:

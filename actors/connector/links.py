@@ -5,7 +5,7 @@ A link is one connection's life; a slot is one planned connection, kept by one l
 ============ =================================== ===================================================
 slot is      left by                             to
 ============ =================================== ===================================================
-opening      the handshake                       holding; or replacing, where an old link still lives
+opening      the handshake, and the greeting     holding; or replacing, where an old link still lives
              a failure (``x`` written)           opening, after the back-off
 holding      the link closes (``x`` written)     opening, after the back-off
              ``replace``, or its life is over    opening, with the link as the old one
@@ -30,9 +30,9 @@ from anyio.abc import TaskGroup
 from actors.connector.clock import Clock
 from actors.connector.inflating import Broken, gunzip
 from actors.connector.pacing import Window
-from actors.connector.rest import bar_s
+from actors.connector.rest import Rest, bar_s
 from actors.connector.sink import Room, Sink
-from actors.connector.sockets import Refused, Socket, dial
+from actors.connector.sockets import OPEN_S, Refused, Socket, address, dial
 from actors.model.instruments import Instrument
 from actors.runtime.backoff import backoff
 from actors.runtime.metrics import Metrics
@@ -68,6 +68,7 @@ class Side(NamedTuple):
     clock: Clock
     room: Room
     connections: "Count"
+    rest: Rest
     overlap_s: float
     carry_s: float
 
@@ -94,6 +95,7 @@ class Link:
 
     Attributes:
         id: ``<leg>.<random>``.
+        url: Where it goes, without what is secret.
         frames: Received so far.
         ended: Set once its ``x`` is written.
         over: Why it ended, for metrics; a word of a closed set.
@@ -104,19 +106,20 @@ class Link:
         self.id = f"{leg}.{secrets.token_hex(4)}"
         self._side = side
         self._sink = sink
-        self._url = url
+        self.url = url
         self._changed = changed
         self._now = side.clock.now
         self._text = b"%d " + self.id.encode() + b" f %b"
         self._put = sink.put
-        self._answer = None if side.venue.answer is answer_nothing else side.venue.answer
         self._inflates = side.venue.inflate is not None
+        self._answer = self._first if side.venue.greeting is not None else _answer_of(side.venue)
+        self._welcome: bool | None = None  # None: the first frame, which decides it, has not come
         self._socket: Socket | None = None
         self._window = Window(side.venue.limits.frames_per_s)
         hourly = side.venue.limits.subscriptions_per_hour
         self._hour = None if hourly is None else Window(hourly / HOUR_S, HOUR_S)
         self._muted = False
-        self._answers_due = 0
+        self._answers_due = 0 if side.venue.greeting is None else 1
         self._sent_at = 0.0
         self._next_id = 1
         self._counted = 0  # frames that are in the metrics
@@ -143,16 +146,43 @@ class Link:
         return self._next_id
 
     async def open(self) -> None:
-        """Connect.
+        """Connect, and wait until the venue may be spoken to.
 
         Raises:
             Refused: It was not had; its ``x`` is written.
         """
         try:
-            self._socket = await dial(self._url, self, self._side.venue.limits.max_frame_bytes)
+            url = await self._address()
+            self._socket = await dial(url, self, self._side.venue.limits.max_frame_bytes)
+            if self._side.venue.greeting is not None:
+                await self._greeted()
         except Refused as e:
             self._end(e.status, str(e), e.cause)
             raise
+
+    async def _address(self) -> str:
+        handshake = self._side.venue.handshake
+        if handshake is None:
+            return self.url
+        reply = await self._side.rest.fetch(handshake.request)
+        assert reply is not None  # noqa: S101 - it was wanted throughout
+        url = address(handshake, self.url, reply, self.id)
+        self.url = url.partition("?")[0]
+        return url
+
+    async def _greeted(self) -> None:
+        with anyio.move_on_after(OPEN_S):
+            await _until(lambda: self._welcome is not None or self.ended.is_set())
+        if not self._welcome:
+            reason = "no greeting" if self._welcome is None else "the first frame was no greeting"
+            self.leave(1000, reason, "handshake")  # unless it has closed by itself, and said why
+            raise Refused("handshake", reason)
+
+    def _first(self, frame: bytes) -> str | None:
+        """Take the first frame; from now on they are answered as the venue wants it."""
+        greeting, self._answer = self._side.venue.greeting, _answer_of(self._side.venue)
+        self._welcome = greeting is None or greeting(frame)
+        return None if self._answer is None else self._answer(frame)
 
     # ------------------------------------------------------------------ what the socket tells, in order
 
@@ -162,7 +192,7 @@ class Link:
             return
         self._side.connections.add(1)
         self.opened_at = self._sent_at = anyio.current_time()
-        self._sink.note(line(self._now(), self.id, "o", self._url.encode()))
+        self._sink.note(line(self._now(), self.id, "o", self.url.encode()))
 
     def frame(self, data: bytes | bytearray, text: bool) -> None:
         """Write a frame. The hot path of this process."""
@@ -411,7 +441,7 @@ class Slot:
             self._failed = True
             return None, e.retry_after_s or 0.0
         self._failed = False
-        log.info("connected", venue=side.venue.name, conn=link.id, url=self._planned.url)
+        log.info("connected", venue=side.venue.name, conn=link.id, url=link.url)
         tg.start_soon(link.keep_alive)
         await link.send(self._subscriptions())
         return link, 0.0
@@ -463,6 +493,10 @@ _Frames = Callable[[Sequence[Item], dict[str, Instrument], int], list[Subscripti
 async def _until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - rare waits; an event would cost the hot path for each frame
         await anyio.sleep(_POLL_S)
+
+
+def _answer_of(venue: Venue) -> Callable[[bytes], str | None] | None:
+    return None if venue.answer is answer_nothing else venue.answer
 
 
 def _over(code: int, by_us: bool) -> str:

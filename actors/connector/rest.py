@@ -100,7 +100,8 @@ class Rest:
 
     async def _ask(self, request: Request, most_bytes: int) -> Reply:
         self._metrics.count("tapeline_rest_requests_total", venue=self._venue.name, reason=request.op)
-        reply, wait_s = await ask(self._session, self._base + request.path, most_bytes)
+        url = self._base + request.path
+        reply, wait_s = await ask(self._session, url, most_bytes, post=request.post)
         if reply.status != 200:
             self._metrics.count(
                 "tapeline_rest_failures_total", venue=self._venue.name, reason=_reason(reply.status)
@@ -116,11 +117,13 @@ class Rest:
                 await self._limit.bar("connect", seconds)  # the address, not the pace, is what is refused
 
 
-async def ask(session: ClientSession, url: str, most_bytes: int) -> tuple[Reply, float | None]:
+async def ask(
+    session: ClientSession, url: str, most_bytes: int, *, post: bool = False
+) -> tuple[Reply, float | None]:
     """Return the answer and how long it asks to wait before the next request, where it does."""
     wait_s: float | None = None
     try:
-        async with session.get(url, allow_redirects=False) as response:
+        async with session.request("POST" if post else "GET", url, allow_redirects=False) as response:
             wait_s = retry_after(response.headers.get("Retry-After"))
             body = await _read(response, most_bytes)
         if body is None:

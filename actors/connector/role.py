@@ -57,7 +57,7 @@ async def run(actor: Actor) -> None:
             rest = Rest(venue, endpoints, limit, actor.metrics)
             stack.push_async_callback(rest.aclose)
             count = Count(name, actor.metrics)
-            side = Side(venue, limit, actor.metrics, clock, room, count, OVERLAP_S, CARRY_S)
+            side = Side(venue, limit, actor.metrics, clock, room, count, rest, OVERLAP_S, CARRY_S)
             ways[name] = _Way(side, endpoints, rest, Listing(venue, rest, client, actor.keys, actor.metrics))
 
         async def work(lease: Lease) -> None:

@@ -15,7 +15,9 @@ from websockets.frames import Opcode
 from websockets.protocol import Event, State
 
 from actors.config.judge import is_loopback
-from actors.connector.rest import USER_AGENT, retry_after
+from actors.connector.rest import USER_AGENT, Reply, retry_after
+from actors.model.errors import Unparseable
+from actors.venues.base import Handshake
 
 OPEN_S: Final = 10.0  # DESIGN: a connection is had within 10 s or not at all
 PING_S: Final = 20.0  # documented as safe (Binance counts our pings among 5 messages a second)
@@ -142,6 +144,21 @@ class Socket(ClientConnection):
         return 1006, str(cause) or type(cause).__name__, False
 
 
+def address(handshake: Handshake, planned: str, reply: Reply, unique: str) -> str:
+    """Return the URL to dial, as the venue's answer has it.
+
+    Raises:
+        Refused: The answer is none. Whoever asked has minded how long to wait.
+    """
+    if reply.status != 200:
+        status = f"HTTP {reply.status}: " if reply.status else ""
+        raise Refused("handshake", f"before dialing: {status}{reply.text[:200]}")
+    try:
+        return handshake.url(planned, reply.body, unique)
+    except Unparseable as e:
+        raise Refused("handshake", f"before dialing: {e}") from e
+
+
 async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
     """Return an open connection; ``handler`` may have been given frames by then.
 
@@ -172,11 +189,18 @@ async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
             retry_after(response.headers.get("Retry-After")),
         ) from e
     except (InvalidHandshake, ConnectionClosed) as e:
-        raise Refused("handshake", str(e)) from e
+        raise Refused("handshake", _unsaid(str(e), url)) from e
     except TimeoutError as e:
         raise Refused("timeout", f"no answer within {OPEN_S:g} s") from e
     except OSError as e:
         raise Refused("unreachable", e.strerror or str(e) or type(e).__name__) from e
     except WebSocketException as e:
-        raise Refused("handshake", str(e)) from e
+        raise Refused("handshake", _unsaid(str(e), url)) from e
     return cast("Socket", opened)
+
+
+def _unsaid(reason: str, url: str) -> str:
+    """Return ``reason`` without the query of ``url``: it may hold a secret, and a redirection repeats it."""
+    for part in filter(None, url.partition("?")[2].split("&")):
+        reason = reason.replace(part, "...")
+    return reason

@@ -65,7 +65,11 @@ class BookSnapshot(Event, frozen=True, tag="book_snapshot", gc=False):
 
 
 class BookDelta(Event, frozen=True, tag="book_delta", gc=False):
-    """Changed levels in the venue's order. Sizes are absolute, zero removes the level."""
+    """Changed levels in the venue's order. Sizes are absolute, zero removes the level.
+
+    ``level_seqs``: the venue's number of each level of ``bids``, then of ``asks``, where it gives them and
+    a snapshot may fall in between.
+    """
 
     conn: str
     bids: list[Level]
@@ -76,6 +80,7 @@ class BookDelta(Event, frozen=True, tag="book_delta", gc=False):
     prev_seq: int | None = None
     checksum: int | None = None
     depth: int | None = None
+    level_seqs: list[int] | None = None
 
 
 class L1(Event, frozen=True, tag="l1", gc=False):

@@ -279,7 +279,7 @@ class Sync:
         return self._apply(delta, weight, now)
 
     def _apply(self, delta: BookDelta, weight: int, now: int) -> Outcome:
-        self.changes = self.book.update(delta.bids, delta.asks)
+        self.changes = self.book.update(*_newer(delta, self.seq))
         if delta.last_seq is not None:
             self.seq = delta.last_seq
         self._fresh = False
@@ -428,7 +428,7 @@ class Sync:
         self.unit = snapshot.unit
         checksum = snapshot.checksum
         for delta in newer:
-            self.book.update(delta.bids, delta.asks)
+            self.book.update(*_newer(delta, self.seq))
             self.seq = self.seq if delta.last_seq is None else delta.last_seq
             self.ts_event = self.ts_event if delta.ts_event is None else delta.ts_event
             checksum = delta.checksum
@@ -555,6 +555,18 @@ class Sync:
 
 def _delay(first_s: int, attempts: int, most_s: int) -> int:
     return min(first_s << min(max(attempts - 1, 0), 16), most_s) * SECOND
+
+
+def _newer(delta: BookDelta, seq: int | None) -> tuple[list[Level], list[Level]]:
+    """Return what ``delta`` changes after ``seq``; all of it where its levels bear no numbers."""
+    numbers = delta.level_seqs
+    if numbers is None or seq is None or delta.first_seq is None or delta.first_seq > seq:
+        return delta.bids, delta.asks
+    of_asks = numbers[len(delta.bids) :]
+    return (
+        [level for level, number in zip(delta.bids, numbers, strict=False) if number > seq],
+        [level for level, number in zip(delta.asks, of_asks, strict=True) if number > seq],
+    )
 
 
 def _seq(snapshot: BookSnapshot) -> int | None:

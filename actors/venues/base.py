@@ -14,7 +14,7 @@ from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
-Operation = Literal["instruments", "snapshot", "backfill", "open_interest", "ticker", "trade"]
+Operation = Literal["instruments", "snapshot", "backfill", "open_interest", "ticker", "trade", "handshake"]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -60,7 +60,10 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One REST request. ``path`` is appended to ``Endpoints.rest`` and carries the query."""
+    """One REST request. ``path`` is appended to ``Endpoints.rest`` and carries the query.
+
+    ``post``: by POST, with an empty body.
+    """
 
     op: Operation
     path: str
@@ -68,6 +71,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: int = 1
     first: str | None = None  # of a backfill: the range asked for, both ends included
     last: str | None = None
+    post: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -238,6 +242,17 @@ class Keepalive(msgspec.Struct, frozen=True):
     every_s: float
 
 
+class Handshake(msgspec.Struct, frozen=True):
+    """What is asked by REST before each dial, and the address that comes of it.
+
+    ``url``: (planned URL, body of the answer, an id that no other connection has) -> the URL to dial; raises
+    only ``Unparseable``. Its query is a secret: it is neither logged nor recorded, nor is the answer.
+    """
+
+    request: Request
+    url: Callable[[str, bytes, str], str]
+
+
 _WRONG: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what a decoder raises
 
 
@@ -326,6 +341,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             opens each subscription with one; where not named, as ``silence_s`` says.
         quiet_s: How long a connection that has a subscription may give nothing at all, heartbeats
             included, before it counts as dead; None: as long as the least of ``silence_s``.
+        handshake: What a connection needs before it is dialed, None for nothing.
+        greeting: Tells whether the first frame is the one before which nothing may be sent; a prefix test.
+            What else the venue says first is a refusal. None: one may speak at once.
         stamp: (frame, s since the epoch) -> the frame with the time of its sending, where one must bear it.
         trade_ids: ``contiguous`` (each id one above the last: a jump is a hole), ``increasing``,
             ``unordered``.
@@ -358,3 +376,5 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     inflate: Literal["gzip"] | None = None
     keepalive: Keepalive | None = None
     stamp: Callable[[str, int], str] | None = None
+    handshake: Handshake | None = None
+    greeting: Callable[[bytes], bool] | None = None

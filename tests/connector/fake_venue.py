@@ -62,10 +62,12 @@ class FakeVenue:
     Attributes:
         sockets: Every connection that came in, in order.
         received: (number of the connection, frame) as they came.
-        asked: Paths of REST requests.
+        asked: Paths of REST requests; ``posted``: of those by POST.
+        dialed: Paths of attempts to connect.
         answers: What the next REST requests of a path prefix get: (status, headers, body).
         refusals: What the next connects get instead of a socket: (status, headers).
         acknowledges: Whether subscriptions are answered.
+        welcome: What a connection is told at once, None for nothing.
         greets: Frames sent after the acknowledgement of a subscription.
     """
 
@@ -74,6 +76,9 @@ class FakeVenue:
         self.sockets: list[ServerConnection] = []
         self.received: list[tuple[int, dict[str, Any]]] = []
         self.asked: list[str] = []
+        self.posted: list[str] = []
+        self.dialed: list[str] = []
+        self.welcome: str | None = None
         self.answers: dict[str, deque[tuple[int, dict[str, str], str]]] = {}
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         self.connects = 0
@@ -110,8 +115,9 @@ class FakeVenue:
     def _process(self, _socket: ServerConnection, request: Request) -> Response | None:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             self.connects += 1
+            self.dialed.append(request.path)
             return self._response(*self.refusals.popleft(), "") if self.refusals else None
-        self.asked.append(request.path)
+        (self.asked if request.method == "GET" else self.posted).append(request.path)
         for path, answers in self.answers.items():
             if answers and request.path.startswith(path):
                 return self._response(*answers.popleft())
@@ -132,6 +138,8 @@ class FakeVenue:
         number = len(self.sockets)
         self.sockets.append(socket)
         try:
+            if self.welcome is not None:
+                await socket.send(self.welcome)
             async for text in socket:
                 frame = json.loads(text)
                 self.received.append((number, frame))

@@ -19,8 +19,10 @@ from actors.cli.plan import stand_in
 from actors.config import VenueSettings
 from actors.config.words import nearest
 from actors.connector.planning import endpoints_of, plan
-from actors.connector.rest import USER_AGENT, is_loopback
+from actors.connector.rest import MOST_BYTES, USER_AGENT, ask, is_loopback, session_to
+from actors.connector.sockets import Refused, address
 from actors.venues import VENUES
+from actors.venues.base import Venue
 
 _STEP_S: Final = 10.0
 _SKEW_S: Final = 2.0  # the header has whole seconds
@@ -49,7 +51,7 @@ async def examine_venue(name: str, wanted: VenueSettings, found: list[Finding]) 
     endpoints = endpoints_of(venue, wanted)
     try:
         connections = plan(venue, endpoints, wanted, [stand_in(symbol) for symbol in wanted.symbols])
-        await _socket(name, connections[0].url, found)
+        await _socket(name, await _address(venue, connections[0].url, endpoints.rest), found)
     except _Trouble as e:
         found.append(bad(name, str(e), e.remedy))
     await _rest(name, wanted, endpoints.rest, found)
@@ -61,6 +63,20 @@ async def examine_master(url: str, found: list[Finding]) -> None:
         await _socket("master", url, found)
     except _Trouble as e:
         found.append(bad("master", str(e), e.remedy))
+
+
+async def _address(venue: Venue, planned: str, rest: str) -> str:
+    """Return what to dial, as the connector learns it."""
+    if venue.handshake is None:
+        return planned
+    request = venue.handshake.request
+    async with session_to(rest) as session:
+        reply, _ = await ask(session, rest + request.path, MOST_BYTES, post=request.post)
+    try:
+        return address(venue.handshake, planned, reply, "doctor")
+    except Refused as e:
+        remedy = _REMEDIES.get(reply.status, _LOCAL if is_loopback(rest) else _AWAY)
+        raise _Trouble(f"{rest}{request.path}: {e}", remedy) from e
 
 
 async def _socket(about: str, url: str, found: list[Finding]) -> None:

@@ -1,0 +1,479 @@
+"""KuCoin spot, classic protocol: trades, books, L1 and the 24 h ticker over one socket.
+
+Limits: 30 new connections a minute, 100 messages in 10 s and 300 topics on one, 100 names a message; REST
+2,000 units in 30 s. A connection lives 24 h at most, and so does the token that one is dialed with.
+Quirks: a socket's address and token come by REST, anew for each connection; nothing may be sent before the
+server's welcome; it closes whoever has sent no ping for 60 s, though data is streaming; ids come back as
+text; an unknown pair is acknowledged and then silent. A pair keeps its id when it is renamed (``BCHSV-USDT``
+is BSV/USDT), so only the list tells what an id stands for. A change of the book at price 0 only counts. Times
+are ms, but ns as text in trades. Trade ids are opaque, and past trades are not to be had by them: trades
+that come twice are told apart, missing ones cannot be fetched.
+``ws_url`` of the configuration is dialed in place of the address that comes with the token.
+Books by REST have 100 levels a side without a key.
+
+Source: kucoin.com/docs-new, classic WebSocket and spot REST, error codes and rate limits, as of 2026-08; a
+probe of 2026-09. Read against captures of 2021 to 2024.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Final, Literal
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import msgspec
+
+from actors.model.decimals import levels_text, size_text, trade_text
+from actors.model.errors import Unparseable
+from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.instruments import Instrument
+from actors.venues.base import (
+    Acked,
+    Answer,
+    BookRule,
+    Closing,
+    Connection,
+    Decoded,
+    Endpoints,
+    Handshake,
+    Ignored,
+    Item,
+    Keepalive,
+    Limits,
+    Refused,
+    Request,
+    Scratch,
+    Subscription,
+    Venue,
+    number_text,
+    read,
+)
+from actors.venues.common import MS, Id, Ms, no_answer, planned, price_or_none, quote, symbol_of
+
+NAME: Final = "kucoin"
+LEVELS: Final = 100
+NAMES_PER_FRAME: Final = 100  # documented
+SUCCESS: Final = "200000"
+STREAMS: Final[dict[Channel, str]] = {
+    "trade": "/market/match",
+    "book": "/market/level2",
+    "l1": "/market/ticker",
+    "ticker": "/market/snapshot",
+}
+ENDPOINTS: Final = Endpoints("wss://ws-api-spot.kucoin.com", "https://api.kucoin.com")
+_NO_TIME: Final = '"id":0'  # where the time of a ping goes
+_NULL: Final = msgspec.Raw(b"null")
+_NEVER_TRADED: Final = -1  # what the alignment calls a market without any order yet
+
+# ns of the years 2001 to 2262. Numbers come bare or in quotes: decoders of them are not strict.
+Ns = Annotated[int, msgspec.Meta(ge=1_000_000_000_000_000_000, le=(1 << 63) - 1)]
+Entry = tuple[str, str, Id]  # price, absolute size, sequence
+
+
+class _Frame(msgspec.Struct):
+    type: str
+    id: str | int | None = None
+    code: int | str | None = None
+    topic: str = ""
+    subject: str = ""
+    data: msgspec.Raw = _NULL
+
+
+class _Trade(msgspec.Struct, rename="camel"):
+    symbol: str
+    side: Literal["buy", "sell"]  # the taker's
+    price: str  # quote currency a unit of base
+    size: str  # base currency
+    trade_id: str
+    time: Ns
+    sequence: Id | None = None
+
+
+class _Changes(msgspec.Struct):
+    asks: list[Entry] | None
+    bids: list[Entry] | None
+
+
+class _Level2(msgspec.Struct, rename="camel"):
+    symbol: str
+    sequence_start: Id
+    sequence_end: Id
+    changes: _Changes
+    time: Ms | None = None  # of 2023 and later
+
+
+class _Ticker(msgspec.Struct, rename="camel"):
+    best_bid: str | None  # null: the side is empty
+    best_bid_size: str | None
+    best_ask: str | None
+    best_ask_size: str | None
+    sequence: Id | None = None
+    time: Ms | None = None
+    capital_time: Ms | None = msgspec.field(name="Time", default=None)  # so in one of the documents
+
+
+class _Day(msgspec.Struct, rename="camel"):
+    symbol: str
+    last_traded_price: msgspec.Raw = _NULL
+    open: msgspec.Raw = _NULL
+    high: msgspec.Raw = _NULL
+    low: msgspec.Raw = _NULL
+    vol: msgspec.Raw = _NULL  # base currency
+    vol_value: msgspec.Raw = _NULL  # quote currency
+    datetime: Ms | None = None
+
+
+class _Snapshot(msgspec.Struct):
+    data: _Day
+    sequence: Id | None = None
+
+
+class _Said(msgspec.Struct):
+    """What tells a REST answer from a refusal."""
+
+    code: str
+    msg: str = ""
+    data: msgspec.Raw = _NULL
+
+
+class _Book(msgspec.Struct):
+    sequence: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+    bids: list[Level] | None
+    asks: list[Level] | None
+    time: Ms | None = None
+
+
+class _Pair(msgspec.Struct, rename="camel"):
+    symbol: str
+    base_currency: str
+    quote_currency: str
+    enable_trading: bool
+    price_increment: str | None = None
+    base_increment: str | None = None
+
+
+class _Server(msgspec.Struct):
+    endpoint: str
+
+
+class _Token(msgspec.Struct, rename="camel"):
+    token: Annotated[str, msgspec.Meta(min_length=1)]
+    instance_servers: Annotated[list[_Server], msgspec.Meta(min_length=1)]
+
+
+_frame_decoder = msgspec.json.Decoder(_Frame)
+_trade_decoder = msgspec.json.Decoder(_Trade, strict=False)
+_level2_decoder = msgspec.json.Decoder(_Level2, strict=False)
+_ticker_decoder = msgspec.json.Decoder(_Ticker, strict=False)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot, strict=False)
+_error_decoder = msgspec.json.Decoder(str)
+_said_decoder = msgspec.json.Decoder(_Said)
+_book_decoder = msgspec.json.Decoder(_Book, strict=False)
+_pairs_decoder = msgspec.json.Decoder(list[_Pair])
+_token_decoder = msgspec.json.Decoder(_Token)
+
+
+# ---- channels -------------------------------------------------------------------------------------------
+
+
+def _trade(said: _Frame, _name: str, scratch: Scratch) -> Event:
+    t = read("match", _trade_decoder, said.data)
+    if not t.trade_id:
+        raise Unparseable("match: a trade without an id")
+    price, size = trade_text(t.price, t.size)
+    symbol = symbol_of(t.symbol, scratch)
+    return Trade(NAME, symbol, t.time, scratch.recv, t.sequence, t.trade_id, price, size, t.side)
+
+
+def _sequence(entry: Entry) -> int:
+    return entry[2]
+
+
+def _side(entries: list[Entry] | None) -> tuple[list[Level], list[int]]:
+    """Return levels and their sequences, which order them, without the entries that only count."""
+    kept = [entry for entry in entries or () if entry[0][:1] != "0" or entry[0].strip("0.")]
+    if len(kept) > 1:
+        kept.sort(key=_sequence)
+    return levels_text([(price, size) for price, size, _ in kept]), [entry[2] for entry in kept]
+
+
+def _level2(said: _Frame, _name: str, scratch: Scratch) -> Event:
+    d = read("level2", _level2_decoder, said.data)
+    first, last = d.sequence_start, d.sequence_end
+    bids, bid_numbers = _side(d.changes.bids)
+    asks, ask_numbers = _side(d.changes.asks)
+    if last < first:
+        raise Unparseable(f"level2: changes from {first} to {last}")
+    return BookDelta(
+        NAME,
+        symbol_of(d.symbol, scratch),
+        None if d.time is None else d.time * MS,
+        scratch.recv,
+        last,
+        scratch.conn,
+        bids,
+        asks,
+        first_seq=first,
+        last_seq=last,
+        level_seqs=None if first == last else bid_numbers + ask_numbers,
+    )
+
+
+def _ticker(said: _Frame, name: str, scratch: Scratch) -> Event:
+    t = read("ticker", _ticker_decoder, said.data)
+    symbol = symbol_of(said.subject if name == "all" else name, scratch)
+    at = t.capital_time if t.time is None else t.time
+    best = quote(*_best(t.best_bid, t.best_bid_size), *_best(t.best_ask, t.best_ask_size))
+    return L1(NAME, symbol, None if at is None else at * MS, scratch.recv, t.sequence, *best)
+
+
+def _best(price: str | None, size: str | None) -> tuple[str, str]:
+    if price is None:
+        return "0", "0"
+    if size is None:
+        raise Unparseable("ticker: a best price without its size")
+    return price, size
+
+
+def _snapshot(said: _Frame, _name: str, scratch: Scratch) -> Event:
+    s = read("snapshot", _snapshot_decoder, said.data)
+    d = s.data
+    return Ticker(
+        NAME,
+        symbol_of(d.symbol, scratch),  # the topic may be a whole market's
+        None if d.datetime is None else d.datetime * MS,
+        scratch.recv,
+        s.sequence,
+        last=_price(d.last_traded_price),
+        open=_price(d.open),
+        high=_price(d.high),
+        low=_price(d.low),
+        volume_base=_volume(d.vol),
+        volume_quote=_volume(d.vol_value),
+    )
+
+
+def _price(number: msgspec.Raw) -> str | None:
+    return None if bytes(number) == b"null" else price_or_none(number_text(number))
+
+
+def _volume(number: msgspec.Raw) -> str | None:
+    return None if bytes(number) == b"null" else size_text(number_text(number))
+
+
+_DECODERS: Final[dict[str, Callable[[_Frame, str, Scratch], Event]]] = {
+    STREAMS["trade"]: _trade,
+    STREAMS["book"]: _level2,
+    STREAMS["l1"]: _ticker,
+    STREAMS["ticker"]: _snapshot,
+}
+
+
+def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
+    """Return what one frame says.
+
+    Raises:
+        Unparseable: It does not mean what its topic promises, or is no frame of this venue.
+    """
+    said = read("frame", _frame_decoder, frame)
+    match said.type:
+        case "message":
+            stream, _, name = said.topic.partition(":")
+            known = _DECODERS.get(stream)
+            return [Ignored("unknown_channel") if known is None else known(said, name, scratch)]
+        case "pong":
+            return [Ignored("heartbeat")]
+        case "ack":
+            number = _ours(said.id)
+            return [Ignored("answer") if number is None else Acked(number)]
+        case "error":
+            return [_error(said)]
+        case "welcome":
+            return [Ignored("welcome")]
+        case _:
+            return [Ignored("unknown_event")]
+
+
+def _ours(number: str | int | None) -> int | None:
+    """Return the number of one of our frames; other ids are the venue's, or of a ping."""
+    text = str(number)
+    return int(text) if text.isdigit() and text.isascii() and len(text) < 19 else None
+
+
+def _error(said: _Frame) -> Decoded:
+    data = read("error", _error_decoder, said.data)
+    reason = data[:200] if said.code is None else f"{said.code}: {data[:200]}"
+    if said.code in (401, "401") or "token is" in data or data == "ping timeout":
+        return Closing(reason)  # another connection has a token of its own
+    return Refused(reason, _ours(said.id))
+
+
+# ---- REST -----------------------------------------------------------------------------------------------
+
+
+def _data(what: str, body: bytes) -> msgspec.Raw:
+    said = read(what, _said_decoder, body)
+    if said.code != SUCCESS:
+        raise Unparseable(f"{what}: {said.code[:20]}: {said.msg[:200]}")
+    return said.data
+
+
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the snapshot that was asked for.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    request = answer.request
+    if request.op != "snapshot" or request.symbol is None:
+        no_answer(answer, scratch)
+    s = read("orderbook", _book_decoder, _data("orderbook", answer.body.encode(errors="replace")))
+    bids, asks = levels_text(s.bids or []), levels_text(s.asks or [])
+    seq = s.sequence if s.sequence > 0 or bids or asks else _NEVER_TRADED
+    at = None if s.time is None else s.time * MS
+    return [
+        BookSnapshot(
+            NAME, request.symbol, at, scratch.recv, seq, scratch.conn, bids, asks, last_seq=seq, depth=LEVELS
+        )
+    ]
+
+
+def rows(body: bytes) -> list[Instrument]:
+    """Return the pairs of one list that trade now, by what they are called today.
+
+    Raises:
+        Unparseable: The body is no list of pairs.
+    """
+    listed = read("symbols", _pairs_decoder, _data("symbols", body))
+    return [_instrument(row) for row in listed if row.enable_trading]
+
+
+def _instrument(row: _Pair) -> Instrument:
+    base, quote = row.base_currency.upper(), row.quote_currency.upper()
+    return Instrument(
+        f"{base}-{quote}",
+        row.symbol,
+        base,
+        quote,
+        price_step=row.price_increment,
+        size_step=row.base_increment,
+    )
+
+
+def snapshot(instrument: Instrument) -> Request:
+    """Return the request for the best levels of the instrument's book."""
+    path = f"/api/v1/market/orderbook/level2_{LEVELS}?symbol={quote_plus(instrument.native)}"
+    return Request("snapshot", path, instrument.symbol, weight=2)
+
+
+def address(planned: str, body: bytes, unique: str) -> str:
+    """Return the URL to dial: the venue's own, or the one that is configured, with the token.
+
+    Args:
+        planned: What the plan says; another than the venue's own is kept.
+        body: Answer to the request for a token.
+        unique: Name of the connection.
+
+    Raises:
+        Unparseable: The body brings no token, or no address of a WebSocket.
+    """
+    given = read("bullet-public", _token_decoder, _data("bullet-public", body))
+    base = given.instance_servers[0].endpoint if planned == ENDPOINTS.ws else planned
+    try:
+        parts = urlsplit(base)
+        good = parts.scheme in ("wss", "ws") and parts.hostname and parts.port != 0 and not parts.fragment
+    except ValueError as e:
+        raise Unparseable(f"bullet-public: no address: {base[:100]!r}") from e
+    if not good or "@" in parts.netloc or " " in base or not (base.isascii() and base.isprintable()):
+        raise Unparseable(f"bullet-public: no address of a WebSocket: {base[:100]!r}")
+    query = urlencode({"token": given.token, "connectId": unique})
+    return f"{base}{'&' if parts.query else '?'}{query}"
+
+
+def is_welcome(frame: bytes) -> bool:
+    """Tell whether a frame is the one before which nothing may be sent."""
+    return b'"welcome"' in frame[:200]
+
+
+# ---- subscriptions --------------------------------------------------------------------------------------
+
+
+def stamp(frame: str, now_s: int) -> str:
+    """Return a ping with the time of its sending for an id."""
+    return frame.replace(_NO_TIME, f'"id":"{now_s}"', 1)
+
+
+def _frames(
+    op: Literal["subscribe", "unsubscribe"],
+    items: Sequence[Item],
+    instruments: Mapping[str, Instrument],
+    first_id: int,
+) -> list[Subscription]:
+    by_channel: dict[Channel, list[Item]] = {}
+    for item in items:
+        by_channel.setdefault(item[0], []).append(item)
+    parts = [
+        wanted[start : start + NAMES_PER_FRAME]
+        for wanted in by_channel.values()
+        for start in range(0, len(wanted), NAMES_PER_FRAME)
+    ]
+    subscriptions: list[Subscription] = []
+    for number, part in enumerate(parts, first_id):
+        names = ",".join(instruments[symbol].native for _, symbol in part)
+        topic = f"{STREAMS[part[0][0]]}:{names}"
+        frame = {"id": number, "type": op, "topic": topic, "privateChannel": False, "response": True}
+        subscriptions.append(Subscription(op, part, msgspec.json.encode(frame).decode(), number))
+    return subscriptions
+
+
+def subscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
+) -> list[Subscription]:
+    """Return the frames that subscribe ``items``, numbered from ``first_id``; a channel a frame."""
+    return _frames("subscribe", items, instruments, first_id)
+
+
+def unsubscribe(
+    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
+) -> list[Subscription]:
+    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
+    return _frames("unsubscribe", items, instruments, first_id)
+
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
+    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
+
+
+LIMITS: Final = Limits(
+    items_per_connection=200,  # chosen: documented are 300, and 400 elsewhere
+    frames_per_s=8,  # documented: 100 in 10 s
+    weight_per_minute=2000,  # documented: 2,000 in 30 s an address; half of it
+    connects_per_minute=24,  # documented: 30
+    lifetime_s=23.5 * 3600,  # documented as 24 h
+)
+
+VENUE: Final = Venue(
+    name=NAME,
+    markets=frozenset({"spot"}),
+    endpoints=ENDPOINTS,
+    channels=frozenset(STREAMS),
+    limits=LIMITS,
+    book_rule=BookRule(snapshot="rest", join="range", chain="range", depth=LEVELS, open_end=True),
+    trade_ids="unordered",
+    silence_s={},  # a quiet book may be silent for minutes
+    first_s={"book": 120.0, "ticker": 120.0},  # chosen: an unknown pair is acknowledged and never speaks
+    quiet_s=30.0,  # our pings, each 9 s, are answered within 10
+    plan=plan,
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
+    decode=decode,
+    decode_rest=decode_rest,
+    instruments=(Request("instruments", "/api/v2/symbols", weight=4),),
+    rows=rows,
+    snapshot=snapshot,
+    keepalive=Keepalive(f'{{{_NO_TIME},"type":"ping"}}', 9.0),  # documented: each 18 s
+    stamp=stamp,
+    handshake=Handshake(Request("handshake", "/api/v1/bullet-public", weight=10, post=True), address),
+    greeting=is_welcome,
+)

@@ -9,7 +9,7 @@ from recorded_rig import assert_nothing_is_missing, best_first, read, through
 from replay import Manner, Natives, Replay, recording
 
 from actors.model.errors import Unparseable
-from actors.model.events import BookDelta, Funding, Liquidation, OpenInterest, Ticker, Trade
+from actors.model.events import L1, BookDelta, Funding, Liquidation, OpenInterest, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.venues import bybit
 from actors.venues.base import Scratch
@@ -102,7 +102,10 @@ def test_recorded_instruments_are_read_from_their_pages() -> None:
 # ---- through the whole pipeline -------------------------------------------------------------------------
 
 
-def listing(natives: Natives) -> Any:
+MS = 1_000_000
+
+
+def linear(natives: Natives) -> Any:
     rows = [
         {"symbol": n, "baseCoin": b, "quoteCoin": q, "contractType": "LinearPerpetual", "status": "Trading"}
         for n, (b, q) in natives.items()
@@ -110,19 +113,91 @@ def listing(natives: Natives) -> Any:
     return {"retCode": 0, "retMsg": "OK", "result": {"list": rows, "nextPageCursor": ""}}
 
 
+def spot(natives: Natives) -> Any:
+    rows = [
+        {"symbol": n, "baseCoin": b, "quoteCoin": q, "status": "Trading"} for n, (b, q) in natives.items()
+    ]
+    return {"retCode": 0, "retMsg": "OK", "result": {"list": rows}}
+
+
 def acked(asked: Any) -> Any:
     return {"success": True, "ret_msg": "", "conn_id": "x", "req_id": "", "op": asked["op"]}
 
 
-MANNER = Manner(("/v5/market/instruments-info", listing), answer=acked)
+LIST = "/v5/market/instruments-info"
 XRP = {"XRPUSDT": ("XRP", "USDT")}
+
+
+def frames_of(rows: list[dict[str, Any]], stream: str) -> list[dict[str, Any]]:
+    frames = [json.loads(row["raw"]) for row in rows if row["dir"] == "in"]
+    return [frame for frame in frames if frame.get("topic", "").startswith(f"{stream}.")]
+
+
+@pytest.mark.redis
+async def test_recorded_spot_trades_best_prices_and_tickers_come_out_as_they_were(redis_server: Any) -> None:
+    rows = [
+        row for kind in ("trades", "orderbook1", "tickers") for row in recording(f"bybit/spot-{kind}-2026")
+    ]
+    acks = [row for row in rows if "success" in row["raw"] and row["dir"] == "in"]
+    rows = [row for row in rows if row not in acks[1:]]  # one request asks for all three
+    replay = Replay(rows, {"BTCUSDT": ("BTC", "USDT")}, Manner((LIST, spot)))
+    passed = await through("bybit", replay, ["trade", "l1", "ticker"], redis_server())
+    assert_nothing_is_missing(passed)
+    fills = [fill for frame in frames_of(rows, "publicTrade") for fill in frame["data"]]
+    assert [
+        (t.id, t.price, t.size, t.aggressor, t.ts_event) for t in passed.events if isinstance(t, Trade)
+    ] == [(fill["i"], fill["p"], fill["v"], fill["S"].lower(), fill["T"] * MS) for fill in fills]
+    tops = [e for e in passed.events if isinstance(e, L1)]
+    assert [(e.bid, e.bid_size, e.ask, e.ask_size, e.seq, e.ts_event) for e in tops] == [
+        (*frame["data"]["b"][0], *frame["data"]["a"][0], frame["data"]["u"], frame["cts"] * MS)
+        for frame in frames_of(rows, "orderbook")
+    ]
+    names = ("lastPrice", "prevPrice24h", "highPrice24h", "lowPrice24h", "volume24h", "turnover24h")
+    days = [e for e in passed.events if isinstance(e, Ticker)]
+    assert [(e.last, e.open, e.high, e.low, e.volume_base, e.volume_quote) for e in days] == [
+        tuple(frame["data"][name] for name in names) for frame in frames_of(rows, "tickers")
+    ]
+
+
+@pytest.mark.redis
+async def test_recorded_linear_tickers_and_liquidations_come_out_as_they_were(redis_server: Any) -> None:
+    rows = [row for kind in ("tickers", "allLiquidation") for row in recording(f"bybit/linear-{kind}-2026")]
+    natives = {"BTCUSDT": ("BTC", "USDT"), "ROSEUSDT": ("ROSE", "USDT")}
+    replay = Replay(rows, natives, Manner((LIST, linear), answer=acked))
+    passed = await through(
+        "bybit_linear",
+        replay,
+        ["ticker", "open_interest", "funding", "liquidation"],
+        redis_server(),
+        end="-PERP",
+    )
+    assert_nothing_is_missing(passed)
+    forced = [e for e in passed.events if isinstance(e, Liquidation)]
+    assert [(e.position, e.price, e.size, e.ts_event) for e in forced] == [
+        ({"Buy": "long", "Sell": "short"}[each["S"]], each["p"], each["v"], each["T"] * MS)
+        for frame in frames_of(rows, "allLiquidation")
+        for each in frame["data"]
+    ]
+    whole, change = (frame["data"] for frame in frames_of(rows, "tickers"))
+    [interest] = [e for e in passed.events if isinstance(e, OpenInterest)]
+    assert (interest.base, interest.notional) == (
+        whole["singleOpenInterest"],
+        whole["singleOpenInterestValue"],
+    )
+    assert [e.last for e in passed.events if isinstance(e, Ticker)] == [whole["lastPrice"]]
+    funding = [e for e in passed.events if isinstance(e, Funding)]
+    assert [(e.rate, e.mark, e.index) for e in funding] == [
+        (whole["fundingRate"], whole["markPrice"], whole["indexPrice"]),
+        (None, None, change["indexPrice"]),
+    ]
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("name", ["linear-orderbook1000-derived", "linear-orderbook500"])
 async def test_the_recorded_book_comes_out_whole(name: str, redis_server: Any) -> None:
     rows = recording(f"bybit/{name}")
-    passed = await through("bybit_linear", Replay(rows, XRP, MANNER), ["book"], redis_server(), end="-PERP")
+    replay = Replay(rows, XRP, Manner((LIST, linear), answer=acked))
+    passed = await through("bybit_linear", replay, ["book"], redis_server(), end="-PERP")
     assert_nothing_is_missing(passed)
     assert sum(isinstance(event, BookDelta) for event in passed.events) == 49
     bids: dict[str, str] = {}

@@ -34,6 +34,7 @@ from actors.venues.base import (
     Refused,
     Request,
     Scratch,
+    listed,
 )
 
 CASES = Path(__file__).parent / "cases"
@@ -81,7 +82,7 @@ def outcome(venue: str, case: dict[str, Any], instruments: dict[str, Instrument]
     scratch.recv = RECV
     frame = frame_of(case["frame"])
     if "rows" in case:
-        return [msgspec.to_builtins(row) for row in VENUES[venue].rows(frame)]
+        return [msgspec.to_builtins(row) for row in listed(VENUES[venue], frame)]
     if "request" in case:
         request = msgspec.convert(case["request"], Request)
         answer = Answer(request, 200, case["frame"], conn=CONN)

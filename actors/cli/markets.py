@@ -21,7 +21,7 @@ from actors.model.events import Channel
 from actors.model.instruments import Instrument, canonical, market_kind
 from actors.simulator.street import simulated
 from actors.venues import VENUES
-from actors.venues.base import Venue
+from actors.venues.base import Venue, listed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -133,7 +133,7 @@ async def listing(venue: Venue, rest: str) -> list[Instrument]:
                 status = f"HTTP {reply.status}: " if reply.status else ""
                 raise Unlisted(f"{venue.name} at {rest}: {status}{reply.text[:200]}")
             try:
-                rows = venue.rows(reply.body)
+                rows = listed(venue, reply.body)
                 following = venue.next_page(page, reply.body)
             except Unparseable as e:
                 raise Unlisted(f"{venue.name} at {rest} answers something else: {e}") from e

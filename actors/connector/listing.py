@@ -18,7 +18,7 @@ from actors.runtime.metrics import Metrics
 from actors.stages.raw import Closed
 from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import Keys
-from actors.venues.base import Request, Venue
+from actors.venues.base import Request, Venue, listed
 
 log = structlog.get_logger()
 
@@ -120,7 +120,7 @@ class Listing:
                 reason = reply.text[:200] or f"HTTP {reply.status}"
                 raise Unlisted(reply.status or None, reason, there=reply.status != 0)
             try:
-                rows = self._venue.rows(reply.body)
+                rows = listed(self._venue, reply.body)
                 page = self._venue.next_page(page, reply.body)
             except Unparseable as e:
                 raise Unlisted(None, str(e)) from e

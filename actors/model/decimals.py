@@ -117,7 +117,7 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
         Exact for linear contracts; rounded half-even to 12 decimals for inverse ones.
 
     Raises:
-        Unparseable: More digits come of it than any venue means.
+        Unparseable: More digits come of it than any venue means, or nothing is left of it.
     """
     value = _exact.multiply(Decimal(contracts), Decimal(contract_size))
     if contract_kind == "inverse":
@@ -125,6 +125,8 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
             value = _exact.quantize(_exact.divide(value, Decimal(price)), _INVERSE_STEP)
         except InvalidOperation as e:
             raise Unparseable(f"no size: {contracts[:40]} contracts at {price[:40]}") from e
+        if not value and not is_zero(contracts):
+            raise Unparseable(f"less than any size: {contracts[:40]} contracts at {price[:40]}")
     return f"{_exact.normalize(value):f}"
 
 

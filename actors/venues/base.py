@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from actors.model.decimals import decimal_text
 from actors.model.errors import Unparseable
 from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
@@ -325,8 +326,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
         decode_rest: (answer, scratch) -> events of a snapshot, backfill or poll (trades oldest first);
             raises only ``Unparseable``. Called for answers of status 200 only.
-        instruments: REST requests that list the instruments; ``rows`` reads one such body. An instrument
-            that cannot be used is told apart (``Unusable``) and costs the others nothing.
+        instruments: REST requests that list the instruments; ``rows`` reads one such body, through
+            ``listed``. An instrument that cannot be used is told apart (``Unusable``) and costs the others
+            nothing.
         next_page: (request, its body) -> request for what a listing says of the rest, None at its end.
         snapshot: Instrument -> request, or None where the stream brings it.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
@@ -378,3 +380,31 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     stamp: Callable[[str, int], str] | None = None
     handshake: Handshake | None = None
     greeting: Callable[[bytes], bool] | None = None
+
+
+def listed(venue: Venue, body: bytes) -> list[Instrument | Unusable]:
+    """Return the instruments of one page of a venue's list, with steps that are plain decimal text.
+
+    A step that is no number is none: it only informs. One without a name cannot be used.
+
+    Raises:
+        Unparseable: The body is no such page.
+    """
+    return [_judged(row) if isinstance(row, Instrument) else row for row in venue.rows(body)]
+
+
+def _judged(row: Instrument) -> Instrument | Unusable:
+    if not (row.native and row.base and row.quote):
+        reason = f"no name: {row.native!r} of {row.base!r} and {row.quote!r}"
+        return Unusable(row.symbol, row.native, reason[:200])
+    steps = _step(row.price_step), _step(row.size_step)
+    if steps == (row.price_step, row.size_step):
+        return row
+    return msgspec.structs.replace(row, price_step=steps[0], size_step=steps[1])
+
+
+def _step(text: str | None) -> str | None:
+    try:
+        return None if text is None else decimal_text(text)
+    except Unparseable:
+        return None

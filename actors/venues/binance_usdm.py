@@ -14,7 +14,7 @@ Source: Binance USD-M futures documents and change notices to 2026-10.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -54,7 +54,7 @@ from actors.venues.base import (
     Venue,
     read,
 )
-from actors.venues.common import MS, Id, Ms, asked_for, planned, price_or_none, quote, symbol_of
+from actors.venues.common import MS, Id, Ms, asked_for, ms_text, planned, price_or_none, quote, symbol_of
 
 NAME: Final = "binance_usdm"
 SNAPSHOT_LEVELS: Final = 1000
@@ -67,7 +67,6 @@ MARKET: Final[dict[Channel, str]] = {
 }
 STREAMS: Final[dict[Channel, str]] = {**PUBLIC, **MARKET}
 
-_Maybe = Annotated[int, msgspec.Meta(ge=0, lt=9_223_372_036_854)]  # ms, 0: none
 _COIN_MARGINED: Final = 2
 
 
@@ -121,7 +120,7 @@ class _Mark(msgspec.Struct):
     p: str  # mark price
     i: str  # index price
     r: str  # funding rate as it stands, "" for a dated contract
-    T: _Maybe  # next funding
+    T: int  # next funding, ms, 0: none
     st: int = 1
 
 
@@ -260,7 +259,7 @@ def _mark(data: msgspec.Raw, scratch: Scratch) -> Decoded:
         rate=decimal_text(m.r) if m.r else None,
         mark=price_text(m.p),
         index=price_text(m.i),
-        next_ts=m.T * MS or None,
+        next_ts=ms_text(str(m.T)),
     )
 
 

@@ -287,7 +287,7 @@ def _event(event: _Event, scratch: Scratch) -> Decoded:
         case "info":
             return _info(event)
         case "conf" if event.status != "OK" or not (event.flags or 0) & SEQ_ALL:
-            return Closing(f"the sequence was asked for and not given: {event.status}, {event.flags}")
+            return Closing(f"the sequence was asked for and not given: {event.status}, {event.flags}"[:200])
         case "conf" | "pong":
             return Ignored(event.event)
         case _:
@@ -323,7 +323,7 @@ def _refusal(event: _Event, scratch: Scratch) -> Decoded:
     if event.code == _DUPLICATE:
         return Ignored("duplicate")
     item = _item(event, scratch)
-    return Refused(f"{event.code}: {event.msg[:200]}", items=None if item is None else [item])
+    return Refused(f"{event.code}: {event.msg}"[:200], items=None if item is None else [item])
 
 
 def rows(body: bytes) -> list[Instrument]:

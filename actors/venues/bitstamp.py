@@ -102,8 +102,9 @@ _pairs_decoder = msgspec.json.Decoder(list[_Pair])
 
 
 def _micros(text: str) -> int:
-    # 16 digits are microseconds from 2001 on; what ns in 64 bits cannot say ends in 2262.
-    if len(text) != 16 or not (text.isdigit() and text.isascii()) or text >= "9223372036854775":
+    # 16 digits, the first no zero, are microseconds from 2001 on; what ns in 64 bits cannot say ends in 2262.
+    digits = len(text) == 16 and text.isdigit() and text.isascii()
+    if not (digits and "1000000000000000" <= text < "9223372036854775"):
         raise Unparseable(f"not a time in microseconds: {text[:40]!r}")
     return int(text)
 

@@ -19,7 +19,7 @@ against captures of 2024 to 2026.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Generic, Literal, TypeVar, cast
+from typing import Annotated, Final, Generic, Literal, TypeVar, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -55,6 +55,7 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    items_of,
     read,
 )
 from actors.venues.common import (
@@ -100,7 +101,7 @@ class _Batch(msgspec.Struct, Generic[_Data]):
 
 
 class _Trade(msgspec.Struct):
-    i: str  # id: digits of spot, a UUID of linear
+    i: Annotated[str, msgspec.Meta(max_length=64)]  # id: digits of spot, a UUID of linear
     T: Ms  # time of the match
     p: str  # price, quote currency a unit of base
     v: str  # size, base currency
@@ -191,7 +192,7 @@ class _Row(msgspec.Struct, rename="camel"):
 
 class _List(msgspec.Struct, rename="camel"):
     rows: list[_Row] = msgspec.field(name="list", default_factory=list["_Row"])
-    next_page_cursor: str | None = None
+    next_page_cursor: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
 
 
 class _Listing(msgspec.Struct, rename="camel"):
@@ -388,7 +389,7 @@ def _named(reason: str, scratch: Scratch) -> list[Item] | None:
     instrument = scratch.instruments.get(native)
     if instrument is None or stream not in STREAMS.values():
         return None
-    return [(channel, instrument.symbol) for channel, name in STREAMS.items() if name == stream]
+    return items_of([instrument.symbol], [channel for channel, name in STREAMS.items() if name == stream])
 
 
 # ---- REST -----------------------------------------------------------------------------------------------

@@ -53,8 +53,9 @@ def ms_text(text: str | None) -> int | None:
     """
     if not text or text == "0":
         return None
-    # 13 digits are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
-    if len(text) != 13 or not (text.isdigit() and text.isascii()) or text >= "9223372036854":
+    # 13 digits, the first no zero, are ms from 2001 on; what ns in 64 bits cannot say ends in 2262.
+    digits = len(text) == 13 and text.isdigit() and text.isascii()
+    if not (digits and "1000000000000" <= text < "9223372036854"):
         raise Unparseable(f"not a time in ms: {text[:40]!r}")
     return int(text) * MS
 

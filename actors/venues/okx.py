@@ -102,6 +102,7 @@ _COMPANIONS: Final = frozenset(("mark-price", "index-tickers"))  # of funding-ra
 # An id, sequence or count may come as text or as a number: the decoders are lax about that, and only that.
 _Seq = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+_Crc = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 _Side = Literal["buy", "sell"]
 
 
@@ -138,7 +139,7 @@ class _Book(msgspec.Struct):
     seqId: _Seq  # noqa: N815
     prevSeqId: _Seq  # noqa: N815 - -1 in a snapshot
     ts: str | None = None
-    checksum: int = 0  # fixed to 0 since 2026-05
+    checksum: _Crc = 0  # fixed to 0 since 2026-05
 
 
 class _Bbo(msgspec.Struct):
@@ -561,7 +562,7 @@ def _control(bare: _Bare, event: str, scratch: Scratch) -> Decoded:
         case "unsubscribe":
             return Ignored("unsubscribed") if ours is None else Acked(ours)
         case "error":
-            return _refusal(f"{bare.code}: {(bare.msg or '')[:200]}", bare.msg or "", ours, scratch)
+            return _refusal(f"{bare.code}: {bare.msg or ''}"[:200], bare.msg or "", ours, scratch)
         case "notice" if bare.code == _SERVICE:
             return Closing(f"{bare.code}: {(bare.msg or '')[:200]}")
         case "notice":

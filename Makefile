@@ -2,6 +2,7 @@
 
 VENV := .venv
 ROUNDS ?= 5
+SEED ?= 1
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 # The first Python of 3.11 or later; `make PYTHON=/path/to/python demo` takes another.
@@ -13,7 +14,7 @@ COMPILE := $(UV) pip compile --generate-hashes --no-emit-index-url --universal -
 	--no-header --quiet
 LOCK := $(COMPILE) pyproject.toml --extra build
 
-.PHONY: help install demo up test soak lint bench bench-peers chaos dashboards lock clean
+.PHONY: help install demo up test soak fuzz lint bench bench-peers chaos dashboards lock clean
 
 help:
 	@echo 'make demo     everything here, against local venues: no network, no account;'
@@ -22,6 +23,7 @@ help:
 	@echo 'make install  only set up .venv'
 	@echo 'make test     all tests          make lint   style, types, import rules'
 	@echo 'make soak     the longer form of those that have one: thousands of updates a venue'
+	@echo 'make fuzz     a hundred thousand wrong frames a venue, where make test has two thousand; SEED=2 takes others'
 	@echo 'make bench    what it carries    make chaos  kill it again and again, count what is lost'
 	@echo 'make bench-peers  the same frames through cryptofeed and through Tapeline: CPU a frame'
 	@echo 'make dashboards  write grafana/dashboards/ from grafana/generate.py'
@@ -40,6 +42,9 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/pytest -n auto -m soak $(PYTEST)
+
+fuzz: $(VENV)/.dev
+	TAPELINE_FUZZ_SEED='$(SEED)' $(BIN)/pytest -n auto -m fuzz $(PYTEST)
 
 lint: $(VENV)/.dev
 	@failed=; for check in 'ruff check' 'ruff format --check' pyright lint-imports; do \

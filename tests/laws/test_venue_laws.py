@@ -1,51 +1,28 @@
 """Laws that every venue's functions keep, whatever comes in. A new venue is under them by being listed."""
 
 import json
-import re
 from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from venue_law import TABLES, assert_lawful, scratch
 from wire_form import frame_of
 
-from actors.model import codec
 from actors.model.decimals import levels_text, price_text, size_text
 from actors.model.errors import Unparseable
-from actors.model.events import (
-    L1,
-    BookDelta,
-    BookSnapshot,
-    Event,
-    Funding,
-    Liquidation,
-    OpenInterest,
-    Ticker,
-    Trade,
-)
 from actors.model.instruments import Instrument
 from actors.venues import VENUES
-from actors.venues.base import Answer, Request, Said, Scratch, Venue, items_of
+from actors.venues.base import Answer, Request, Scratch, Venue, items_of
 
-CASES = Path(__file__).parents[1] / "cases"
 WIRE = Path(__file__).parents[3] / "shared" / "wire"
-RECV = 1_800_000_000_000_000_000
-DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 VENUE = st.sampled_from(sorted(VENUES))
 
 
-def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]], list[str]]:
-    head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
-    instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
-    return {instrument.native: instrument for instrument in instruments}, cases, head.get("before", [])
-
-
-TABLES = {venue: table(venue) for venue in VENUES}
 WRITTEN = {
     venue: [case["frame"] for case in cases if "request" not in case and "rows" not in case]
     for venue, (_, cases, _) in TABLES.items()
@@ -69,51 +46,16 @@ JSON = st.recursive(
 )
 
 
-def scratch(venue: str) -> Scratch:
-    made = Scratch("a.1", TABLES[venue][0], venue=venue)
-    made.recv = RECV
-    for earlier in TABLES[venue][2]:
-        VENUES[venue].decode(frame_of(earlier), made)
-    return made
-
-
-def texts(event: Event) -> list[str]:
-    """Return every price and size of an event."""
-    match event:
-        case Trade():
-            return [event.price, event.size]
-        case BookSnapshot() | BookDelta():
-            return [text for level in (*event.bids, *event.asks) for text in level]
-        case L1():
-            values = [event.bid, event.bid_size, event.ask, event.ask_size]
-        case Ticker():
-            values = [event.last, event.open, event.high, event.low, event.volume_base, event.volume_quote]
-        case Liquidation():
-            return [event.price, event.size]
-        case OpenInterest():
-            values = [event.contracts, event.base, event.notional]
-        case Funding():
-            values = [event.rate, event.predicted_rate, event.mark, event.index]
-        case _:
-            return []
-    return [value for value in values if value is not None]
-
-
 def check(venue: str, frame: bytes) -> None:
+    made = scratch(venue)
     try:
-        said = VENUES[venue].decode(frame, scratch(venue))
+        said = VENUES[venue].decode(frame, made)
     except Unparseable:
         with pytest.raises(Unparseable):
             VENUES[venue].decode(frame, scratch(venue))
         return
     assert said == VENUES[venue].decode(frame, scratch(venue))
-    for one in said:
-        assert isinstance(one, Event | Said)
-        if isinstance(one, Event):
-            line = codec.encode(one)
-            assert codec.decode(line) == one
-            assert b"\n" not in line
-            assert all(DECIMAL.fullmatch(text) for text in texts(one))
+    assert_lawful(VENUES[venue], said, made)
 
 
 @given(VENUE, st.binary(max_size=200))

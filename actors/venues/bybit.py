@@ -55,6 +55,7 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     items_of,
     read,
 )
@@ -64,6 +65,7 @@ from actors.venues.common import (
     Ms,
     Op,
     Plan,
+    asking,
     grouped,
     ms_text,
     no_answer,
@@ -201,10 +203,6 @@ class _Listing(msgspec.Struct, rename="camel"):
     result: _List = msgspec.field(default_factory=_List)
 
 
-_trades_decoder = msgspec.json.Decoder(_Batch[_Trade])
-_book_decoder = msgspec.json.Decoder(_Book)
-_tickers_decoder = msgspec.json.Decoder(_Tickers)
-_liquidations_decoder = msgspec.json.Decoder(_Batch[_Liquidation])
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _listing_decoder = msgspec.json.Decoder(_Listing)
 
@@ -212,8 +210,8 @@ _listing_decoder = msgspec.json.Decoder(_Listing)
 # ---- channels -------------------------------------------------------------------------------------------
 
 
-def _trades(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    return [_trade(t, scratch) for t in read("publicTrade", _trades_decoder, frame).data]
+def _trades(said: _Batch[_Trade], scratch: Scratch) -> list[Decoded]:
+    return [_trade(t, scratch) for t in said.data]
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Decoded:
@@ -231,8 +229,7 @@ def _time(said: _Book) -> int:
     return (said.ts if said.cts is None else said.cts) * MS
 
 
-def _book(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("orderbook", _book_decoder, frame)
+def _book(said: _Book, scratch: Scratch) -> list[Decoded]:
     book, whole = said.data, said.type == "snapshot"
     kind = BookSnapshot if whole else BookDelta
     depth = _DEPTH_OF.get(said.topic.rpartition(".")[0]) if whole else None
@@ -241,9 +238,8 @@ def _book(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     return [kind(*head, scratch.conn, bids, asks, last_seq=book.u, depth=depth)]
 
 
-def _tops(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+def _tops(said: _Book, scratch: Scratch) -> list[Decoded]:
     """Return the best bid and offer of a book of one level; deltas of it came until 2025-03."""
-    said = read("orderbook.1", _book_decoder, frame)
     book, symbol = said.data, symbol_of(said.data.s, scratch)
     known = cast("dict[str, list[Level | None]]", scratch.memory.setdefault("tops", {}))
     top = known.get(symbol)
@@ -265,9 +261,8 @@ def _best(last: Level | None, changes: list[Level]) -> Level | None:
     return last
 
 
-def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+def _tickers(said: _Tickers, scratch: Scratch) -> list[Decoded]:
     """Return what of our channels a ticker tells, put together with what was said before."""
-    said = read("tickers", _tickers_decoder, frame)
     now, symbol = said.data, symbol_of(said.data.symbol, scratch)
     notes = cast("dict[str, dict[str, str]]", scratch.memory.setdefault("tickers", {}))
     known = notes.get(symbol)
@@ -282,7 +277,7 @@ def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
     head = (scratch.venue, symbol, said.ts * MS, scratch.recv, said.cs)
     told = [make(head, now, whole) for channel, make in _OF_TICKER.items() if scratch.wants(channel, symbol)]
     notes[symbol] = merged | {"cs": str(said.cs or 0)}  # not before all of it was read
-    return [event for event in told if event is not None] or [Ignored("unchanged")]
+    return [*filter(None, told)] or [Ignored("unchanged")]
 
 
 def _ticker(head: _Head, now: _Ticker, whole: _Ticker) -> Ticker | None:
@@ -324,8 +319,8 @@ _OF_TICKER: Final[dict[Channel, Callable[[_Head, _Ticker, _Ticker], Event | None
 }
 
 
-def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    return [_liquidation(d, scratch) for d in read("allLiquidation", _liquidations_decoder, frame).data]
+def _liquidations(said: _Batch[_Liquidation], scratch: Scratch) -> list[Decoded]:
+    return [_liquidation(d, scratch) for d in said.data]
 
 
 def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
@@ -335,12 +330,12 @@ def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
     return Liquidation(*head, side, position, price, size)
 
 
-_DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], Sequence[Decoded]]]] = {
-    b"publicTrade": _trades,
-    b"orderbook.1": _tops,
-    **dict.fromkeys((name.encode() for name in _DEPTH_OF), _book),
-    b"tickers": _tickers,
-    b"allLiquidation": _liquidations,
+_DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
+    b"publicTrade": decoding("publicTrade", _Batch[_Trade], _trades),
+    b"orderbook.1": decoding("orderbook.1", _Book, _tops),
+    **dict.fromkeys((name.encode() for name in _DEPTH_OF), decoding("orderbook", _Book, _book)),
+    b"tickers": decoding("tickers", _Tickers, _tickers),
+    b"allLiquidation": decoding("allLiquidation", _Batch[_Liquidation], _liquidations),
 }
 _OPENING: Final = b'{"topic":"'
 _NAME: Final = len(_OPENING)
@@ -362,7 +357,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         known = _DECODERS.get(bare.topic.rpartition(".")[0].encode(errors="replace"))
     if known is None:
         return [Ignored("unknown_channel")]
-    return [*known(frame, scratch)] or [Ignored("empty")]
+    return known(frame, scratch) or [Ignored("empty")]
 
 
 # ---- control frames -------------------------------------------------------------------------------------
@@ -450,9 +445,9 @@ def _frames(
     by_topic = grouped(items, lambda item: f"{STREAMS[item[0]]}.{instruments[item[1]].native}")
     subscriptions: list[Subscription] = []
     for number, topics in enumerate(parts(list(by_topic), TOPICS_PER_FRAME), first_id):
-        frame = msgspec.json.encode({"req_id": str(number), "op": op, "args": topics}).decode()
         asked = [item for topic in topics for item in by_topic[topic]]
-        subscriptions.append(Subscription(op, asked, frame, number))
+        document = {"req_id": str(number), "op": op, "args": topics}
+        subscriptions.append(asking(op, asked, document, number))
     return subscriptions
 
 

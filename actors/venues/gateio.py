@@ -41,6 +41,7 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     read,
 )
 from actors.venues.common import (
@@ -48,9 +49,11 @@ from actors.venues.common import (
     Id,
     Ms,
     Op,
+    asked_as,
+    asking,
     grouped,
+    item_of,
     ms_text,
-    no_answer,
     parts,
     planner,
     price_or_none,
@@ -169,11 +172,6 @@ class _Pair(msgspec.Struct):
     amount_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
 
 
-_trades_decoder = msgspec.json.Decoder(_Update[_Trade])
-_books_decoder = msgspec.json.Decoder(_Update[_Book])
-_olders_decoder = msgspec.json.Decoder(_Update[_Older])
-_book_tickers_decoder = msgspec.json.Decoder(_Update[_BookTicker])
-_tickers_decoder = msgspec.json.Decoder(_Tickers)
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _pairs_decoder = msgspec.json.Decoder(list[_Pair])
@@ -203,35 +201,26 @@ def _span(t: _Trade) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _trade(frame: bytes, scratch: Scratch) -> Decoded:
-    t = read("trades", _trades_decoder, frame).result
+def _trade(said: _Update[_Trade], scratch: Scratch) -> Decoded:
+    t = said.result
+    symbol, at = symbol_of(t.currency_pair, scratch), _fractional_ms(t.create_time_ms)
     price, size = trade_text(t.price, t.amount)
     first, last = _span(t)
-    return Trade(
-        scratch.venue,
-        symbol_of(t.currency_pair, scratch),
-        _fractional_ms(t.create_time_ms),
-        scratch.recv,
-        t.id_market,
-        str(last),
-        price,
-        size,
-        t.side,
-        first_id=None if first == last else str(first),
-    )
+    first_id = None if first == last else str(first)
+    head = (scratch.venue, symbol, at, scratch.recv, t.id_market)
+    return Trade(*head, str(last), price, size, t.side, first_id=first_id)
 
 
-def _book(frame: bytes, scratch: Scratch) -> Decoded:
-    book = read("obu", _books_decoder, frame).result
+def _book(said: _Update[_Book], scratch: Scratch) -> Decoded:
+    book = said.result
     pair, _, level = book.s.removeprefix("ob.").rpartition(".")
     if not (level.isdigit() and level.isascii() and len(level) <= _MOST_LEVEL):
         raise Unparseable(f"obu: no book is called {book.s[:60]!r}")
     return _change(book, pair, int(level), scratch)
 
 
-def _older(frame: bytes, scratch: Scratch) -> Decoded:
-    book = read("order_book_update", _olders_decoder, frame).result
-    return _change(book, book.s, OLDER_LEVELS, scratch)
+def _older(said: _Update[_Older], scratch: Scratch) -> Decoded:
+    return _change(said.result, said.result.s, OLDER_LEVELS, scratch)
 
 
 def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> Event:
@@ -244,35 +233,26 @@ def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> E
     return BookDelta(*head, bids, asks, first_seq=book.U, last_seq=book.u)
 
 
-def _book_ticker(frame: bytes, scratch: Scratch) -> Decoded:
-    t = read("book_ticker", _book_tickers_decoder, frame).result
+def _book_ticker(said: _Update[_BookTicker], scratch: Scratch) -> Decoded:
+    t = said.result
     best = quote(t.b or "0", t.B, t.a or "0", t.A)
     return L1(scratch.venue, symbol_of(t.s, scratch), t.t * MS, scratch.recv, t.u, *best)
 
 
-def _ticker(frame: bytes, scratch: Scratch) -> Decoded:
-    said = read("tickers", _tickers_decoder, frame)
-    t = said.result
-    return Ticker(
-        scratch.venue,
-        symbol_of(t.currency_pair, scratch),
-        None if said.time_ms is None else said.time_ms * MS,
-        scratch.recv,
-        None,
-        last=price_or_none(t.last),
-        high=price_or_none(t.high_24h),
-        low=price_or_none(t.low_24h),
-        volume_base=size_text(t.base_volume),
-        volume_quote=size_text(t.quote_volume),
-    )
+def _ticker(said: _Tickers, scratch: Scratch) -> Decoded:
+    t, at = said.result, None if said.time_ms is None else said.time_ms * MS
+    last, high, low = map(price_or_none, (t.last, t.high_24h, t.low_24h))
+    volumes = size_text(t.base_volume), size_text(t.quote_volume)
+    symbol = symbol_of(t.currency_pair, scratch)
+    return Ticker(scratch.venue, symbol, at, scratch.recv, None, last, None, high, low, *volumes)
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, Scratch], Decoded]]] = {
-    "spot.trades": _trade,
-    "spot.obu": _book,
-    OLDER_BOOK: _older,
-    "spot.book_ticker": _book_ticker,
-    "spot.tickers": _ticker,
+    "spot.trades": decoding("trades", _Update[_Trade], _trade),
+    "spot.obu": decoding("obu", _Update[_Book], _book),
+    OLDER_BOOK: decoding("order_book_update", _Update[_Older], _older),
+    "spot.book_ticker": decoding("book_ticker", _Update[_BookTicker], _book_ticker),
+    "spot.tickers": decoding("tickers", _Tickers, _ticker),
 }
 
 
@@ -313,13 +293,12 @@ def _answer(bare: _Bare, scratch: Scratch) -> Decoded:
 
 def _named(channel: str | None, reason: str, scratch: Scratch) -> list[Item] | None:
     """Return what a refusal is about: its text ends with the pair or the book."""
-    ours = _CHANNELS.get(channel or "")
     words = reason.split()
     name = words[-1] if words else ""
     if name.startswith("ob."):
         name = name[3:].rpartition(".")[0]
-    instrument = scratch.instruments.get(name)
-    return None if ours is None or instrument is None else [(ours, instrument.symbol)]
+    item = item_of(_CHANNELS.get(channel or ""), name, scratch)
+    return None if item is None else [item]
 
 
 # ---- REST -----------------------------------------------------------------------------------------------
@@ -331,10 +310,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request, symbol = answer.request, answer.request.symbol
-    if request.op != "snapshot" or symbol is None:
-        no_answer(answer, scratch)
-    s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
+    symbol, body = asked_as("snapshot", answer)
+    s = read("order_book", _snapshot_decoder, body)
     at = None if s.update is None else s.update * MS
     bids, asks = levels_text(s.bids), levels_text(s.asks)
     head = (scratch.venue, symbol, at, scratch.recv, s.id, scratch.conn)
@@ -388,7 +365,7 @@ def _frames(
             payload = _payload([instruments[symbol].native for _, symbol in part], channel)
             number = first_id + len(subscriptions)
             document = {"time": 0, "id": number, "channel": channel, "event": op, "payload": payload}
-            subscriptions.append(Subscription(op, part, msgspec.json.encode(document).decode(), number))
+            subscriptions.append(asking(op, part, document, number))
     return subscriptions
 
 

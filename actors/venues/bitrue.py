@@ -123,7 +123,8 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     channel = said.channel
     item = None if channel is None else _item(channel, scratch)
     if said.status not in (None, "ok"):
-        return [Refused(f"status {said.status}: {frame[:160]!r}", items=None if item is None else [item])]
+        reason = f"status {said.status[:40]}: {frame[:160]!r}"
+        return [Refused(reason, items=None if item is None else [item])]
     if channel is None:
         raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
     if said.event_rep == "subed":

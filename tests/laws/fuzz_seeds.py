@@ -30,7 +30,7 @@ class Seed(NamedTuple):
 
     Attributes:
         data: As the venue's functions get it.
-        use: Which of them: ``decode``, ``decode_rest`` or ``rows``.
+        use: Which of them: ``decode``, ``decode_rest``, ``rows`` or that of the ``handshake``.
         instruments: What the connection knows.
         memory: What it has noted, as JSON.
         before: The frames that it noted it of, as a case table writes them.
@@ -39,7 +39,7 @@ class Seed(NamedTuple):
     """
 
     data: bytes
-    use: Literal["decode", "decode_rest", "rows"]
+    use: Literal["decode", "decode_rest", "rows", "handshake"]
     instruments: Instruments
     memory: bytes = b"{}"
     before: tuple[Any, ...] = ()
@@ -60,8 +60,11 @@ class Seed(NamedTuple):
                 assert self.request is not None
                 text = data.decode("utf-8", "replace")  # as the connector does
                 return venue.decode_rest(Answer(self.request, 200, text, conn="a.1"), scratch)
-            case _:
+            case "rows":
                 return listed(venue, data)
+            case _:
+                assert venue.handshake is not None
+                return [venue.handshake.url(venue.endpoints.ws, data, "a.1")]
 
 
 def of_table(name: str) -> list[Seed]:
@@ -162,6 +165,7 @@ def _bodies(venue: Venue, data: bytes, url: str, instruments: Instruments) -> It
     assert asked is not None
     requests = [Request(op, url, asked.symbol, first="0", last=str(2**62)) for op in get_args(Operation)]
     tries = [Seed(data, "decode_rest", instruments, request=request) for request in requests]
+    tries += [] if venue.handshake is None else [Seed(data, "handshake", instruments)]
     for seed in (*tries, Seed(data, "rows", instruments)):
         try:
             seed.call(venue, data, seed.scratch(venue))

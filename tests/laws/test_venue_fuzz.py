@@ -4,6 +4,7 @@ Nothing is drawn but from a seed (``TAPELINE_FUZZ_SEED``, 1). A frame that break
 for the venue's case table.
 """
 
+import gzip
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from random import Random
 from types import FrameType
@@ -20,8 +21,9 @@ from typing import Any
 import pytest
 from fuzz_seeds import WIRE, Seed, of_table, of_wire
 from mutations import HUGE, mutated, parts, put
-from venue_law import assert_lawful, assert_lawful_request, assert_lawful_row
+from venue_law import assert_lawful, assert_lawful_address, assert_lawful_request, assert_lawful_row
 
+from actors.connector.inflating import Broken, gunzip
 from actors.model.errors import Unparseable
 from actors.venues import VENUES
 
@@ -57,11 +59,14 @@ def attempt(name: str, seed: Seed, data: bytes) -> bool:
     if seed.use == "decode":
         answer = venue.answer(data)
         assert answer is None or isinstance(answer, str)
+        assert venue.greeting is None or isinstance(venue.greeting(data), bool)
     try:
         said = seed.call(venue, data, scratch)
         if seed.use == "rows":
             assert_lawful_request(venue.next_page(venue.instruments[0], data))
             size = sum(map(assert_lawful_row, said))
+        elif seed.use == "handshake":
+            size = sum(map(assert_lawful_address, said))
         else:
             size = assert_lawful(venue, said, scratch)
     except Unparseable as e:
@@ -152,6 +157,43 @@ def test_a_wrong_frame_of_a_recording_is_events_or_unparseable(name: str, n: int
     assert_both(fuzz(name, frames, n), n)
     if bodies:
         fuzz(name, bodies, n // 4)
+
+
+@pytest.mark.parametrize("name", [name for name in VENUES if VENUES[name].inflate])
+def test_a_wrong_compressed_frame_is_a_frame_or_broken(name: str) -> None:
+    dice, most = Random(f"{name} gzip {SEED}"), VENUES[name].limits.max_frame_bytes
+    seeds = split(of_table(name))[0]
+    whole = [gzip.compress(seed.data) for seed in seeds]
+    inflated: Counter[bool] = Counter()
+    with hangs_told():
+        for seed, text in drawn(dice, seeds, 2_000):
+            frame = gzip.compress(text)
+            if dice.random() < 0.8:
+                frame = mutated(dice, frame, whole, binary=True)
+            try:
+                found = gunzip(frame, most)
+            except Broken:
+                inflated[False] += 1
+                continue
+            inflated[True] += 1
+            held(name, seed, found)
+    assert_both(inflated, 2_000)
+
+
+@pytest.mark.parametrize("name", [name for name in VENUES if VENUES[name].inflate])
+def test_a_bomb_takes_no_more_memory_than_the_largest_frame(name: str) -> None:
+    most = VENUES[name].limits.max_frame_bytes
+    once = gzip.compress(bytes(16 * most))
+    bombs = [once, gzip.compress(once), once * 20, gzip.compress(b"[" * 16 * most)]
+    tracemalloc.start()
+    try:
+        for bomb in bombs:
+            tracemalloc.reset_peak()
+            with suppress(Broken):
+                gunzip(bomb, most)
+            assert tracemalloc.get_traced_memory()[1] < 3 * most + 2 * len(bomb)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", VENUES)

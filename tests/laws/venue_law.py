@@ -179,3 +179,13 @@ def assert_lawful_request(request: Request | None) -> None:
         assert request.path.isascii()
         assert request.path.isprintable()
         assert len(request.path) < 8_192
+
+
+def assert_lawful_address(url: object) -> int:
+    """Check what is dialed after a handshake; return its length."""
+    assert isinstance(url, str)
+    assert url.startswith(("ws://", "wss://"))
+    assert url.isascii()
+    assert url.isprintable()
+    assert " " not in url
+    return len(url)

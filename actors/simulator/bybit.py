@@ -107,10 +107,8 @@ class Bybit:
             if every.due(now):
                 for stand in stands:
                     book = stand.books[levels]
-                    anew = (
-                        bool(book.topic.groups) and self.house.find("renumber", stand.shop.symbol) is not None
-                    )
-                    book.tell(now, anew=anew)
+                    anew = book.topic.groups and self.house.find("renumber", stand.shop.symbol)
+                    book.tell(now, anew=bool(anew))
         if self._tickers.due(now):
             for stand in stands:
                 stand.tell_ticker(now)
@@ -223,7 +221,7 @@ class Bybit:
             after = dict(parse_qsl(unquote(query.get("cursor", "")))).get("last", "")
             names = [str(row["symbol"]) for row in rows]
             begin = names.index(after) + 1 if after in names else 0
-            end = begin + int(min(self.house.limits["page"], whole(query.get("limit"), 500)))
+            end = begin + int(max(1, min(self.house.limits["page"], whole(query.get("limit"), 500))))
             cursor = quote(f"first={names[begin]}&last={names[end - 1]}") if end < len(names) else ""
             return _result({"category": category, "list": rows[begin:end], "nextPageCursor": cursor})
         return _result({"category": category, "list": rows})
@@ -259,8 +257,6 @@ def _failure(code: int, words: str) -> Reply:
 
 def _crossed(payload: bytes) -> bytes:
     head, bids, rest = payload.partition(b'"b":[')
-    if b'"orderbook.1.' in head:
-        return payload
     return head + bids + b'["99999999","1"]' + (b"" if rest[:1] == b"]" else b",") + rest
 
 

@@ -11,7 +11,8 @@ come at any time and replaces the book, ``u`` 1 then says that the service was r
 is snapshots, said again each 3 s; deltas of a ticker leave out what is unchanged; one ticker stands for
 three of our channels; open interest counts both sides, ``singleOpenInterest`` one, as other venues do;
 the side of a liquidation is that of the *position*, its price that of bankruptcy. Trade ids are no numbers
-(linear) or not said to count (spot). Block trades are off the book, and left out.
+(linear) or not said to count (spot), so what is missing has no name, and nothing is fetched. Block trades
+are off the book, and left out.
 
 Source: bybit-exchange/docs v5 (websocket/public, market, rate-limit, changelog) as of 2026-07. Read
 against captures of 2024 to 2026.

@@ -6,7 +6,8 @@ Quirks: requests bear the time of sending; the first book may come before the ac
 the book leaves out the side that is as it was, or both; an unknown book is acknowledged and then silent;
 one bad pair fails its whole request; times of trades are text, in ms with a fraction; the ticker has no
 time but the gateway's and no opening price; an upgrade is announced in a frame without a channel.
-``id_market`` counts the trades of a pair; past ones are not to be had by it.
+``id_market`` counts the trades of a pair; past ones are not fetched: in 2022 REST told another side of a
+trade than the socket, and than itself when asked by id (gateio/rest-v4, issue 10, still open).
 ``OLDER`` takes books as the European host still sends them: changes by ``spot.order_book_update``, the
 snapshot by REST.
 

@@ -34,7 +34,12 @@ from actors.streams.partition import entry_of
 from actors.venues import VENUES
 from actors.venues.base import items_of
 
-VENUES_SYMBOLS = {name: venue.symbols for name, venue in load(ROOT / "config/demo.toml", {}).venues.items()}
+CHOSEN = {"TAPELINE_VENUES": "binance,kraken,okx"}  # whoever reads every cursor keeps up with these
+VENUES_SYMBOLS = {
+    name: venue.symbols
+    for name, venue in load(ROOT / "config/demo.toml", CHOSEN).venues.items()
+    if venue.enabled
+}
 STREAMS: tuple[Stream, ...] = ("events", "books", "flow")
 VENUE = "binance"  # the one that most tests strike
 SYMBOLS = tuple(VENUES_SYMBOLS[VENUE])
@@ -57,6 +62,7 @@ class Fire(Demo):
     def env(self) -> dict[str, str]:
         return {
             **super().env,
+            **CHOSEN,
             "TAPELINE_STREAMS__LEASE_TTL_S": str(self.ttl_s),
             "TAPELINE_STREAMS__RETENTION_S": "3600",
             "TAPELINE_LOG__PRETTY": "false",

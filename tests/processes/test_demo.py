@@ -172,6 +172,31 @@ def test_a_venue_out_of_reach_is_down_with_its_reason_and_comes_back_by_itself(t
         assert made.processes() == {}
 
 
+def test_a_venue_that_fails_at_start_does_not_stop_the_others(tmp_path: Path):
+    config = tmp_path / "tapeline.toml"
+    config.write_text(
+        """
+mode = "demo"
+
+[venues.binance]
+symbols = ["BTC-USDT", "NONE-USDT"]
+ws_url = "ws://127.0.0.1:9700/binance"
+rest_url = "http://127.0.0.1:9700/binance"
+
+[venues.kraken]
+symbols = ["BTC-USD"]
+ws_url = "ws://127.0.0.1:9700/kraken"
+rest_url = "http://127.0.0.1:1"
+"""
+    )
+    with demo(tmp_path) as made:
+        made.start("--config", str(config)).live()
+        assert "kraken down: instruments: no connection to 127.0.0.1:1: refused" in made.said()
+        refused = r"NONE-USDT refused: binance lists no NONE-USDT"
+        assert re.search(rf"binance live: 1 of 2 symbols, first trade .*; {refused}", made.said())
+        assert made.interrupt() == 0
+
+
 CONFIGURED = load(ROOT / "config/demo.toml", {}).venues
 
 

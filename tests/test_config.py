@@ -11,6 +11,7 @@ from actors.cli.plan import schema_text
 from actors.config import ConfigError, Settings, describe, load
 from actors.config.settings import ForwardVenueSettings, VenueSettings
 from actors.config.writer import toml
+from actors.venues import VENUES
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "canary-7f3a"
@@ -34,7 +35,7 @@ def faults(tmp_path: Path, text: str = GOOD, **env: str) -> list[str]:
     return [line.replace(f"{tmp_path}/", "") for line in str(caught.value).splitlines()]
 
 
-@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml"])
+@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml", "ftso.toml"])
 def test_the_shipped_configurations_are_good(name: str):
     assert load(ROOT / "config" / name, {}).venues
 
@@ -59,6 +60,23 @@ def test_the_live_configuration_shows_every_key_with_its_default_and_what_it_is_
             assert shown == usual, key
         else:
             assert shown, key  # an example
+
+
+def test_the_live_configuration_has_every_venue():
+    assert {*load(ROOT / "config" / "tapeline.toml", {}).venues} == {*VENUES}
+
+
+def test_the_ftso_set_quotes_62_feeds_in_dollars_and_what_converts_the_rest():
+    venues = load(ROOT / "config" / "ftso.toml", {}).venues
+    quoted = [symbol.split("-") for venue in venues.values() for symbol in venue.symbols]
+    assert len({base for base, _ in quoted}) == 62
+    assert {quote for _, quote in quoted} == {"USD", "USDT"}
+    assert [name for name, venue in venues.items() if "USDT-USD" in venue.symbols] == [
+        "coinbase",
+        "kraken",
+        "bitstamp",
+        "bitfinex",
+    ]
 
 
 def test_symbols_are_read_in_any_spelling(tmp_path: Path):
@@ -301,7 +319,7 @@ def test_the_schema_in_the_repository_is_the_codes():
     assert kept == schema_text(), "tapeline config schema > docs/schemas/tapeline.schema.json renews it"
 
 
-@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml"])
+@pytest.mark.parametrize("name", ["demo.toml", "tapeline.toml", "ftso.toml"])
 def test_the_shipped_configurations_are_what_the_schema_allows(name: str):
     tree = tomllib.loads((ROOT / "config" / name).read_text(encoding="utf-8"))
     jsonschema.validate(tree, describe.schema())

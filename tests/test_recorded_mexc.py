@@ -104,12 +104,19 @@ MANNER = Manner(("/api/v3/exchangeInfo", listing), _native, waits=False)
 
 
 def snapshot(change: tuple[Any, ...]) -> dict[str, list[list[str]]]:
-    """Return a book, in the documented shape, that holds what one change is about, and more."""
+    """Return a book, in the documented shape, that holds what one change is about, and more.
+
+    Its prices have zeros that a change's have not.
+    """
     *_, bids, asks = change
     return {
-        "bids": [[bids[0][0], "0.5"], ["100.00", "1"]],
-        "asks": [[asks[0][0], "0.5"], ["999999.99", "1"]],
+        "bids": [[f"{bids[0][0]}0", "0.5"], ["100.00", "1"]],
+        "asks": [[f"{asks[0][0]}0", "0.5"], ["999999.99", "1"]],
     }
+
+
+def trimmed(rows: list[list[str]]) -> dict[str, str]:
+    return {price.rstrip("0").rstrip("."): size for price, size in rows}
 
 
 @pytest.mark.redis
@@ -138,7 +145,7 @@ async def test_the_recorded_frames_come_out_whole(redis_server):
     for native, change in deltas.items():
         *_, last, bids, asks = change
         whole = snapshot(change)  # on plain dicts, as the venue says
-        sides = dict(whole["bids"]) | dict(bids), dict(whole["asks"]) | dict(asks)
+        sides = trimmed(whole["bids"]) | dict(bids), trimmed(whole["asks"]) | dict(asks)
         left = [{price: size for price, size in side.items() if float(size)} for side in sides]
         reader = readers["-".join(NATIVES[native])]
         assert (reader.state, reader.seq) == ("live", last)

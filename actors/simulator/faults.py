@@ -179,11 +179,11 @@ class Hurt:
         if fault.kind in EDITS:
             self._channel = "book"
         self._edit = {
-            "corrupt": _CORRUPTIONS[fault.how],
             "null_price": _price(b"null"),
             "oversize": _oversize(fault.size),
+            **_CORRUPTIONS,
             **edits,
-        }.get(fault.kind)
+        }.get(fault.how if fault.kind == "corrupt" else fault.kind)
 
     def matches(self, channel: Channel, symbol: str) -> bool:
         """Tell whether it is about such frames."""
@@ -214,7 +214,8 @@ class Hurt:
             return [payload]  # a frame that cannot have it: the next one may
         self._count()
         if self._edit is not None:
-            return [self._edit(payload)]
+            edited = self._edit(payload)
+            return [Binary(edited) if type(payload) is Binary else edited]
         return [payload, payload] if self._kind == "duplicate" else []
 
     def _count(self) -> None:

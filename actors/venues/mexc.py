@@ -4,9 +4,9 @@ Limits: 30 subscriptions a connection, 24 h of life, 30 s without a subscription
 ping, REST weight 500 in 10 s.
 Quirks: a refusal bears code 0, only its text tells; answers name channels and bear no number of ours; the end
 of a subscription is answered as its beginning is. A side without changes, or without orders, is absent. One
-price may have zeros at its end in one channel and none in another. Of tickers only the rolling day's
-(``@24H``) is taken, which has no opening price; those of time zones start anew at midnight. ``volume`` is
-their turnover. REST gives trades without ids, so holes stay.
+price may have zeros at its end in one channel and none in another: in books it has none. Of tickers only the
+rolling day's (``@24H``) is taken, which has no opening price; those of time zones start anew at midnight.
+Their ``volume`` is the turnover. REST gives trades without ids, so holes stay.
 
 Source: MEXC spot v3 documents, "Websocket market streams" and "How to properly maintain a local copy of the
 order book", as of 2026; ``mexc_push`` for the frames. Read against captures of 2026-07 to 2026-09.
@@ -140,11 +140,19 @@ def _depths(push: mexc_push.Push, d: mexc_push.Depths, scratch: Scratch) -> Book
         scratch.recv,
         last,
         scratch.conn,
-        levels_text([(level.price, level.quantity) for level in bids]),
-        levels_text([(level.price, level.quantity) for level in asks]),
+        _levels([(level.price, level.quantity) for level in bids]),
+        _levels([(level.price, level.quantity) for level in asks]),
         first_seq=first,
         last_seq=last,
     )
+
+
+def _levels(rows: list[Level]) -> list[Level]:
+    # REST writes 84270.00, and pushes 84270: a reader that keeps prices as text is to find the level again.
+    return [
+        level if level[0][-1] != "0" or "." not in level[0] else (level[0].rstrip("0").rstrip("."), level[1])
+        for level in levels_text(rows)
+    ]
 
 
 def _book_ticker(push: mexc_push.Push, t: mexc_push.BookTicker, scratch: Scratch) -> L1:
@@ -245,8 +253,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
             scratch.recv,
             version,
             scratch.conn,
-            levels_text(s.bids),
-            levels_text(s.asks),
+            _levels(s.bids),
+            _levels(s.asks),
             last_seq=version,
             depth=SNAPSHOT_LEVELS,
         )

@@ -31,7 +31,7 @@ KINDS: dict[Channel, type[Event]] = {
     "funding": Funding,
 }
 
-BLIND = {"bitstamp", "bybit", "bybit_linear"}  # nothing there tells of a frame that never came
+BLIND = {"bitstamp", "bybit", "bybit_linear", "mexc"}  # nothing there tells of a frame that never came
 
 
 def busiest(name: str, most: int = 2) -> list[str]:

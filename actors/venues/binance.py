@@ -15,25 +15,21 @@ Source: binance-spot-api-docs web-socket-streams.md, rest-api.md, CHANGELOG.md a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final, Literal
+from functools import partial
+from typing import Annotated, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import (
-    levels_text,
-    size_text,
-    trade_text,
-)
+from actors.model.decimals import levels_text, size_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.events import L1, Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.venues.base import (
     Acked,
     Answer,
     BookRule,
     Closing,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -44,9 +40,24 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     read,
 )
-from actors.venues.common import MS, Id, Ms, asked_for, planned, price_or_none, quote, symbol_of
+from actors.venues.common import (
+    MS,
+    Id,
+    Ms,
+    Op,
+    asked_as,
+    asked_for,
+    asking,
+    parts,
+    planner,
+    price_or_none,
+    quote,
+    spot,
+    symbol_of,
+)
 
 NAME: Final = "binance"
 PARAMS_PER_FRAME: Final = 200  # what clients keep to; a message of more is refused as "too many parameters"
@@ -58,6 +69,9 @@ STREAMS: Final[dict[Channel, str]] = {
     "l1": "bookTicker",
     "ticker": "ticker",
 }
+
+
+Data = TypeVar("Data")
 
 
 class _Trade(msgspec.Struct, tag_field="e", tag="trade"):
@@ -98,25 +112,10 @@ class _Ticker(msgspec.Struct, tag_field="e", tag="24hrTicker"):
     q: str  # quote volume
 
 
-class _Wrapped(msgspec.Struct):
-    stream: str
-    data: msgspec.Raw
+class Push(msgspec.Struct, Generic[Data], gc=False):
+    """What stands around each payload of a combined socket."""
 
-
-class _WrappedTrade(msgspec.Struct):
-    data: _Trade
-
-
-class _WrappedDepth(msgspec.Struct):
-    data: _Depth
-
-
-class _WrappedBookTicker(msgspec.Struct):
-    data: _BookTicker
-
-
-class _WrappedTicker(msgspec.Struct):
-    data: _Ticker
+    data: Data
 
 
 class _Error(msgspec.Struct):
@@ -141,36 +140,37 @@ class _Bare(Reply):
     stream: str | None = None
     u: int | None = None
     B: str | None = None
-    lastUpdateId: int | None = None  # noqa: N815 - the venue's name
+    last_update_id: int | None = msgspec.field(default=None, name="lastUpdateId")
 
 
-class _Snapshot(msgspec.Struct):
-    lastUpdateId: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]  # noqa: N815 - -1: never traded
+class _Snapshot(msgspec.Struct, rename="camel"):
+    last_update_id: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]  # -1: never traded
     bids: list[Level]
     asks: list[Level]
+    T: Ms | None = None  # of futures only
 
 
-class _PastTrade(msgspec.Struct):
+class _PastTrade(msgspec.Struct, rename="camel"):
     id: Id
     price: str
     qty: str
     time: Ms
-    isBuyerMaker: bool  # noqa: N815 - the venue's name
+    is_buyer_maker: bool
 
 
-class Filter(msgspec.Struct):
+class Filter(msgspec.Struct, rename="camel"):
     """One rule of an instrument."""
 
-    filterType: str  # noqa: N815 - the venue's name
-    tickSize: str | None = None  # noqa: N815
-    stepSize: str | None = None  # noqa: N815
+    filter_type: str
+    tick_size: str | None = None
+    step_size: str | None = None
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, rename="camel"):
     symbol: str
     status: str
-    baseAsset: str  # noqa: N815 - the venue's name
-    quoteAsset: str  # noqa: N815
+    base_asset: str
+    quote_asset: str
     filters: list[Filter] = []
 
 
@@ -178,100 +178,60 @@ class _ExchangeInfo(msgspec.Struct):
     symbols: list[_Row]
 
 
-_trade_decoder = msgspec.json.Decoder(_Trade)
-_depth_decoder = msgspec.json.Decoder(_Depth)
-_book_ticker_decoder = msgspec.json.Decoder(_BookTicker)
-_ticker_decoder = msgspec.json.Decoder(_Ticker)
-_wrapped_decoder = msgspec.json.Decoder(_Wrapped)
-_wrapped_trade_decoder = msgspec.json.Decoder(_WrappedTrade)
-_wrapped_depth_decoder = msgspec.json.Decoder(_WrappedDepth)
-_wrapped_book_ticker_decoder = msgspec.json.Decoder(_WrappedBookTicker)
-_wrapped_ticker_decoder = msgspec.json.Decoder(_WrappedTicker)
 _bare_decoder = msgspec.json.Decoder(_Bare)
+_wrapped_decoder = msgspec.json.Decoder(Push[msgspec.Raw])
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 
 
-def _trade(t: _Trade, scratch: Scratch) -> Trade:
+def _trade(said: Push[_Trade], scratch: Scratch) -> Trade:
+    t, venue, recv = said.data, scratch.venue, scratch.recv
     price, size = trade_text(t.p, t.q)
-    return Trade(
-        scratch.venue,
-        symbol_of(t.s, scratch),
-        t.T * MS,
-        scratch.recv,
-        t.t,
-        str(t.t),
-        price,
-        size,
-        "sell" if t.m else "buy",  # the taker is whoever is not the maker
-    )
+    side: Aggressor = "sell" if t.m else "buy"  # the taker is whoever is not the maker
+    return Trade(venue, symbol_of(t.s, scratch), t.T * MS, recv, t.t, str(t.t), price, size, side)
 
 
-def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
+def _depth(said: Push[_Depth], scratch: Scratch) -> BookDelta:
+    d, venue, recv, conn = said.data, scratch.venue, scratch.recv, scratch.conn
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
-    return BookDelta(
-        scratch.venue,
-        symbol_of(d.s, scratch),
-        d.E * MS,
-        scratch.recv,
-        d.u,
-        scratch.conn,
-        levels_text(d.b),
-        levels_text(d.a),
-        first_seq=d.U,
-        last_seq=d.u,
-    )
+    symbol, bids, asks = symbol_of(d.s, scratch), levels_text(d.b), levels_text(d.a)
+    return BookDelta(venue, symbol, d.E * MS, recv, d.u, conn, bids, asks, first_seq=d.U, last_seq=d.u)
 
 
-def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
-    symbol = symbol_of(t.s, scratch)
-    return L1(scratch.venue, symbol, None, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
+def _book_ticker(said: Push[_BookTicker], scratch: Scratch) -> L1:
+    t, venue = said.data, scratch.venue
+    return L1(venue, symbol_of(t.s, scratch), None, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 
-def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
-    return Ticker(
-        scratch.venue,
-        symbol_of(t.s, scratch),
-        t.E * MS,
-        scratch.recv,
-        None,
-        last=price_or_none(t.c),
-        open=price_or_none(t.o),
-        high=price_or_none(t.h),
-        low=price_or_none(t.l),
-        volume_base=size_text(t.v),
-        volume_quote=size_text(t.q),
-    )
+def _ticker(said: Push[_Ticker], scratch: Scratch) -> Ticker:
+    t, venue, recv = said.data, scratch.venue, scratch.recv
+    symbol, base, counter = symbol_of(t.s, scratch), size_text(t.v), size_text(t.q)
+    last, first = price_or_none(t.c), price_or_none(t.o)
+    high, low = price_or_none(t.h), price_or_none(t.l)
+    return Ticker(venue, symbol, t.E * MS, recv, None, last, first, high, low, base, counter)
 
 
-def _wrapped_trade(frame: bytes, scratch: Scratch) -> Event:
-    return _trade(read("trade", _wrapped_trade_decoder, frame).data, scratch)
+_trades = decoding("trade", Push[_Trade], _trade)
+_depths = decoding("depth", Push[_Depth], _depth)
+_book_tickers = decoding("bookTicker", Push[_BookTicker], _book_ticker)
+_tickers = decoding("ticker", Push[_Ticker], _ticker)
 
-
-def _wrapped_depth(frame: bytes, scratch: Scratch) -> Event:
-    return _depth(read("depth", _wrapped_depth_decoder, frame).data, scratch)
-
-
-def _wrapped_book_ticker(frame: bytes, scratch: Scratch) -> Event:
-    return _book_ticker(read("bookTicker", _wrapped_book_ticker_decoder, frame).data, scratch)
-
-
-def _wrapped_ticker(frame: bytes, scratch: Scratch) -> Event:
-    return _ticker(read("ticker", _wrapped_ticker_decoder, frame).data, scratch)
-
-
-_WRAPPED: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
-    b"@trade": _wrapped_trade,
-    b"@depth@100ms": _wrapped_depth,
-    b"@depth": _wrapped_depth,
-    b"@bookTicker": _wrapped_book_ticker,
-    b"@ticker": _wrapped_ticker,
-}
 _OPENING: Final = b'{"stream":"'
 _NAME: Final = len(_OPENING)
-
+_STREAMS: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
+    b"@trade": _trades,
+    b"@depth@100ms": _depths,
+    b"@depth": _depths,
+    b"@bookTicker": _book_tickers,
+    b"@ticker": _tickers,
+}
+_TYPES: Final[dict[str, Callable[[bytes, Scratch], Event]]] = {
+    "trade": _trades,
+    "depthUpdate": _depths,
+    "24hrTicker": _tickers,
+}
 _IGNORED: Final = {  # documented payloads that are none of our channels
     "aggTrade": "agg_trade",  # the same fills as @trade: one of the two, never both
     "blockTrade": "block_trade",  # off the book, ids of their own
@@ -289,7 +249,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         Unparseable: It does not mean what its stream or type promises, or is no frame of this venue.
     """
     if frame.startswith(_OPENING):
-        known = _WRAPPED.get(frame[frame.find(b"@", _NAME) : frame.find(b'"', _NAME)])
+        known = _STREAMS.get(frame[frame.find(b"@", _NAME) : frame.find(b'"', _NAME)])
         if known is not None:
             return [known(frame, scratch)]
     return [_decode_other(frame, scratch)]
@@ -297,41 +257,32 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
 
 def _decode_other(frame: bytes, scratch: Scratch) -> Decoded:
     bare = read("frame", _bare_decoder, frame)
-    if bare.stream is not None:
-        wrapped = read("frame", _wrapped_decoder, frame)
-        return _decode_stream(wrapped.stream, bytes(wrapped.data), scratch)
-    return _decode_bare(bare, frame, scratch)
-
-
-def _decode_stream(stream: str, data: bytes, scratch: Scratch) -> Decoded:
+    if bare.stream is None:
+        return _decode_bare(bare, frame, scratch)
+    data = bytes(read("frame", _wrapped_decoder, frame).data)
     if not data.startswith(b"{"):
         return Ignored("unknown_channel")  # the "!...@arr" streams
-    bare = read(stream[:60], _bare_decoder, data)
-    if bare.e is None and (bare.u is None or bare.B is None):
-        return Ignored("unknown_channel" if bare.lastUpdateId is None else "partial_depth")
-    return _decode_bare(bare, data, scratch)
+    payload = read(bare.stream[:60], _bare_decoder, data)
+    if payload.e is None and payload.last_update_id is None and not _is_book_ticker(payload):
+        return Ignored("unknown_channel")
+    return _decode_bare(payload, data, scratch)
+
+
+def _is_book_ticker(bare: _Bare) -> bool:
+    return bare.u is not None and bare.B is not None
 
 
 def _decode_bare(bare: _Bare, data: bytes, scratch: Scratch) -> Decoded:
-    match bare.e:
-        case "trade":
-            return _trade(read("trade", _trade_decoder, data), scratch)
-        case "depthUpdate":
-            return _depth(read("depth", _depth_decoder, data), scratch)
-        case "24hrTicker":
-            return _ticker(read("ticker", _ticker_decoder, data), scratch)
-        case "serverShutdown":
-            return Closing("serverShutdown")
-        case None:
-            return _decode_untyped(bare, data, scratch)
-        case _:
-            return Ignored(_IGNORED.get(bare.e, "unknown_channel"))
-
-
-def _decode_untyped(bare: _Bare, data: bytes, scratch: Scratch) -> Decoded:
-    if bare.u is not None and bare.B is not None:
-        return _book_ticker(read("bookTicker", _book_ticker_decoder, data), scratch)
-    if bare.lastUpdateId is not None:
+    known = _TYPES.get(bare.e) if bare.e is not None else _book_tickers if _is_book_ticker(bare) else None
+    if known is not None:
+        return known(b'{"data":%b}' % data, scratch)
+    if bare.e is not None:
+        return (
+            Closing(bare.e)
+            if bare.e == "serverShutdown"
+            else Ignored(_IGNORED.get(bare.e, "unknown_channel"))
+        )
+    if bare.last_update_id is not None:
         return Ignored("partial_depth")
     said = answered(bare)
     if said is None:
@@ -360,50 +311,30 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
         Unparseable: The body is not what its request promises.
     """
     request = answer.request
-    body = answer.body.encode()
-    symbol = request.symbol
-    if symbol is None:
-        raise Unparseable(f"{request.op}: an answer without its symbol")
-    match request.op:
-        case "snapshot":
-            return [_snapshot(read("snapshot", _snapshot_decoder, body), symbol, scratch)]
-        case "backfill":
-            rows = read("historicalTrades", _past_trades_decoder, body)
-            found = asked_for(rows, request, lambda row: row.id)
-            return [_past_trade(row, symbol, scratch) for row in found]
-        case _:
-            raise Unparseable(f"no answer of this venue: {request.op}")
+    if request.op == "snapshot" and request.symbol is not None:
+        return [whole_book(answer.body.encode(errors="replace"), request.symbol, scratch)]
+    symbol, body = asked_as("backfill", answer)
+    found = asked_for(read("historicalTrades", _past_trades_decoder, body), request, lambda row: row.id)
+    return [_past_trade(row, symbol, scratch) for row in found]
 
 
-def _snapshot(s: _Snapshot, symbol: str, scratch: Scratch) -> BookSnapshot:
-    return BookSnapshot(
-        scratch.venue,
-        symbol,
-        None,
-        scratch.recv,
-        s.lastUpdateId,
-        scratch.conn,
-        levels_text(s.bids),
-        levels_text(s.asks),
-        last_seq=s.lastUpdateId,
-        depth=SNAPSHOT_LEVELS,
-    )
+def whole_book(body: bytes, symbol: str, scratch: Scratch) -> BookSnapshot:
+    """Return the snapshot that an answer to ``depth`` holds.
+
+    Raises:
+        Unparseable: The body is none.
+    """
+    s = read("depth", _snapshot_decoder, body)
+    bids, asks, number = levels_text(s.bids), levels_text(s.asks), s.last_update_id
+    head = (scratch.venue, symbol, None if s.T is None else s.T * MS, scratch.recv, number, scratch.conn)
+    return BookSnapshot(*head, bids, asks, last_seq=number, depth=SNAPSHOT_LEVELS)
 
 
 def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
     price, size = trade_text(row.price, row.qty)
-    return Trade(
-        scratch.venue,
-        symbol,
-        row.time * MS,
-        scratch.recv,
-        row.id,
-        str(row.id),
-        price,
-        size,
-        "sell" if row.isBuyerMaker else "buy",
-        backfilled=True,
-    )
+    side: Aggressor = "sell" if row.is_buyer_maker else "buy"
+    head = (scratch.venue, symbol, row.time * MS, scratch.recv, row.id)
+    return Trade(*head, str(row.id), price, size, side, backfilled=True)
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -412,68 +343,18 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
-    return [_instrument(row) for row in listed if row.status == "TRADING"]
-
-
-def _instrument(row: _Row) -> Instrument:
-    base, quote = row.baseAsset.upper(), row.quoteAsset.upper()
-    price_step, size_step = steps(row.filters)
-    return Instrument(
-        symbol=f"{base}-{quote}",
-        native=row.symbol,
-        base=base,
-        quote=quote,
-        price_step=price_step,
-        size_step=size_step,
-    )
+    return [
+        spot(row.symbol, row.base_asset, row.quote_asset, *steps(row.filters))
+        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
+        if row.status == "TRADING"
+    ]
 
 
 def steps(filters: Sequence[Filter]) -> tuple[str | None, str | None]:
     """Return the steps of price and size that an instrument's filters give."""
-    by_type = {each.filterType: each for each in filters}
+    by_type = {each.filter_type: each for each in filters}
     price, lot = by_type.get("PRICE_FILTER"), by_type.get("LOT_SIZE")
-    return price.tickSize if price else None, lot.stepSize if lot else None
-
-
-def frames(
-    op: Literal["subscribe", "unsubscribe"],
-    items: Sequence[Item],
-    instruments: Mapping[str, Instrument],
-    first_id: int,
-    streams: Mapping[Channel, str],
-) -> list[Subscription]:
-    """Return the frames that ask for ``items``, whose streams are called as ``streams`` says."""
-    subscriptions: list[Subscription] = []
-    for start in range(0, len(items), PARAMS_PER_FRAME):
-        part = list(items[start : start + PARAMS_PER_FRAME])
-        params = [f"{instruments[symbol].native.lower()}@{streams[channel]}" for channel, symbol in part]
-        number = first_id + len(subscriptions)
-        frame = msgspec.json.encode({"method": op.upper(), "params": params, "id": number}).decode()
-        subscriptions.append(Subscription(op, part, frame, number))
-    return subscriptions
-
-
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``."""
-    return frames("subscribe", items, instruments, first_id, STREAMS)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return frames("unsubscribe", items, instruments, first_id, STREAMS)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    url = f"{endpoints.ws}/stream"
-    return planned(url, instruments, channels, LIMITS.items_per_connection, subscribe)
+    return price.tick_size if price else None, lot.step_size if lot else None
 
 
 def snapshot(instrument: Instrument) -> Request:
@@ -490,6 +371,25 @@ def backfill(instrument: Instrument, first: str, last: str) -> Request:
     return Request("backfill", path, instrument.symbol, weight=25, first=first, last=last)
 
 
+def frames(
+    streams: Mapping[Channel, str],
+    op: Op,
+    items: Sequence[Item],
+    instruments: Mapping[str, Instrument],
+    first_id: int,
+) -> list[Subscription]:
+    """Return the frames that ask for ``items``, whose streams are called as ``streams`` says."""
+    subscriptions: list[Subscription] = []
+    for number, part in enumerate(parts(items, PARAMS_PER_FRAME), first_id):
+        params = [f"{instruments[symbol].native.lower()}@{streams[channel]}" for channel, symbol in part]
+        document = {"method": op.upper(), "params": params, "id": number}
+        subscriptions.append(asking(op, part, document, number))
+    return subscriptions
+
+
+subscribe = partial(frames, STREAMS, "subscribe")
+unsubscribe = partial(frames, STREAMS, "unsubscribe")
+
 LIMITS: Final = Limits(
     items_per_connection=1024,  # documented
     frames_per_s=4,  # documented 5, of which pongs take their part
@@ -497,6 +397,8 @@ LIMITS: Final = Limits(
     connects_per_minute=60,  # documented as 300 in 5 minutes
     lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before
 )
+
+plan = planner("/stream", LIMITS.items_per_connection, subscribe)
 
 # A snapshot holds the best 1000; a diff may overlap it or, after an outage of the venue's own, the last
 # one ("U > id + 1 is a gap", no more): sizes are absolute, so overlap is harmless.

@@ -13,19 +13,20 @@ contracts, which are none of ours; a base may be a multiple (1000SHIB). Sizes ar
 Source: Binance USD-M futures documents and change notices to 2026-10.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec.structs import replace
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text
-from actors.model.decimals import trade_text as both_text
+from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
+    Aggressor,
     BookDelta,
-    BookSnapshot,
     Channel,
     Event,
     Funding,
@@ -45,19 +46,29 @@ from actors.venues.base import (
     Decoded,
     Endpoints,
     Ignored,
-    Item,
     Limits,
     Poll,
     Request,
     Scratch,
-    Subscription,
     Venue,
+    decoding,
     read,
 )
-from actors.venues.common import MS, Id, Ms, asked_for, ms_text, planned, price_or_none, quote, symbol_of
+from actors.venues.common import (
+    MS,
+    Id,
+    Ms,
+    asked_as,
+    asked_for,
+    ms_text,
+    planned,
+    price_or_none,
+    quote,
+    spot,
+    symbol_of,
+)
 
 NAME: Final = "binance_usdm"
-SNAPSHOT_LEVELS: Final = 1000
 PUBLIC: Final[dict[Channel, str]] = {"book": "depth@100ms", "l1": "bookTicker"}
 MARKET: Final[dict[Channel, str]] = {
     "trade": "aggTrade",
@@ -68,69 +79,66 @@ MARKET: Final[dict[Channel, str]] = {
 STREAMS: Final[dict[Channel, str]] = {**PUBLIC, **MARKET}
 
 _COIN_MARGINED: Final = 2
+_NOT_OURS: Final = Ignored("coin_margined")
 
 
-class _Trade(msgspec.Struct):
+class _Payload(msgspec.Struct, kw_only=True):
     s: str  # native symbol
+    st: int = 1  # 1: USD-margined
+
+
+P = TypeVar("P", bound=_Payload)
+
+
+class _Trade(_Payload):
     a: Id  # aggregate id, one above the symbol's last
     p: str  # price, quote currency a unit of base
     q: str  # size, base currency
     T: Ms  # time of the match
     m: bool  # the buyer is the maker
-    st: int = 1  # 1: USD-margined
 
 
-class _Depth(msgspec.Struct):
+class _Depth(_Payload):
     T: Ms
-    s: str
     U: Id  # first update id in this frame
     u: Id  # last update id in this frame
     pu: Id  # ``u`` of the frame before
     b: list[Level]  # absolute size, base currency; zero removes
     a: list[Level]
-    st: int = 1
 
 
-class _BookTicker(msgspec.Struct):
+class _BookTicker(_Payload):
     u: Id
-    s: str
     b: str
     B: str
     a: str
     A: str
     T: Ms
-    st: int = 1
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(_Payload):
     E: Ms
-    s: str
     c: str  # last
     o: str  # open
     h: str
     l: str  # noqa: E741 - the venue's name
     v: str  # base volume
     q: str  # quote volume
-    st: int = 1
 
 
-class _Mark(msgspec.Struct):
+class _Mark(_Payload):
     E: Ms
-    s: str
     p: str  # mark price
     i: str  # index price
     r: str  # funding rate as it stands, "" for a dated contract
     T: int  # next funding, ms, 0: none
-    st: int = 1
 
 
-class _Order(msgspec.Struct):
-    s: str
+class _Order(_Payload):
     S: Literal["BUY", "SELL"]  # of the order: it sells a long
     ap: str  # average price of what was filled
     z: str  # filled in all, base currency
     T: Ms
-    st: int = 1
 
 
 class _Forced(msgspec.Struct):
@@ -142,13 +150,6 @@ class _Bare(binance.Reply):
     stream: str | None = None
 
 
-class _Snapshot(msgspec.Struct):
-    lastUpdateId: Id  # noqa: N815 - the venue's name
-    bids: list[Level]
-    asks: list[Level]
-    T: Ms | None = None
-
-
 class _PastTrade(msgspec.Struct):
     a: Id
     p: str
@@ -157,18 +158,18 @@ class _PastTrade(msgspec.Struct):
     m: bool
 
 
-class _Interest(msgspec.Struct):
-    openInterest: str  # noqa: N815 - the venue's name
+class _Interest(msgspec.Struct, rename="camel"):
+    open_interest: str
     symbol: str
     time: Ms
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, rename="camel"):
     symbol: str
-    contractType: str  # noqa: N815 - the venue's name
+    contract_type: str
     status: str
-    baseAsset: str  # noqa: N815
-    quoteAsset: str  # noqa: N815
+    base_asset: str
+    quote_asset: str
     filters: list[binance.Filter] = []
 
 
@@ -176,130 +177,87 @@ class _ExchangeInfo(msgspec.Struct):
     symbols: list[_Row]
 
 
-class _Wrapped(msgspec.Struct):
-    stream: str
-    data: msgspec.Raw
-
-
-_trade_decoder = msgspec.json.Decoder(_Trade)
-_depth_decoder = msgspec.json.Decoder(_Depth)
-_book_ticker_decoder = msgspec.json.Decoder(_BookTicker)
-_ticker_decoder = msgspec.json.Decoder(_Ticker)
-_mark_decoder = msgspec.json.Decoder(_Mark)
-_forced_decoder = msgspec.json.Decoder(_Forced)
-_wrapped_decoder = msgspec.json.Decoder(_Wrapped)
 _bare_decoder = msgspec.json.Decoder(_Bare)
-_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _interest_decoder = msgspec.json.Decoder(_Interest)
 _exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 
-_NOT_OURS: Final = Ignored("coin_margined")
 
-
-def _trade(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    t = read("aggTrade", _trade_decoder, data)
-    if t.st == _COIN_MARGINED:
-        return _NOT_OURS
-    price, size = both_text(t.p, t.q)
-    # The taker is whoever is not the maker.
-    side: Literal["buy", "sell"] = "sell" if t.m else "buy"
+def _trade(t: _Trade, scratch: Scratch) -> Trade:
+    price, size = trade_text(t.p, t.q)
+    side: Aggressor = "sell" if t.m else "buy"  # the taker is whoever is not the maker
     return Trade(NAME, symbol_of(t.s, scratch), t.T * MS, scratch.recv, t.a, str(t.a), price, size, side)
 
 
-def _depth(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    d = read("depth", _depth_decoder, data)
-    if d.st == _COIN_MARGINED:
-        return _NOT_OURS
+def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
+    symbol, bids, asks = symbol_of(d.s, scratch), levels_text(d.b), levels_text(d.a)
+    at, recv, conn, seq = d.T * MS, scratch.recv, scratch.conn, d.u
     return BookDelta(
-        NAME,
-        symbol_of(d.s, scratch),
-        d.T * MS,
-        scratch.recv,
-        d.u,
-        scratch.conn,
-        levels_text(d.b),
-        levels_text(d.a),
-        first_seq=d.U,
-        last_seq=d.u,
-        prev_seq=d.pu,
+        NAME, symbol, at, recv, seq, conn, bids, asks, first_seq=d.U, last_seq=seq, prev_seq=d.pu
     )
 
 
-def _book_ticker(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    t = read("bookTicker", _book_ticker_decoder, data)
-    if t.st == _COIN_MARGINED:
-        return _NOT_OURS
+def _book_ticker(t: _BookTicker, scratch: Scratch) -> L1:
     symbol, at = symbol_of(t.s, scratch), t.T * MS
     return L1(NAME, symbol, at, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
 
 
-def _ticker(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    t = read("ticker", _ticker_decoder, data)
-    if t.st == _COIN_MARGINED:
-        return _NOT_OURS
+def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     last, first, high, low = map(price_or_none, (t.c, t.o, t.h, t.l))
     volumes = size_text(t.v), size_text(t.q)
     symbol = symbol_of(t.s, scratch)
     return Ticker(NAME, symbol, t.E * MS, scratch.recv, None, last, first, high, low, *volumes)
 
 
-def _mark(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    m = read("markPrice", _mark_decoder, data)
-    if m.st == _COIN_MARGINED:
-        return _NOT_OURS
-    return Funding(
-        NAME,
-        symbol_of(m.s, scratch),
-        m.E * MS,
-        scratch.recv,
-        None,
-        rate=decimal_text(m.r) if m.r else None,
-        mark=price_text(m.p),
-        index=price_text(m.i),
-        next_ts=ms_text(str(m.T)),
-    )
+def _mark(m: _Mark, scratch: Scratch) -> Funding:
+    symbol, at, next_ts = symbol_of(m.s, scratch), m.E * MS, ms_text(str(m.T))
+    rate, mark, index = decimal_text(m.r) if m.r else None, price_text(m.p), price_text(m.i)
+    return Funding(NAME, symbol, at, scratch.recv, None, rate, mark=mark, index=index, next_ts=next_ts)
 
 
-def _forced(data: msgspec.Raw, scratch: Scratch) -> Decoded:
-    o = read("forceOrder", _forced_decoder, data).o
+def _forced(said: binance.Push[_Forced], scratch: Scratch) -> Decoded:
+    o = said.data.o
     if o.st == _COIN_MARGINED:
         return _NOT_OURS
     if is_zero(size_text(o.z)):
         return Ignored("unfilled")  # an order that nobody has met yet: the fill follows
-    price, size = both_text(o.ap, o.z)
-    sells = o.S == "SELL"
-    return Liquidation(
-        NAME,
-        symbol_of(o.s, scratch),
-        o.T * MS,
-        scratch.recv,
-        None,
-        "sell" if sells else "buy",
-        "long" if sells else "short",
-        price,
-        size,
-    )
+    price, size = trade_text(o.ap, o.z)
+    head = (NAME, symbol_of(o.s, scratch), o.T * MS, scratch.recv, None)
+    side, position = ("sell", "long") if o.S == "SELL" else ("buy", "short")
+    return Liquidation(*head, side, position, price, size)
 
 
-_OF_STREAM: Final[dict[str, Callable[[msgspec.Raw, Scratch], Decoded]]] = {
-    "aggTrade": _trade,
-    "depth": _depth,
-    "depth@0ms": _depth,
-    "depth@100ms": _depth,
-    "depth@500ms": _depth,
-    "bookTicker": _book_ticker,
-    "ticker": _ticker,
-    "markPrice": _mark,
-    "markPrice@1s": _mark,
-    "forceOrder": _forced,
+def _ours(
+    what: str, kind: type[binance.Push[P]], make: Callable[[P, Scratch], Decoded]
+) -> Callable[[bytes, Scratch], Decoded]:
+    def of_usd(said: binance.Push[P], scratch: Scratch) -> Decoded:
+        return _NOT_OURS if said.data.st == _COIN_MARGINED else make(said.data, scratch)
+
+    return decoding(what, kind, of_usd)
+
+
+_depths = _ours("depth", binance.Push[_Depth], _depth)
+_marks = _ours("markPrice", binance.Push[_Mark], _mark)
+_STREAMS: Final[dict[bytes, Callable[[bytes, Scratch], Decoded]]] = {
+    b"aggTrade": _ours("aggTrade", binance.Push[_Trade], _trade),
+    b"depth": _depths,
+    b"depth@0ms": _depths,
+    b"depth@100ms": _depths,
+    b"depth@500ms": _depths,
+    b"bookTicker": _ours("bookTicker", binance.Push[_BookTicker], _book_ticker),
+    b"ticker": _ours("ticker", binance.Push[_Ticker], _ticker),
+    b"markPrice": _marks,
+    b"markPrice@1s": _marks,
+    b"forceOrder": decoding("forceOrder", binance.Push[_Forced], _forced),
 }
 _IGNORED: Final = {  # documented streams that are none of our channels
     "trade": "single_trade",  # the same fills as aggTrade, and off-book ones: never both
     "miniTicker": "mini_ticker",
 }
+_OPENING: Final = b'{"stream":"'
+_NAME: Final = len(_OPENING)
 
 
 def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
@@ -308,20 +266,27 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its stream promises, or is no frame of this venue.
     """
-    if frame.startswith(b'{"stream":'):
-        wrapped = read("frame", _wrapped_decoder, frame)
-        kind = wrapped.stream.partition("@")[2]
-        known = _OF_STREAM.get(kind)
-        if known is not None and not wrapped.stream.startswith("!"):
-            return [known(wrapped.data, scratch)]
-        return [Ignored(_IGNORED.get(kind, "unknown_channel"))]
-    bare = read("frame", _bare_decoder, frame)
+    known = None
+    if frame.startswith(_OPENING):
+        known = _STREAMS.get(frame[frame.find(b"@", _NAME) + 1 : frame.find(b'"', _NAME)])
+    if known is None:
+        bare = read("frame", _bare_decoder, frame)
+        if bare.stream is None:
+            return [_control(bare, frame)]
+        kind = bare.stream.partition("@")[2]
+        known = _STREAMS.get(kind.encode(errors="replace"))
+        if known is None:
+            return [Ignored(_IGNORED.get(kind, "unknown_channel"))]
+    return [known(frame, scratch)]
+
+
+def _control(bare: _Bare, frame: bytes) -> Decoded:
     if bare.e is not None:
-        return [Closing(bare.e) if bare.e == "serverShutdown" else Ignored("unknown_channel")]
+        return Closing(bare.e) if bare.e == "serverShutdown" else Ignored("unknown_channel")
     said = binance.answered(bare)
     if said is None:
         raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
-    return [said]
+    return said
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
@@ -330,50 +295,24 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request, body = answer.request, answer.body.encode(errors="replace")
-    if request.symbol is None:
-        raise Unparseable(f"{request.op}: an answer without its symbol")
-    match request.op:
-        case "snapshot":
-            return [_snapshot(body, request.symbol, scratch)]
-        case "open_interest":
-            o = read("openInterest", _interest_decoder, body)
-            size = size_text(o.openInterest)  # a contract is a unit of base
-            return [
-                OpenInterest(
-                    NAME, symbol_of(o.symbol, scratch), o.time * MS, scratch.recv, None, size, size, None
-                )
-            ]
-        case "backfill":
-            symbol = request.symbol
-            rows = read("aggTrades", _past_trades_decoder, body)
-            found = asked_for(rows, request, lambda row: row.a)
-            return [_past_trade(row, symbol, scratch) for row in found]
-        case _:
-            raise Unparseable(f"no answer of this venue: {request.op}")
-
-
-def _snapshot(body: bytes, symbol: str, scratch: Scratch) -> BookSnapshot:
-    s = read("depth", _snapshot_decoder, body)
-    return BookSnapshot(
-        NAME,
-        symbol,
-        None if s.T is None else s.T * MS,
-        scratch.recv,
-        s.lastUpdateId,
-        scratch.conn,
-        levels_text(s.bids),
-        levels_text(s.asks),
-        last_seq=s.lastUpdateId,
-        depth=SNAPSHOT_LEVELS,
-    )
+    request, symbol, body = answer.request, answer.request.symbol, answer.body.encode(errors="replace")
+    if request.op == "snapshot" and symbol is not None:
+        return [binance.whole_book(body, symbol, scratch)]
+    if request.op == "open_interest":
+        o = read("openInterest", _interest_decoder, body)
+        head = (NAME, symbol_of(o.symbol, scratch), o.time * MS, scratch.recv, None)
+        size = size_text(o.open_interest)  # a contract is a unit of base
+        return [OpenInterest(*head, size, size, None)]
+    symbol, body = asked_as("backfill", answer)
+    found = asked_for(read("aggTrades", _past_trades_decoder, body), request, lambda row: row.a)
+    return [_past_trade(row, symbol, scratch) for row in found]
 
 
 def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
-    price, size = both_text(row.p, row.q)
-    side: Literal["buy", "sell"] = "sell" if row.m else "buy"
-    at = row.T * MS
-    return Trade(NAME, symbol, at, scratch.recv, row.a, str(row.a), price, size, side, backfilled=True)
+    price, size = trade_text(row.p, row.q)
+    side: Aggressor = "sell" if row.m else "buy"
+    head = (NAME, symbol, row.T * MS, scratch.recv, row.a)
+    return Trade(*head, str(row.a), price, size, side, backfilled=True)
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -382,57 +321,23 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
-    return [_instrument(row) for row in listed if row.status == "TRADING" and row.contractType in _PERPETUALS]
+    pairs = [
+        spot(row.symbol, row.base_asset, row.quote_asset, *binance.steps(row.filters))
+        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
+        if row.status == "TRADING" and row.contract_type in _PERPETUALS
+    ]
+    return [
+        replace(pair, symbol=f"{pair.symbol}-PERP", contract_size="1", contract_kind="linear")
+        for pair in pairs
+    ]
 
 
 _PERPETUALS: Final = ("PERPETUAL", "TRADIFI_PERPETUAL")
 
 
-def _instrument(row: _Row) -> Instrument:
-    base, quote = row.baseAsset.upper(), row.quoteAsset.upper()
-    price_step, size_step = binance.steps(row.filters)
-    return Instrument(
-        symbol=f"{base}-{quote}-PERP",
-        native=row.symbol,
-        base=base,
-        quote=quote,
-        contract_size="1",
-        contract_kind="linear",
-        price_step=price_step,
-        size_step=size_step,
-    )
-
-
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``."""
-    return binance.frames("subscribe", items, instruments, first_id, STREAMS)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return binance.frames("unsubscribe", items, instruments, first_id, STREAMS)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
-) -> list[Connection]:
-    """Return the connections that carry ``channels`` of ``instruments``, each route's by themselves."""
-    connections: list[Connection] = []
-    for route, streams in (("public", PUBLIC), ("market", MARKET)):
-        ours: list[Channel] = [channel for channel in channels if channel in streams]
-        url = f"{endpoints.ws}/{route}/stream"
-        connections += planned(url, instruments, ours, LIMITS.items_per_connection, subscribe)
-    return connections
-
-
 def snapshot(instrument: Instrument) -> Request:
     """Return the request for the instrument's book."""
-    query = urlencode({"symbol": instrument.native, "limit": SNAPSHOT_LEVELS})
+    query = urlencode({"symbol": instrument.native, "limit": binance.SNAPSHOT_LEVELS})
     return Request("snapshot", f"/fapi/v1/depth?{query}", instrument.symbol, weight=20)
 
 
@@ -450,6 +355,22 @@ def open_interest(instrument: Instrument) -> Request:
     return Request("open_interest", f"/fapi/v1/openInterest?{query}", instrument.symbol)
 
 
+subscribe = partial(binance.frames, STREAMS, "subscribe")
+unsubscribe = partial(binance.frames, STREAMS, "unsubscribe")
+
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry ``channels`` of ``instruments``, each route's by themselves."""
+    connections: list[Connection] = []
+    for route, streams in (("public", PUBLIC), ("market", MARKET)):
+        ours: list[Channel] = [channel for channel in channels if channel in streams]
+        url = f"{endpoints.ws}/{route}/stream"
+        connections += planned(url, instruments, ours, LIMITS.items_per_connection, subscribe)
+    return connections
+
+
 LIMITS: Final = Limits(
     items_per_connection=200,  # documented 1024; what clients keep to
     frames_per_s=8,  # documented 10, of which pongs take their part
@@ -458,7 +379,7 @@ LIMITS: Final = Limits(
     lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before
 )
 
-BOOK_RULE: Final = BookRule(snapshot="rest", join="overlap", chain="pointer", depth=SNAPSHOT_LEVELS)
+BOOK_RULE: Final = BookRule(snapshot="rest", join="overlap", chain="pointer", depth=binance.SNAPSHOT_LEVELS)
 
 VENUE: Final = Venue(
     name=NAME,

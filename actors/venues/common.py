@@ -229,7 +229,7 @@ def planner(path: str, most: int, subscribe: _Subscribe, most_symbols: int | Non
 
 
 def asked_as(op: Operation, answer: Answer) -> tuple[str, bytes]:
-    """Return symbol and body of an answer, where ``op`` is all that its venue is asked for.
+    """Return symbol and body of an answer to ``op``, where it can be nothing else.
 
     Raises:
         Unparseable: Something else was asked.

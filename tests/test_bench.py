@@ -7,11 +7,12 @@ from collections import Counter
 import orjson
 import pytest
 
-from actors.bench import rows, tape
+from actors.bench import heard, rows, tape
 from actors.bench.ends import Counted, Fresh, received
 from actors.bench.progress import Progress
 from actors.model.codec import decode
 from actors.model.events import L1, BookDelta, BookSnapshot, Gap, Trade
+from actors.simulator.street import simulated
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.venues import VENUES
@@ -124,3 +125,39 @@ def test_the_receive_time_of_a_message_is_read_to_the_nanosecond(monkeypatch):
     monkeypatch.setattr("actors.bench.ends.time.time_ns", lambda: now)
     message = b'{"time_exchange":"x","time_received":"2026-11-21T03:34:03.5Z","exchange":"y"}'
     assert now - received(message) == 1_016_542_916
+
+
+@pytest.mark.parametrize("name", simulated())
+def test_what_is_heard_of_a_venue_comes_the_same_again_and_every_book_is_joined(name):
+    first, again = heard.hear(name, 400, 1), heard.hear(name, 400, 1)
+    assert first.lines == again.lines
+    trades = [[], []]
+    kept = [heard.keep(first, each.append) for each in trades]
+    assert trades[0] == trades[1]
+    assert {symbol for _, symbol in kept[0].syncs} == {row.symbol for row in first.instruments.values()}
+    assert all(sync.joined for sync in kept[0].syncs.values())
+    assert {trade.symbol for trade in trades[0]} <= {symbol for _, symbol in kept[0].syncs}
+
+
+def test_the_cost_of_a_frame_is_told_of_each_venue_that_can_be_simulated():
+    command = [
+        sys.executable,
+        "-m",
+        "actors",
+        "bench",
+        "venues",
+        "--json",
+        "--runs",
+        "2",
+        "--venue",
+        "kraken",
+    ]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    figures = orjson.loads(done.stdout)
+    assert list(figures["decode"]) == ["kraken"]
+    assert figures["decode"]["kraken"].pop("frames") >= 3_000
+    names = {"decode_us", "decode_us_median", "book_us", "book_us_median"}
+    assert set(figures["decode"]["kraken"]) == names | {"json_us", "json_us_median", "decode_ratio_to_json"}
+    assert all(value > 0 for value in figures["decode"]["kraken"].values())
+    assert set(figures["decode_missing"]) == set(VENUES) - set(simulated())

@@ -5,15 +5,21 @@ stand beside, and a spin loop's time tells the machine's mood.
 What the venues say is recorded from the simulator first, so it runs anywhere and needs no network.
 
 ``forward`` is the way to a master: trades in ``events`` to acknowledged lines in its files, each synced.
-All rows but ``book``, ``fanout`` and ``forward`` are about three venues, a partition each, with one
-normalizer, one bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster
+``venues`` is what a frame costs each venue's decode (CPU, microseconds), and with its book kept: joined,
+proved, its levels set. Frames are those of the simulator, inflated: every channel of the three busiest
+instruments. In the JSON ``decode`` has by venue ``frames``, ``decode_us``, ``book_us`` (decode included),
+``json_us`` (the same frames as whatever JSON they are; absent where they are none), each with its
+``_median``, and ``decode_ratio_to_json``, the median of the runs'; ``decode_missing`` lists the venues that
+have no simulator.
+All rows but ``book``, ``venues``, ``fanout`` and ``forward`` are about three venues, a partition each, with
+one normalizer, one bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster
 delivers those sums too, one more message a trade, and they are not counted as events. The row ``memory``
 takes minutes and runs only when it is named.
 """
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -21,11 +27,17 @@ import orjson
 
 from actors.bench import rows
 from actors.bench.tape import SYMBOLS, record
+from actors.simulator.street import simulated
+from actors.venues import VENUES as ADAPTERS
 
-ROWS: Final = ("book", "events", "delivered", "latency", "cores", "fanout", "forward", "sockets", "memory")
+ROWS: Final = (
+    *("book", "venues", "events", "delivered", "latency"),
+    *("cores", "fanout", "forward", "sockets", "memory"),
+)
 VENUES: Final = tuple(SYMBOLS)
+DECODED: Final = tuple(simulated())
 _LONG: Final = frozenset({"memory"})  # only where it is named
-_TAPELESS: Final = frozenset({"book", "fanout", "forward", "sockets", "memory"})
+_TAPELESS: Final = frozenset({"book", "venues", "fanout", "forward", "sockets", "memory"})
 _MOST_EVENTS_PER_S: Final = 90_000  # chosen: what a run's tape is long enough for
 _RECORDED_PER_S: Final = 12_000  # chosen: so that it begins again once a run at the rate of the latency row
 _MEMORY_EVENTS: Final = (1_000_000, 10_000_000)  # DESIGN 16
@@ -47,7 +59,7 @@ def main(
         seconds: How long each run measures.
         runs: How often each row runs; a bare loop alternates with it.
         only: Rows to run, of ``ROWS``; empty for all but those that take minutes.
-        venues: Of ``VENUES``; empty for all.
+        venues: Of ``VENUES``, for the row ``venues`` of ``DECODED``; empty for all.
         seed: Of the generated market.
     """
 
@@ -63,9 +75,9 @@ def main(
             seed,
             int(_MOST_EVENTS_PER_S * needed),
             int(_RECORDED_PER_S * needed),
-            tuple(venues or VENUES),
+            tuple(name for name in VENUES if name in venues) or VENUES,
         )
-        bench = rows.Bench(tape, seconds, runs, say)
+        bench = rows.Bench(tape, seconds, runs, say, seed, tuple(venues or DECODED))
         figures: dict[str, object] = {
             "runs": runs,
             "seconds": seconds,
@@ -81,9 +93,17 @@ def main(
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
     else:
-        for name, value in figures.items():
+        for name, value in _flat(figures):
             say(f"{name:24} {value}")
     return 1 if lost else 0
+
+
+def _flat(figures: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[str, object]", value), f"{before}{name} ")
+        else:
+            yield before + name, value
 
 
 def _figures(name: str, found: Sequence[float], digits: int, *, low: bool = False) -> dict[str, object]:
@@ -159,7 +179,23 @@ def _memory(bench: rows.Bench) -> dict[str, object]:
     return {"memory_ratio": max(ratios.values()), **ratios, **sizes}
 
 
+def _venues(bench: rows.Bench) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name in bench.decoded:
+        frames, bare, decode, book = rows.decoding_once(bench, name)
+        figures: dict[str, object] = {"frames": frames}
+        figures |= _figures("decode_us", decode, 2, low=True) | _figures("book_us", book, 2, low=True)
+        if bare:
+            ratios = [ours / parsed for ours, parsed in zip(decode, bare, strict=True)]
+            figures |= _figures("json_us", bare, 2, low=True)
+            figures["decode_ratio_to_json"] = round(rows.median(ratios), 2)
+        found[name] = figures
+        bench.say(f"  {name}: decode {min(decode):.2f} us, book {min(book):.2f} us ({bench.mood()})")
+    return {"decode": found, "decode_missing": [name for name in ADAPTERS if name not in DECODED]}
+
+
 _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
+    "venues": _venues,
     "book": lambda bench: _several(bench, "book_us", rows.book_once, low=True),
     "events": lambda bench: _paired(bench, "events_per_s", rows.events_once, sockets=False),
     "delivered": lambda bench: _paired(bench, "delivered_per_s", rows.delivered_once, sockets=True),

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.request import Request, urlopen
 
 import msgspec
 
-from actors.bench import bare, ends, fanout, forward
+from actors.bench import bare, ends, fanout, forward, heard
 from actors.bench.progress import Progress
 from actors.bench.tape import SYMBOLS, Tape, channels_of, listed
 from actors.formation import Child, Formation, await_true, cpu_s, free_port
@@ -29,12 +29,17 @@ _ROLES: Final = ("normalizer", "bookbuilder", "analytics")
 
 @dataclass
 class Bench:
-    """What all rows share: the tape, how long each run lasts, and how the machine felt after each."""
+    """What all rows share: the tape, how long each run lasts, and how the machine felt after each.
+
+    ``decoded``: venues of the row ``venues``.
+    """
 
     tape: Tape
     seconds: float
     runs: int
     say: Callable[[str], None]
+    seed: int = 1
+    decoded: Sequence[str] = ()
     spins: list[float] = field(default_factory=lambda: [spin_ms()])
 
     def mood(self) -> str:
@@ -376,6 +381,42 @@ def book_once(_bench: Bench) -> float:
         book.update(bids, asks)
         book.best_first(20)
     return (time.process_time() - begun) / len(changes) * 1e6
+
+
+# -- decoding -----------------------------------------------------------------------------------------------
+
+_FRAMES: Final = 3_000  # chosen: half a minute of three busy markets
+_PASSES: Final = 4  # chosen: tens of milliseconds a run
+
+
+class Cost(NamedTuple):
+    """Microseconds a frame of one venue, run by run: bare JSON (none of what is none), decode, with books."""
+
+    frames: int
+    json_us: list[float]
+    decode_us: list[float]
+    book_us: list[float]
+
+
+def decoding_once(bench: Bench, name: str) -> Cost:
+    """Decode the frames of one simulated venue again and again, and keep their books."""
+    hearing = heard.hear(name, _FRAMES, bench.seed)
+    cost = Cost(hearing.frames, [], [], [])
+    is_json = heard.parse(hearing)
+    heard.keep(hearing)  # warm
+    for _ in range(bench.runs):
+        if is_json:
+            cost.json_us.append(_us_a_frame(hearing, heard.parse))
+        cost.decode_us.append(_us_a_frame(hearing, heard.decode))
+        cost.book_us.append(_us_a_frame(hearing, heard.keep))
+    return cost
+
+
+def _us_a_frame(hearing: heard.Hearing, play: Callable[[heard.Hearing], object]) -> float:
+    begun = time.process_time()
+    for _ in range(_PASSES):
+        play(hearing)
+    return (time.process_time() - begun) / (_PASSES * hearing.frames) * 1e6
 
 
 def spin_ms() -> float:

@@ -251,7 +251,7 @@ def bench(
     only:
         Rows to run; unless given all but memory, which takes minutes.
     venue:
-        Simulated venues to measure with; binance, kraken and okx unless given.
+        Simulated venues to measure with; binance, kraken and okx unless given, all for the row venues.
     seed:
         Of the generated market.
     """
@@ -259,7 +259,8 @@ def bench(
     from actors.config.words import nearest  # noqa: PLC0415
 
     only = (*names, *only)
-    for what, named, known in (("row", only, benchmarks.ROWS), ("venue", venue, benchmarks.VENUES)):
+    venues = benchmarks.DECODED if set(only) == {"venues"} else benchmarks.VENUES
+    for what, named, known in (("row", only, benchmarks.ROWS), ("venue", venue, venues)):
         for name in named:
             if name not in known:
                 raise ConfigError(f'there is no {what} "{name}"{nearest(name, known)} ({", ".join(known)})')

@@ -42,8 +42,8 @@ class _Level:
 class Book:
     """One instrument's orders.
 
-    ``sequence`` numbers the changes of levels: each change of one level's size is one more. The last
-    ``keep`` of them, and up to as many more, are on record.
+    ``sequence`` numbers the changes of levels: each change of one level's size is one more, and so is
+    what ``count`` counts, with key 0. The last ``keep`` of them, and up to as many more, are on record.
     """
 
     __slots__ = (
@@ -137,6 +137,10 @@ class Book:
             del side[bisect_left(side, key)]
         return True
 
+    def count(self) -> None:
+        """Number a change that is none of a level's, for venues that count more than these."""
+        self._record(0, 0)
+
     def _record(self, key: int, old: int) -> None:
         self.sequence += 1
         self._keys.append(key)
@@ -204,6 +208,20 @@ class Book:
         keys = sorted(set(self._keys[self._index(since) :]), reverse=True)
         size = self.size
         return Levels([(k, size(k)) for k in keys if k > 0], [(-k, size(k)) for k in keys if k < 0])
+
+    def changes(self, since: int) -> list[tuple[int, int, int]]:
+        """Return each change after ``since``, oldest first: its number, its key, the level's size after it.
+
+        Raises:
+            Forgotten: ``since`` is older than the record, or in the future.
+        """
+        found: list[tuple[int, int, int]] = []
+        later: dict[int, int] = {}  # size of a level before the change that was looked at last
+        for index in range(len(self._keys) - 1, self._index(since) - 1, -1):
+            key = self._keys[index]
+            found.append((self._recorded_from + index + 1, key, later.get(key, self.size(key))))
+            later[key] = self._olds[index]
+        return found[::-1]
 
     def _index(self, sequence: int) -> int:
         index = sequence - self._recorded_from

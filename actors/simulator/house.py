@@ -193,6 +193,7 @@ class House:
         listings: All of them, halted ones too, by native symbol.
         shops: Those that trade, by native symbol.
         by_symbol: The same by canonical symbol.
+        address: Host, port and path at which it is served, for venues that tell.
     """
 
     def __init__(
@@ -215,6 +216,7 @@ class House:
         self.shops = {shop.listing.native: shop for shop in shops}
         self.by_symbol = {shop.symbol: shop for shop in self.shops.values()}
         self.sessions: dict[int, Session] = {}
+        self.address = "127.0.0.1"
         self._connects = Rate()
 
     # -- visitors --------------------------------------------------------------------------------

@@ -32,9 +32,12 @@ async def serving(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
         except OSError as e:
             raise ConfigError(_cannot_listen(host, port, e)) from e
         async with anyio.create_task_group() as tasks:
+            bound = int(runner.addresses[0][1])
+            for name, venue in simulator.venues.items():
+                venue.house.address = f"{host}:{bound}/{name}"
             tasks.start_soon(simulator.run)
             try:
-                yield int(runner.addresses[0][1])
+                yield bound
             finally:
                 with anyio.CancelScope(shield=True):
                     await simulator.stop()

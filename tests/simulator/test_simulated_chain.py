@@ -31,7 +31,8 @@ KINDS: dict[Channel, type[Event]] = {
     "funding": Funding,
 }
 
-BLIND = {"bitstamp", "bybit", "bybit_linear", "mexc"}  # nothing there tells of a frame that never came
+# Nothing there tells of a frame that never came.
+BLIND = {"bitstamp", "bybit", "bybit_linear", "kucoin", "mexc"}
 
 
 def busiest(name: str, most: int = 2) -> list[str]:

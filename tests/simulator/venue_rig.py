@@ -119,14 +119,21 @@ class Chain:
         return reply.body
 
     def _open(self, line: Line) -> None:
-        session = self.desk.knock(line.planned.url)
+        self._opened += 1
+        name, url, handshake = f"a.{self._opened:08x}", line.planned.url, self.venue.handshake
+        if handshake is not None:
+            url = handshake.url(url, self._get(handshake.request.path), name)
+        session = self.desk.knock(url)
         if not isinstance(session, Session):
             self._after(BACK_S, line)
             return
-        self._opened += 1
-        line.session, line.name, line.next_id = session, f"a.{self._opened:08x}", 1
+        line.session, line.name, line.next_id = session, name, 1
         self._write(line.name, "o", line.planned.url.encode())
-        self._send(line, line.planned.subscriptions)
+        if self.venue.greeting is not None:
+            self.desk.venue.publish(self.desk.now)
+            self._drain(line)
+        if line.session is not None:
+            self._send(line, line.planned.subscriptions)
 
     def _send(self, line: Line, subscriptions: list[Subscription]) -> None:
         assert line.session is not None

@@ -14,10 +14,10 @@ Source: docs.kraken.com, WebSocket v2 channels book, trade, ticker, status, hear
 "book checksum v2" and REST AssetPairs, Trades; as of 2026-05. Read against captures of 2024 to 2026.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -31,7 +31,6 @@ from actors.venues.base import (
     Acked,
     Answer,
     BookRule,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -43,16 +42,24 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     number_text,
     read,
 )
 from actors.venues.common import (
+    Decimals,
     Id,
+    Op,
+    Time,
+    asked_as,
     asked_for,
+    asking,
     date_ns,
-    no_answer,
-    planned,
+    grouped,
+    parts,
+    planner,
     price_or_none,
+    spot,
     step_text,
     symbol_of,
 )
@@ -62,6 +69,7 @@ DEPTHS: Final = (10, 25, 100, 500, 1000)  # any other is refused
 DEPTH: Final = 100  # chosen: the checksum proves ten; more than a hundred few readers use
 SYMBOLS_PER_FRAME: Final = 50  # chosen: no limit is published
 CHANNELS: Final[tuple[Channel, ...]] = ("trade", "book", "ticker")
+_NATIVE: Final[dict[str, Channel]] = {channel: channel for channel in CHANNELS}
 LISTED: Final = frozenset(("online", "limit_only", "post_only", "reduce_only", None))  # None: before 2022
 RENAMED: Final = {"XBT": "BTC", "XDG": "DOGE"}
 _OLD_NAMES: Final = {new: old for old, new in RENAMED.items()}
@@ -69,9 +77,18 @@ BACKFILL_MOST: Final = 1000  # trades in one answer, documented
 _MARGIN_NS: Final = 1_000_000  # of a socket's time, which is cut to microseconds; REST's is not
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, microseconds
 _Crc = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 _Kind = Literal["snapshot", "update"]
+_Row = TypeVar("_Row")
+
+
+class _Told(msgspec.Struct, Generic[_Row], gc=False):
+    data: list[_Row]
+
+
+class _Push(msgspec.Struct, Generic[_Row], gc=False):
+    type: _Kind
+    data: list[_Row]
 
 
 class _Trade(msgspec.Struct):
@@ -80,12 +97,7 @@ class _Trade(msgspec.Struct):
     price: msgspec.Raw  # quote currency a unit of base
     qty: msgspec.Raw  # base currency
     trade_id: Id  # one above the symbol's last
-    timestamp: _Time  # of the match
-
-
-class _Trades(msgspec.Struct):
-    type: _Kind
-    data: list[_Trade]
+    timestamp: Time  # of the match
 
 
 class _Level(msgspec.Struct):
@@ -98,12 +110,7 @@ class _Book(msgspec.Struct):
     bids: list[_Level]  # a snapshot's: best first; an update's: in no order, empty for no change
     asks: list[_Level]
     checksum: _Crc  # of the book after this frame
-    timestamp: _Time | None = None  # older frames have none
-
-
-class _Books(msgspec.Struct):
-    type: _Kind
-    data: list[_Book]
+    timestamp: Time | None = None  # older frames have none
 
 
 class _Ticker(msgspec.Struct):
@@ -112,11 +119,7 @@ class _Ticker(msgspec.Struct):
     high: msgspec.Raw
     low: msgspec.Raw
     volume: msgspec.Raw  # base currency
-    timestamp: _Time | None = None  # older frames have none
-
-
-class _Tickers(msgspec.Struct):
-    data: list[_Ticker]
+    timestamp: Time | None = None  # older frames have none
 
 
 class _Result(msgspec.Struct):
@@ -126,10 +129,6 @@ class _Result(msgspec.Struct):
 
 class _Status(msgspec.Struct):
     system: str
-
-
-class _Statuses(msgspec.Struct):
-    data: list[_Status]
 
 
 class _Control(msgspec.Struct):
@@ -145,35 +144,33 @@ class _Control(msgspec.Struct):
     req_id: int | None = None
 
 
+class _Answer(msgspec.Struct, Generic[_Row]):
+    error: list[str]
+    result: dict[str, _Row] = {}
+
+
 class _Pair(msgspec.Struct):
-    pair_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)]
-    lot_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)]
+    pair_decimals: Decimals
+    lot_decimals: Decimals
     wsname: str | None = None  # of v1; dark pools have none
     tick_size: str | None = None
     status: str | None = None
 
 
-class _AssetPairs(msgspec.Struct):
-    error: list[str]
-    result: dict[str, _Pair] = {}
+class _PastTrade(msgspec.Struct, array_like=True):
+    price: str
+    size: str
+    time: msgspec.Raw  # s
+    side: Literal["b", "s"]  # the taker's
+    type: str
+    note: str
+    id: Id
 
 
-class _PastTrades(msgspec.Struct):
-    error: list[str]
-    result: dict[str, msgspec.Raw] = {}  # the pair, by whatever name; and "last"
-
-
-# price, size, time in seconds, the taker's side, market or limit, miscellaneous, trade id
-_PastTrade = tuple[str, str, msgspec.Raw, Literal["b", "s"], str, str, Id]
-
-_past_trades_decoder = msgspec.json.Decoder(_PastTrades)
-_past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
-_trades_decoder = msgspec.json.Decoder(_Trades)
-_books_decoder = msgspec.json.Decoder(_Books)
-_tickers_decoder = msgspec.json.Decoder(_Tickers)
-_statuses_decoder = msgspec.json.Decoder(_Statuses)
 _control_decoder = msgspec.json.Decoder(_Control)
-_asset_pairs_decoder = msgspec.json.Decoder(_AssetPairs)
+_asset_pairs_decoder = msgspec.json.Decoder(_Answer[_Pair])
+_past_trades_decoder = msgspec.json.Decoder(_Answer[msgspec.Raw])  # the pair, by whatever name; and "last"
+_past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
 
 
 def _ns(time: datetime) -> int:
@@ -184,48 +181,30 @@ def _ns(time: datetime) -> int:
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
+    symbol, at, number = symbol_of(t.symbol, scratch), _ns(t.timestamp), t.trade_id
     price, size = trade_text(number_text(t.price), number_text(t.qty))
-    return Trade(
-        NAME,
-        symbol_of(t.symbol, scratch),
-        _ns(t.timestamp),
-        scratch.recv,
-        t.trade_id,
-        str(t.trade_id),
-        price,
-        size,
-        t.side,
-    )
+    return Trade(NAME, symbol, at, scratch.recv, number, str(number), price, size, t.side)
 
 
-def _trades(frame: bytes, scratch: Scratch) -> list[Decoded]:
-    trades = read("trade", _trades_decoder, frame)
-    if trades.type == "snapshot":
+def _trades(said: _Push[_Trade], scratch: Scratch) -> list[Decoded]:
+    if said.type == "snapshot":
         return [Ignored("history")]
-    return [_trade(t, scratch) for t in trades.data]
+    return [_trade(t, scratch) for t in said.data]
 
 
 def _levels(levels: list[_Level]) -> list[Level]:
     return levels_text([(number_text(level.price), number_text(level.qty)) for level in levels])
 
 
-def _book(b: _Book, kind: _Kind, scratch: Scratch) -> BookSnapshot | BookDelta:
-    return (BookSnapshot if kind == "snapshot" else BookDelta)(
-        NAME,
-        symbol_of(b.symbol, scratch),
-        None if b.timestamp is None else _ns(b.timestamp),
-        scratch.recv,
-        None,
-        scratch.conn,
-        _levels(b.bids),
-        _levels(b.asks),
-        checksum=b.checksum,
-    )
+def _book(b: _Book, kind: type[BookSnapshot | BookDelta], scratch: Scratch) -> Decoded:
+    symbol, at = symbol_of(b.symbol, scratch), None if b.timestamp is None else _ns(b.timestamp)
+    bids, asks = _levels(b.bids), _levels(b.asks)
+    return kind(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks, checksum=b.checksum)
 
 
-def _books(frame: bytes, scratch: Scratch) -> list[Decoded]:
-    books = read("book", _books_decoder, frame)
-    return [_book(b, books.type, scratch) for b in books.data]
+def _books(said: _Push[_Book], scratch: Scratch) -> list[Decoded]:
+    kind = BookSnapshot if said.type == "snapshot" else BookDelta
+    return [_book(b, kind, scratch) for b in said.data]
 
 
 def _price_or_none(raw: msgspec.Raw) -> str | None:
@@ -233,27 +212,18 @@ def _price_or_none(raw: msgspec.Raw) -> str | None:
 
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
-    time = t.timestamp
-    return Ticker(
-        NAME,
-        symbol_of(t.symbol, scratch),
-        None if time is None or time == _EPOCH else _ns(time),
-        scratch.recv,
-        None,
-        last=_price_or_none(t.last),
-        high=_price_or_none(t.high),
-        low=_price_or_none(t.low),
-        volume_base=size_text(number_text(t.volume)),
-    )
+    symbol, volume = symbol_of(t.symbol, scratch), size_text(number_text(t.volume))
+    at = None if t.timestamp is None or t.timestamp == _EPOCH else _ns(t.timestamp)
+    last, high, low = _price_or_none(t.last), _price_or_none(t.high), _price_or_none(t.low)
+    return Ticker(NAME, symbol, at, scratch.recv, None, last, None, high, low, volume)
 
 
-def _tickers(frame: bytes, scratch: Scratch) -> list[Decoded]:
-    return [_ticker(t, scratch) for t in read("ticker", _tickers_decoder, frame).data]
+def _tickers(said: _Told[_Ticker], scratch: Scratch) -> list[Decoded]:
+    return [_ticker(t, scratch) for t in said.data]
 
 
-def _statuses(frame: bytes, _scratch: Scratch) -> list[Decoded]:
-    told = read("status", _statuses_decoder, frame).data
-    return [Ignored(_SYSTEM.get(status.system, "status")) for status in told]
+def _statuses(said: _Told[_Status], _scratch: Scratch) -> list[Decoded]:
+    return [Ignored(_SYSTEM.get(status.system, "status")) for status in said.data]
 
 
 def _heartbeat(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
@@ -262,12 +232,12 @@ def _heartbeat(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
 
 _SYSTEM: Final = {"maintenance": "maintenance", "cancel_only": "cancel_only", "post_only": "post_only"}
 _OPENING: Final = b'{"channel":"'
-_CHANNELS: Final = {
-    b"book": _books,
-    b"trade": _trades,
-    b"ticker": _tickers,
+_CHANNELS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
+    b"book": decoding("book", _Push[_Book], _books),
+    b"trade": decoding("trade", _Push[_Trade], _trades),
+    b"ticker": decoding("ticker", _Told[_Ticker], _tickers),
     b"heartbeat": _heartbeat,
-    b"status": _statuses,
+    b"status": decoding("status", _Told[_Status], _statuses),
 }
 
 
@@ -277,15 +247,15 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its channel promises, or is no frame of this venue.
     """
+    known = None
     if frame.startswith(_OPENING):
         known = _CHANNELS.get(frame[len(_OPENING) : frame.find(b'"', len(_OPENING))])
-        if known is not None:
-            return known(frame, scratch) or [Ignored("empty")]
-    control = read("frame", _control_decoder, frame)
-    if control.channel is not None:
-        known = _CHANNELS.get(control.channel.encode("utf-8", "replace"))
-        return [Ignored("unknown_channel")] if known is None else known(frame, scratch) or [Ignored("empty")]
-    return [_decode_control(control, frame, scratch)]
+    if known is None:
+        control = read("frame", _control_decoder, frame)
+        if control.channel is None:
+            return [_decode_control(control, frame, scratch)]
+        known = _CHANNELS.get(control.channel.encode(errors="replace"))
+    return [Ignored("unknown_channel")] if known is None else known(frame, scratch) or [Ignored("empty")]
 
 
 def _decode_control(control: _Control, frame: bytes, scratch: Scratch) -> Decoded:
@@ -315,34 +285,31 @@ def _acked(control: _Control, result: _Result, scratch: Scratch) -> Decoded:
     return Acked(control.req_id, [(channel, symbol_of(result.symbol, scratch))])
 
 
-_NATIVE: Final[dict[str, Channel]] = {"trade": "trade", "book": "book", "ticker": "ticker"}
-
-
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """Return the trades of a backfill that were asked for, of those that came.
 
     Raises:
         Unparseable: It is no such answer, or an error.
     """
-    request = answer.request
-    if request.op != "backfill" or request.symbol is None:
-        no_answer(answer, scratch)
-    told = read("Trades", _past_trades_decoder, answer.body.encode())
-    if told.error:
-        raise Unparseable(f"Trades: {', '.join(told.error)[:200]}")
-    pairs = [rows for name, rows in told.result.items() if name != "last"]
+    symbol, body = asked_as("backfill", answer)
+    pairs = [rows for name, rows in _result("Trades", _past_trades_decoder, body).items() if name != "last"]
     if len(pairs) != 1:
         raise Unparseable(f"Trades: {len(pairs)} pairs in one answer")
-    symbol = request.symbol
-    trades = asked_for(read("Trades", _past_trade_rows_decoder, pairs[0]), request, lambda row: row[6])
-    return [_past_trade(row, symbol, scratch.recv) for row in trades]
+    trades = read("Trades", _past_trade_rows_decoder, pairs[0])
+    return [_past_trade(t, symbol, scratch) for t in asked_for(trades, answer.request, lambda t: t.id)]
 
 
-def _past_trade(t: _PastTrade, symbol: str, recv: int) -> Trade:
-    price, size = trade_text(t[0], t[1])
-    aggressor = "buy" if t[3] == "b" else "sell"
-    ts, number = _seconds(number_text(t[2])), t[6]
-    return Trade(NAME, symbol, ts, recv, number, str(number), price, size, aggressor, backfilled=True)
+def _result(what: str, decoder: msgspec.json.Decoder[_Answer[_Row]], body: bytes) -> dict[str, _Row]:
+    told = read(what, decoder, body)
+    if told.error:
+        raise Unparseable(f"{what}: {', '.join(told.error)[:200]}")
+    return told.result
+
+
+def _past_trade(t: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
+    price, size = trade_text(t.price, t.size)
+    head = (NAME, symbol, _seconds(number_text(t.time)), scratch.recv, t.id)
+    return Trade(*head, str(t.id), price, size, "buy" if t.side == "b" else "sell", backfilled=True)
 
 
 def _seconds(text: str) -> int:
@@ -367,12 +334,9 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no AssetPairs, or an error.
     """
-    listed = read("AssetPairs", _asset_pairs_decoder, body)
-    if listed.error:
-        raise Unparseable(f"AssetPairs: {', '.join(listed.error)[:200]}")
     return [
         _instrument(pair, pair.wsname)
-        for pair in listed.result.values()
+        for pair in _result("AssetPairs", _asset_pairs_decoder, body).values()
         if pair.wsname is not None and pair.status in LISTED
     ]
 
@@ -383,17 +347,12 @@ def _instrument(pair: _Pair, wsname: str) -> Instrument:
     if not (base and slash and quote):
         raise Unparseable(f"AssetPairs: {wsname[:40]!r} is no BASE/QUOTE")
     base, quote = RENAMED.get(base, base), RENAMED.get(quote, quote)
-    return Instrument(
-        symbol=f"{base}-{quote}".upper(),
-        native=f"{base}/{quote}",  # AAPLx/USD: case counts
-        base=base.upper(),
-        quote=quote.upper(),
-        price_step=step_text(pair.pair_decimals) if pair.tick_size is None else price_text(pair.tick_size),
-        size_step=step_text(pair.lot_decimals),
-    )
+    price_step = step_text(pair.pair_decimals) if pair.tick_size is None else price_text(pair.tick_size)
+    native = f"{base}/{quote}"  # AAPLx/USD: case counts
+    return spot(native, base, quote, price_step, step_text(pair.lot_decimals))
 
 
-def _params(channel: Channel, op: str, depth: int) -> dict[str, object]:
+def _params(channel: str, op: Op, depth: int) -> dict[str, object]:
     params: dict[str, object] = {"channel": channel}
     if channel == "book":
         params["depth"] = depth
@@ -403,52 +362,22 @@ def _params(channel: Channel, op: str, depth: int) -> dict[str, object]:
 
 
 def _frames(
-    op: Literal["subscribe", "unsubscribe"],
-    items: Sequence[Item],
-    instruments: Mapping[str, Instrument],
-    first_id: int,
-    depth: int,
+    depth: int, op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
-    by_channel: dict[Channel, list[Item]] = {}
-    for item in items:
-        by_channel.setdefault(item[0], []).append(item)
+    """Return the frames for ``items``, numbered from ``first_id``; a channel a frame."""
     subscriptions: list[Subscription] = []
-    for channel, wanted in by_channel.items():
-        for start in range(0, len(wanted), SYMBOLS_PER_FRAME):
-            part = wanted[start : start + SYMBOLS_PER_FRAME]
+    for channel, wanted in grouped(items, lambda item: item[0]).items():
+        for part in parts(wanted, SYMBOLS_PER_FRAME):
             symbols = [instruments[symbol].native for _, symbol in part]
             number = first_id + len(subscriptions)
             params = {**_params(channel, op, depth), "symbol": symbols}
-            frame = msgspec.json.encode({"method": op, "params": params, "req_id": number}).decode()
-            subscriptions.append(Subscription(op, part, frame, number, len(part)))
+            document = {"method": op, "params": params, "req_id": number}
+            subscriptions.append(asking(op, part, document, number, len(part)))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, depth: int = DEPTH
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``; a channel a frame."""
-    return _frames("subscribe", items, instruments, first_id, depth)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int, *, depth: int = DEPTH
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id, depth)
-
-
-def plan(
-    endpoints: Endpoints,
-    instruments: Sequence[Instrument],
-    channels: Sequence[Channel],
-    *,
-    depth: int = DEPTH,
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    most = LIMITS.items_per_connection
-    return planned(f"{endpoints.ws}/v2", instruments, channels, most, partial(subscribe, depth=depth))
-
+subscribe = partial(_frames, DEPTH, "subscribe")
+unsubscribe = partial(_frames, DEPTH, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=600,  # chosen: none is published
@@ -472,7 +401,7 @@ VENUE: Final = Venue(
     silence_s={},  # a healthy book was silent for 26 s, and may be for longer
     first_s={"book": 10.0, "ticker": 10.0},  # chosen: both open with a snapshot, at once
     quiet_s=5.0,  # a heartbeat comes each second, 1.1 s at worst
-    plan=plan,
+    plan=planner("/v2", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,
@@ -493,10 +422,11 @@ def at_depth(depth: int) -> Venue:
     """
     if depth not in DEPTHS:
         raise ValueError(f"{NAME} has books of {DEPTHS} levels, not of {depth}")
+    subscribe = partial(_frames, depth, "subscribe")
     return replace(
         VENUE,
         book_rule=replace(BOOK_RULE, depth=depth),
-        plan=partial(plan, depth=depth),
-        subscribe=partial(subscribe, depth=depth),
-        unsubscribe=partial(unsubscribe, depth=depth),
+        plan=planner("/v2", LIMITS.items_per_connection, subscribe),
+        subscribe=subscribe,
+        unsubscribe=partial(_frames, depth, "unsubscribe"),
     )

@@ -71,8 +71,11 @@ class Connection:
                 out.clear()
                 return
             parts: list[bytes] = []
-            for payload in out:
-                binary = type(payload) is Binary
+            pack = self.venue.house.pack
+            for said in out:
+                binary, payload = type(said) is Binary, said
+                if pack is not None and not binary:
+                    binary, payload = True, pack(said)
                 parts.append(_header(Opcode.BINARY, len(payload)) if binary else headers[len(payload)])
                 parts.append(payload)
             self.frames += len(out)

@@ -188,6 +188,8 @@ class House:
             them a must: ``connects`` within ``connects_s`` of one address; ``messages`` of a client
             within ``messages_s``; ``ping_every_s`` and ``pong_within_s`` (the server's pings);
             ``idle_s`` (neither side says anything); ``lifetime_s``.
+        pack: How a payload becomes the binary frame that goes out, None where it is text; called for each
+            listener. Faults hurt the payload before it is packed.
         goodbyes: Code and reason for a client that does not answer a ping (``pong``), is ``idle`` or has
             reached its ``age``.
         listings: All of them, halted ones too, by native symbol.
@@ -209,6 +211,7 @@ class House:
     ) -> None:
         self.name = name
         self.limits = dict(limits)
+        self.pack: Callable[[bytes], bytes] | None = None
         self.goodbyes: dict[str, tuple[int, str]] = dict(GOODBYES)
         self.faults = faults
         self.listings = {each.native: each for each in listings if each.venue == name}

@@ -91,6 +91,7 @@ class Chain:
         self._later: list[tuple[int, int, Any]] = []  # when, in which order, a request or a line to open
         self._orders = 0
         self._ticked = self.desk.now
+        self._polled = dict.fromkeys(self.venue.polls, self.desk.now)
         self._steps = 0
         self._checked: dict[str, int] = {}  # how many states each book had been in
         self._list()
@@ -151,6 +152,8 @@ class Chain:
         for frame in frames:
             binary = isinstance(frame, Binary)
             self._write(line.name, "b" if binary else "f", b64encode(frame) if binary else bytes(frame))
+            if (reply := self.venue.answer(bytes(frame))) is not None:
+                hear(self.desk.venue, session, reply, self.desk.now)
         if session.close is not None:
             self._close(line, *session.close)
 
@@ -206,6 +209,17 @@ class Chain:
             frames = self.venue.subscribe if request.op == "subscribe" else self.venue.unsubscribe
             if items and frames is not None:
                 self._send(line, frames(items, self.instruments, line.next_id))
+
+    def _poll(self) -> None:
+        for channel, poll in self.venue.polls.items():
+            if self._polled[channel] <= self.desk.now:
+                self._polled[channel] = self.desk.now + int(poll.every_s * S)
+                for instrument in self.instruments.values():
+                    question = poll.ask(instrument)
+                    url = urlsplit(question.path)
+                    reply = self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+                    answer = Answer(question, reply.status, reply.body.decode())
+                    self._write("a.*", "h", msgspec.json.encode(answer))
 
     def _fetch(self, request: ControlRequest, instrument: Instrument) -> None:
         question: Request
@@ -274,6 +288,7 @@ class Chain:
                     self._turn(what)
                 else:
                     self._serve(what)
+            self._poll()
             if self.desk.now - self._ticked >= S:
                 self._ticked = self.desk.now
                 self._write("-", "k", msgspec.json.encode(raw.LegsAlive(["a"])))

@@ -175,7 +175,8 @@ async def test_every_frame_goes_out_in_gzip_once_for_all_and_faults_are_inside()
         with anyio.fail_after(DEADLINE_S):
             for ws in (one, other):
                 await ws.send(ask(BTC))
-                assert json.loads(gzip.decompress(await ws.recv()))["status"] == "ok"
+                while b'"status":"ok"' not in gzip.decompress(await ws.recv()):
+                    pass  # a ping may come first
             theirs = {await other.recv() for _ in range(5)}
             while await one.recv() not in theirs:
                 pass

@@ -14,7 +14,8 @@ against captures of 2022 to 2026.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal
+from functools import partial
+from typing import Final, Literal
 
 import msgspec
 
@@ -27,7 +28,6 @@ from actors.venues.base import (
     Answer,
     BookRule,
     Closing,
-    Connection,
     Decoded,
     Endpoints,
     Ignored,
@@ -42,7 +42,18 @@ from actors.venues.base import (
     number_text,
     read,
 )
-from actors.venues.common import Id, no_answer, planned, step_text, symbol_of
+from actors.venues.common import (
+    Decimals,
+    Id,
+    Op,
+    asked_as,
+    asking,
+    item_of,
+    planner,
+    spot,
+    step_text,
+    symbol_of,
+)
 
 NAME: Final = "bitstamp"
 US: Final = 1000  # ns
@@ -89,8 +100,8 @@ class _Pair(msgspec.Struct):
     url_symbol: str
     name: str
     trading: str
-    base_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
-    counter_decimals: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    base_decimals: Decimals | None = None
+    counter_decimals: Decimals | None = None
 
 
 _frame_decoder = msgspec.json.Decoder(_Frame)
@@ -122,17 +133,8 @@ def _trade(data: msgspec.Raw, symbol: str, scratch: Scratch) -> Trade:
         number_text(t.amount) if t.amount_str is None else t.amount_str,
     )
     number = t.id if t.id_str is None else _number(t.id_str)
-    return Trade(
-        NAME,
-        symbol,
-        _micros(t.microtimestamp) * US,
-        scratch.recv,
-        number,
-        str(number),
-        price,
-        size,
-        "sell" if t.type else "buy",
-    )
+    at, side = _micros(t.microtimestamp) * US, "sell" if t.type else "buy"
+    return Trade(NAME, symbol, at, scratch.recv, number, str(number), price, size, side)
 
 
 def _diff(data: msgspec.Raw, symbol: str, scratch: Scratch) -> BookDelta:
@@ -162,9 +164,8 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
             return [Ignored("heartbeat")]
         case "bts:error":
             error = read("bts:error", _error_decoder, said.data)
-            return [
-                Refused(f"{error.message if error.code is None else f'{error.code}: {error.message}'}"[:200])
-            ]
+            code = "" if error.code is None else f"{error.code}: "
+            return [Refused(f"{code}{error.message}"[:200])]
         case _:
             return [Ignored("unknown_event")]
 
@@ -183,9 +184,8 @@ def _symbol(channel: str, stream: str, scratch: Scratch) -> str:
 
 def _item(channel: str, scratch: Scratch) -> Item | None:
     for ours, stream in STREAMS.items():
-        instrument = scratch.instruments.get(channel[len(stream) :]) if channel.startswith(stream) else None
-        if instrument is not None:
-            return ours, instrument.symbol
+        if channel.startswith(stream):
+            return item_of(ours, channel[len(stream) :], scratch)
     return None
 
 
@@ -195,27 +195,12 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request = answer.request
-    if request.op != "snapshot" or request.symbol is None:
-        no_answer(answer, scratch)
-    s = read("order_book", _snapshot_decoder, answer.body.encode(errors="replace"))
+    symbol, body = asked_as("snapshot", answer)
+    s = read("order_book", _snapshot_decoder, body)
     # Seconds are too early a time: what is applied twice for it is absolute, and soon made good.
     at = _micros(f"{s.timestamp}000000" if s.microtimestamp is None else s.microtimestamp)
-    bids, asks = levels_text(s.bids), levels_text(s.asks)
-    return [
-        BookSnapshot(
-            NAME,
-            request.symbol,
-            at * US,
-            scratch.recv,
-            at,
-            scratch.conn,
-            bids,
-            asks,
-            last_seq=at,
-            depth=LEVELS,
-        )
-    ]
+    head = (NAME, symbol, at * US, scratch.recv, at, scratch.conn)
+    return [BookSnapshot(*head, levels_text(s.bids), levels_text(s.asks), last_seq=at, depth=LEVELS)]
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
@@ -232,49 +217,27 @@ def _instrument(row: _Pair) -> Instrument | Unusable:
     base, slash, quote = row.name.upper().partition("/")
     if not (base and slash and quote):
         return Unusable(row.name, row.url_symbol, f"{row.name[:40]!r} is no BASE/QUOTE")
-    return Instrument(
-        symbol=f"{base}-{quote}",
-        native=row.url_symbol,
-        base=base,
-        quote=quote,
-        price_step=step_text(row.counter_decimals),
-        size_step=step_text(row.base_decimals),
-    )
-
-
-def _frames(
-    op: Literal["subscribe", "unsubscribe"], items: Sequence[Item], instruments: Mapping[str, Instrument]
-) -> list[Subscription]:
-    channels = [STREAMS[channel] + instruments[symbol].native for channel, symbol in items]
-    frames = [msgspec.json.encode({"event": f"bts:{op}", "data": {"channel": name}}) for name in channels]
-    return [Subscription(op, [item], frame.decode()) for item, frame in zip(items, frames, strict=True)]
-
-
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, a channel each; the venue's answers bear no number."""
-    return _frames("subscribe", items, instruments)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``."""
-    return _frames("unsubscribe", items, instruments)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
+    return spot(row.url_symbol, base, quote, step_text(row.counter_decimals), step_text(row.base_decimals))
 
 
 def snapshot(instrument: Instrument) -> Request:
     """Return the request for the instrument's book, levels added up by price."""
     return Request("snapshot", f"/api/v2/order_book/{instrument.native}/?group=1", instrument.symbol)
 
+
+def _frames(
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return the frames for ``items``, a channel each; the venue's answers bear no number."""
+    documents = (
+        {"event": f"bts:{op}", "data": {"channel": STREAMS[channel] + instruments[symbol].native}}
+        for channel, symbol in items
+    )
+    return [asking(op, [item], document) for item, document in zip(items, documents, strict=True)]
+
+
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=1000,  # documented as 1,024
@@ -297,7 +260,7 @@ VENUE: Final = Venue(
     silence_s={},  # a healthy book was silent for 8 s, and may be for longer
     first_s={"book": 120.0},  # chosen: an unknown market is acknowledged and never speaks
     quiet_s=30.0,  # our heartbeats are answered within a second
-    plan=plan,
+    plan=planner("", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,

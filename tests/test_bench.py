@@ -21,7 +21,7 @@ from actors.venues import VENUES
 @pytest.mark.redis
 @pytest.mark.timeout(150)
 def test_the_rows_have_their_names_and_nothing_is_lost():
-    chosen = ("forward", "--only", "book", "--only", "delivered", "--only", "fanout")
+    chosen = ("forward", "--only", "book", "--only", "delivered", "--only", "fanout", "--only", "demo")
     command = [sys.executable, "-m", "actors", "bench", "--json", "--seconds", "0.5", "--runs", "1", *chosen]
     done = subprocess.run(command, capture_output=True, timeout=140, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -36,6 +36,8 @@ def test_the_rows_have_their_names_and_nothing_is_lost():
         "spin_ms",
         "fanout_per_s",
         "forward_per_s",
+        "demo_cores",
+        "demo_mib",
     ):
         assert figures[name] > 0
 

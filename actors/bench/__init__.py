@@ -4,6 +4,7 @@ Each row runs several times; plain names hold the best run, ``<name>_median`` an
 stand beside, and a spin loop's time tells the machine's mood.
 What the venues say is recorded from the simulator first, so it runs anywhere and needs no network.
 
+``demo`` is the whole of ``tapeline demo``: processor time and memory of all its processes, Redis included.
 ``forward`` is the way to a master: trades in ``events`` to acknowledged lines in its files, each synced.
 ``venues`` is what a frame costs each venue's decode (CPU, microseconds), and with its book kept: joined,
 proved, its levels set. Frames are those of the simulator, inflated: every channel of the three busiest
@@ -11,10 +12,10 @@ instruments. In the JSON ``decode`` has by venue ``frames``, ``decode_us``, ``bo
 ``json_us`` (the same frames as whatever JSON they are; absent where they are none), each with its
 ``_median``, and ``decode_ratio_to_json``, the median of the runs'; ``decode_missing`` lists the venues that
 have no simulator.
-All rows but ``book``, ``venues``, ``fanout`` and ``forward`` are about three venues, a partition each, with
-one normalizer, one bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the broadcaster
-delivers those sums too, one more message a trade, and they are not counted as events. The row ``memory``
-takes minutes and runs only when it is named.
+All rows but ``book``, ``demo``, ``venues``, ``fanout`` and ``forward`` are about three venues, a partition
+each, with one normalizer, one bookbuilder and one analytics, which sums trades (CVD) into ``flow``; the
+broadcaster delivers those sums too, one more message a trade, and they are not counted as events. The row
+``memory`` takes minutes and runs only when it is named.
 """
 
 import sys
@@ -26,18 +27,19 @@ from typing import Final, cast
 import orjson
 
 from actors.bench import rows
+from actors.bench.demo import demo_once
 from actors.bench.tape import SYMBOLS, record
 from actors.simulator.street import simulated
 from actors.venues import VENUES as ADAPTERS
 
 ROWS: Final = (
     *("book", "venues", "events", "delivered", "latency"),
-    *("cores", "fanout", "forward", "sockets", "memory"),
+    *("cores", "fanout", "forward", "sockets", "demo", "memory"),
 )
 VENUES: Final = tuple(SYMBOLS)
 DECODED: Final = tuple(simulated())
 _LONG: Final = frozenset({"memory"})  # only where it is named
-_TAPELESS: Final = frozenset({"book", "venues", "fanout", "forward", "sockets", "memory"})
+_TAPELESS: Final = frozenset({"book", "venues", "fanout", "forward", "sockets", "demo", "memory"})
 _MOST_EVENTS_PER_S: Final = 90_000  # chosen: what a run's tape is long enough for
 _RECORDED_PER_S: Final = 12_000  # chosen: so that it begins again once a run at the rate of the latency row
 _MEMORY_EVENTS: Final = (1_000_000, 10_000_000)  # DESIGN 16
@@ -194,6 +196,12 @@ def _venues(bench: rows.Bench) -> dict[str, object]:
     return {"decode": found, "decode_missing": [name for name in ADAPTERS if name not in DECODED]}
 
 
+def _demo(bench: rows.Bench) -> dict[str, object]:
+    found = [demo_once(bench.seconds) for _ in range(bench.runs)]
+    cores, mib = zip(*found, strict=True)
+    return {**_figures("demo_cores", cores, 2, low=True), **_figures("demo_mib", mib, 0, low=True)}
+
+
 _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "venues": _venues,
     "book": lambda bench: _several(bench, "book_us", rows.book_once, low=True),
@@ -204,5 +212,6 @@ _MEASURES: Final[dict[str, Callable[[rows.Bench], dict[str, object]]]] = {
     "fanout": lambda bench: _several(bench, "fanout_per_s", rows.fanout_once),
     "forward": _forward,
     "sockets": lambda bench: _several(bench, "socket_events_per_s", rows.sockets_once),
+    "demo": _demo,
     "memory": _memory,
 }

@@ -1,0 +1,80 @@
+"""What ``tapeline demo`` takes, all of it: processor time and memory of every process."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from actors.config.reader import OFFSET
+from actors.formation import await_true, cpu_s, free_port
+from actors.runtime.supervisor import die_with_parent, parent_of
+
+_SETTLED_S: Final = 5.0  # chosen: the first snapshots of all books are over
+_STOP_S: Final = 15.0
+
+
+def demo_once(seconds: float) -> tuple[float, float]:
+    """Run the demo; return the cores it used over ``seconds``, and MiB at their end.
+
+    Memory shared by several processes counts once (proportional set size).
+
+    Raises:
+        Unfinished: Not every venue said how it does within a minute.
+    """
+    with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder, _running(Path(folder)) as guide:
+        time.sleep(_SETTLED_S)
+        pids = _tree(guide)
+        before, began = sum(map(cpu_s, pids)), time.monotonic()
+        time.sleep(seconds)
+        cores = (sum(map(cpu_s, pids)) - before) / (time.monotonic() - began)
+        return cores, sum(map(_mib, pids))
+
+
+@contextmanager
+def _running(folder: Path) -> Generator[int]:
+    """Yield the process of a demo in ``folder`` whose venues are all live; nothing is left of it."""
+    said = folder / "said"
+    environment = {**os.environ, OFFSET: str(20_000 + free_port() % 20_000)}
+    with said.open("wb") as out:
+        guide = subprocess.Popen(
+            [sys.executable, "-m", "actors", "demo"],
+            cwd=folder,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no Python threads involved
+        )
+    try:
+        await_true(
+            "every venue of the demo is live", lambda: "Ctrl-C stops everything" in said.read_text(), 60
+        )
+        yield guide.pid
+    finally:
+        guide.send_signal(signal.SIGINT)
+        try:
+            guide.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            guide.kill()  # supervisors see it and end their actors
+            guide.wait()
+
+
+def _tree(root: int) -> set[int]:
+    """Return ``root`` and every process below it."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    parents = {pid: parent_of(pid) for pid in pids}
+    found = {root}
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found
+
+
+def _mib(pid: int) -> float:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kib = next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:"))
+    return int(kib) / 1024

@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from actors.connector.inflating import gunzip
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Event, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.faults import Faults
 from actors.simulator.market import Market
 from actors.simulator.street import load
-from actors.simulator.venue import Reply, Session, accept
+from actors.simulator.venue import Binary, Reply, Session, accept
 from actors.simulator.venue import Venue as Simulated
 from actors.simulator.venue import hear as hear_client
 from actors.stages.sync import Alignment, Sync
@@ -27,7 +28,6 @@ SYMBOLS: Final = 3  # chosen: the busiest of a venue, spot and contracts togethe
 _START: Final = 1_767_225_600 * SECOND  # 2026-01-01: nothing depends on the clock
 _STEP_NS: Final = SECOND // 10
 _MOST_S: Final = 600  # chosen: of market time; a venue that says less has fewer frames
-
 
 _parse: Final = msgspec.json.Decoder().decode
 
@@ -153,6 +153,7 @@ class _Visit:
         )
         self._kept = Kept(self._venue)
         self._sessions = [self._open(n, connection) for n, connection in enumerate(planned)]
+        self._spoken = self._now
         natives = {row.native: row for row in self._rows.values()}
         self._hearing = Hearing(self._venue, natives, len(planned), [])
         self._scratches = self._hearing.scratches()
@@ -171,6 +172,7 @@ class _Visit:
         session = accept(self._simulated, number + 1, parts.path, query, self._now)
         if isinstance(session, Reply):
             raise TypeError(f"{self._venue.name} refused a connection: {session.status}")
+        self._simulated.publish(self._now)  # its greeting, where nothing may be said before
         for subscription in planned.subscriptions:
             self._now += SECOND  # never too fast
             hear_client(self._simulated, session, subscription.frame, self._now)
@@ -187,16 +189,31 @@ class _Visit:
             for number, session in enumerate(self._sessions):
                 heard += len(session.out)
                 self._listen(number, session)
+            self._keep_alive()
             self._now += _STEP_NS
         return self._hearing
 
+    def _keep_alive(self) -> None:
+        keepalive = self._venue.keepalive
+        if keepalive is not None and self._now >= self._spoken + keepalive.every_s * SECOND:
+            self._spoken = self._now
+            for session in self._sessions:
+                hear_client(self._simulated, session, keepalive.frame, self._now)
+
     def _listen(self, number: int, session: Session) -> None:
         said, session.out[:] = list(session.out), []
-        for frame in map(bytes, said):
+        for frame in map(self._plain, said):
+            reply = self._venue.answer(frame)
+            if reply is not None:
+                hear_client(self._simulated, session, reply, self._now)
             scratch = self._scratches[number]
             scratch.recv = self._now
             self._hearing.lines.append(Line(self._now, number, frame))
             self._follow(number, (e for e in self._venue.decode(frame, scratch) if isinstance(e, Event)))
+
+    def _plain(self, frame: bytes) -> bytes:
+        inflates = self._venue.inflate is not None and isinstance(frame, Binary)
+        return gunzip(frame, self._venue.limits.max_frame_bytes) if inflates else bytes(frame)
 
     def _follow(self, number: int, events: Iterable[Event]) -> None:
         for event in events:

@@ -76,9 +76,11 @@ class _Wrong(Exception):
 class Gateway:
     """Connections and control messages; knows streams by name only."""
 
-    def __init__(self, house: House, streams: Mapping[str, Stream]) -> None:
+    def __init__(self, house: House, streams: Mapping[str, Stream], mark: Form = ()) -> None:
+        """Take the streams by name; ``mark`` ends the form of its sessions, where there are several."""
         self._house = house
         self._streams = streams
+        self._mark = mark
         self.asked = 0  # subscriptions ever made
 
     def open(self, session: Session, path: str, query: Mapping[str, str], _now: int) -> Reply | None:
@@ -87,7 +89,7 @@ class Gateway:
         if head not in ("ws", "stream"):
             return Reply(404)
         micro = query.get("timeUnit", "").upper() == "MICROSECOND"
-        session.form = (US if micro else MS, int(head == "stream"))
+        session.form = (US if micro else MS, int(head == "stream"), *self._mark)
         names = query.get("streams", "") if head == "stream" else rest
         self._subscribe(session, [name for name in names.split("/") if name])
         return None
@@ -98,7 +100,7 @@ class Gateway:
 
     def announce(self, session: Session, now: int) -> None:
         """Say that the connection will be dropped."""
-        unit, wrapped = session.form
+        unit, wrapped = session.form[:2]
         payload = b'{"e":"serverShutdown","E":%d}' % (now // unit)
         session.out.append(b'{"stream":"!serverShutdown","data":%b}' % payload if wrapped else payload)
 
@@ -234,17 +236,30 @@ def _aggregate(now: int, middle: bytes, maker: bytes, unit: int) -> bytes:
     return b'{"e":"aggTrade","E":%d,%b,"T":%d,"m":%b,"M":true}' % (ts, middle, ts, maker)
 
 
+def crossed(house: House, payload: bytes) -> bytes:
+    """Return a depth frame with a bid that is not there, above the best ask; any other as it is."""
+    message = msgspec.json.decode(payload)
+    data = message.get("data", message)
+    shop = house.shops.get(data.get("s", ""))
+    if shop is None or "b" not in data or "U" not in data:
+        return payload
+    _, _, ask, _ = shop.live.book.top()
+    data["b"].insert(0, [shop.price(ask + 10).decode(), shop.size(1).decode()])
+    return msgspec.json.encode(message)
+
+
 # -- REST ----------------------------------------------------------------------------------------
 
 
-def _error(status: int, code: int, message: str) -> Reply:
+def error(status: int, code: int, message: str) -> Reply:
+    """Return a refusal in the venue's words."""
     return Reply(status, msgspec.json.encode({"code": code, "msg": message}))
 
 
-REFUSAL: Final = _error(0, -1003, "The simulator was told to refuse.").body
+REFUSAL: Final = error(0, -1003, "The simulator was told to refuse.").body
 
 
-class _Weights:
+class Weights:
     """The REST budget of one address: 429 above it, 418 for those who do not stop."""
 
     def __init__(self, limits: Mapping[str, float]) -> None:
@@ -277,7 +292,7 @@ class _Weights:
             if status == 418
             else f"Too much request weight used; current limit is {most} request weight per 1 MINUTE."
         ) + " Please use WebSocket Streams for live updates to avoid polling the API."
-        reply = _error(status, -1003, message)
+        reply = error(status, -1003, message)
         return msgspec.structs.replace(reply, headers=retry_after(-((now - until) // SECOND)))
 
 
@@ -356,7 +371,7 @@ class Binance:
         limits: Mapping[str, float] = LIMITS,
     ) -> None:
         self.house = House(name, limits, faults, listings, market, shown=SHOWN)
-        self.edits = {"crossed": self._crossed}
+        self.edits = {"crossed": partial(crossed, self.house)}
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._by_symbol = {stand.shop.symbol: stand for stand in self._stands.values()}
         gateway = Gateway(self.house, {s.name: s for each in self._stands.values() for s in each.streams()})
@@ -364,7 +379,7 @@ class Binance:
         self.receive = gateway.receive
         self.hurried = gateway.hurried
         self.announce = gateway.announce
-        self._weights = _Weights(self.house.limits)
+        self._weights = Weights(self.house.limits)
         self._routes = {
             "/api/v3/ping": self._weighed(1, lambda _query, _now: Reply(200, b"{}")),
             "/api/v3/time": self._weighed(1, lambda _, now: Reply(200, b'{"serverTime":%d}' % (now // MS))),
@@ -454,16 +469,6 @@ class Binance:
             )
         )
 
-    def _crossed(self, payload: bytes) -> bytes:
-        message = msgspec.json.decode(payload)
-        data = message.get("data", message)
-        shop = self.house.shops.get(data.get("s", ""))
-        if shop is None or "b" not in data or "U" not in data:
-            return payload
-        _, _, ask, _ = shop.live.book.top()
-        data["b"].insert(0, [shop.price(ask + 10).decode(), shop.size(1).decode()])
-        return msgspec.json.encode(message)
-
     # -- requests ----------------------------------------------------------------------------------
 
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
@@ -491,22 +496,22 @@ class Binance:
             try:
                 wanted = msgspec.json.decode(query["symbols"], type=list[str])
             except msgspec.DecodeError:
-                return _error(400, -1100, "Illegal characters found in parameter 'symbols'.")
+                return error(400, -1100, "Illegal characters found in parameter 'symbols'.")
         elif query.get("symbolStatus"):
             trading = query["symbolStatus"] == "TRADING"
             wanted = [native for native, each in listings.items() if each.trading == trading]
         found = [listing for native in wanted if (listing := self.house.listed(native))]
         if ("symbol" in query or "symbols" in query) and len(found) != len(wanted):
-            return _error(400, -1121, "Invalid symbol.")
+            return error(400, -1121, "Invalid symbol.")
         return Reply(200, exchange_info(found, self.house.limits["weight_per_minute"], now))
 
     def _stand(self, query: Mapping[str, str]) -> _Stand | Reply:
         native = query.get("symbol", "")
         if not native:
             message = "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed."
-            return _error(400, -1102, message)
+            return error(400, -1102, message)
         if self.house.shop(native) is None:
-            return _error(400, -1121, "Invalid symbol.")
+            return error(400, -1121, "Invalid symbol.")
         return self._stands[native]
 
     def _depth(self, query: Mapping[str, str], _now: int) -> Reply:

@@ -84,6 +84,7 @@ class Shop:
         self.price = Fixed(listing.price_step, shown, trim=trim)
         self.size = Fixed(listing.size_step, shown, trim=trim)
         self.identity: Callable[[int], str] = str  # a trade's number -> its id, in the venue's words
+        self.stride = 1  # from one change's number to the next one's, where the venue counts all its books
         self.offset = 0  # the market's sequence less the venue's, which may have begun anew
         self._decimals = sum(len(step.partition(".")[2]) for step in (listing.price_step, listing.size_step))
         self._told: dict[int, int] = {}
@@ -98,7 +99,7 @@ class Shop:
         """Note that the book of now is what the venue tells with time ``ts`` (ns)."""
         if len(self._told) >= KEEP_TOLD:
             del self._told[next(iter(self._told))]
-        self._told[ts] = self.live.book.sequence - self.offset
+        self._told[ts] = self.number(self.live.book.sequence)
 
     @property
     def timed(self) -> bool:
@@ -119,8 +120,12 @@ class Shop:
     def truth(self) -> Truth:
         """Return what there is to be asked."""
         book, tape = self.live.book, self.live.tape
-        oldest = max(0, book.oldest - self.offset)
-        return Truth(oldest, book.sequence - self.offset, tape.first, tape.next)
+        oldest = max(0, self.number(book.oldest))
+        return Truth(oldest, self.number(book.sequence), tape.first, tape.next)
+
+    def number(self, sequence: int) -> int:
+        """Return the venue's number of a change of the book."""
+        return (sequence - self.offset) * self.stride
 
     def book(self, sequence: int | None = None, most: int | None = None, *, base: bool = False) -> TrueBook:
         """Return the best ``most`` levels a side as they were at a sequence (None: now).
@@ -131,10 +136,12 @@ class Shop:
             Forgotten: That sequence is not known, or not any more.
         """
         book = self.live.book
-        at = book.sequence if sequence is None else sequence + self.offset
+        at = book.sequence if sequence is None else sequence // self.stride + self.offset
+        if sequence is not None and self.number(at) != sequence:
+            raise Forgotten(f"no change of {self.symbol} has number {sequence}")
         levels = book.depth(most) if sequence is None else book.at(at, most)
         bids, asks = (self.texts(side, base=base) for side in levels)
-        return TrueBook(at - self.offset, bids, asks)
+        return TrueBook(self.number(at), bids, asks)
 
     def texts(self, levels: Iterable[tuple[int, int]], *, base: bool = False) -> list[tuple[str, str]]:
         """Return levels as the venue writes their numbers; ``base``: sizes in base currency."""

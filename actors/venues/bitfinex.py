@@ -41,7 +41,7 @@ from actors.venues.base import (
     number_text,
     read,
 )
-from actors.venues.common import MS, Id, Ms, no_answer, planned, price_or_none
+from actors.venues.common import MS, Id, Ms, asking, item_of, no_answer, planned, price_or_none, spot
 
 NAME: Final = "bitfinex"
 LEVELS: Final = 100  # the venue deletes what falls out of them
@@ -91,7 +91,7 @@ class _Event(msgspec.Struct):
 
     event: str
     channel: str | None = None
-    chanId: Id | None = None  # noqa: N815 - the venue's name
+    chan_id: Id | None = msgspec.field(default=None, name="chanId")
     symbol: str | None = None
     code: int | None = None
     msg: str = ""
@@ -167,18 +167,9 @@ def _delta(
     checksum: int | None = None,
 ) -> BookDelta:
     bids, asks = _sides(levels)
+    recv, conn = scratch.recv, scratch.conn
     return BookDelta(
-        NAME,
-        symbol,
-        ts_event,
-        scratch.recv,
-        seq,
-        scratch.conn,
-        bids,
-        asks,
-        last_seq=seq,
-        prev_seq=prev,
-        checksum=checksum,
+        NAME, symbol, ts_event, recv, seq, conn, bids, asks, last_seq=seq, prev_seq=prev, checksum=checksum
     )
 
 
@@ -237,20 +228,10 @@ def _price_or_none(raw: msgspec.Raw) -> str | None:
 
 def _ticker(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
     t = read("ticker", _ticker_decoder, data.payload)
+    last, high, low = _price_or_none(t.last), _price_or_none(t.high), _price_or_none(t.low)
     volume = number_text(t.volume)
-    return [
-        Ticker(
-            NAME,
-            known[1],
-            data.ts_event,
-            scratch.recv,
-            None,
-            last=_price_or_none(t.last),
-            high=_price_or_none(t.high),
-            low=_price_or_none(t.low),
-            volume_base=None if volume == "null" else size_text(volume),
-        )
-    ]
+    size = None if volume == "null" else size_text(volume)
+    return [Ticker(NAME, known[1], data.ts_event, scratch.recv, None, last, None, high, low, size)]
 
 
 def _other(_data: _Data, _known: list[Any], _scratch: Scratch) -> list[Decoded]:
@@ -302,15 +283,13 @@ def _info(event: _Event) -> Decoded:
 
 
 def _item(event: _Event, scratch: Scratch) -> Item | None:
-    channel = _CHANNELS.get(event.channel or "")
-    instrument = scratch.instruments.get(event.symbol or "")
-    return None if channel is None or instrument is None else (channel, instrument.symbol)
+    return item_of(_CHANNELS.get(event.channel or ""), event.symbol, scratch)
 
 
 def _answer(event: _Event, scratch: Scratch) -> Decoded:
-    if event.chanId is None:
+    if event.chan_id is None:
         raise Unparseable(f"{event.event} without its chanId")
-    channels, chan = _channels(scratch), str(event.chanId)
+    channels, chan = _channels(scratch), str(event.chan_id)
     if event.event == "unsubscribed":
         channels.pop(chan, None)
         return Ignored("answer")
@@ -336,28 +315,24 @@ def rows(body: bytes) -> list[Instrument]:
     named = dict(names)
     split = [(pair, *(pair.split(":") if ":" in pair else (pair[:3], pair[3:]))) for pair in pairs]
     return [
-        _instrument(pair, named.get(codes[0], codes[0]).upper(), named.get(codes[1], codes[1]).upper())
+        spot(f"t{pair}", named.get(codes[0], codes[0]), named.get(codes[1], codes[1]))
         for pair, *codes in split
         if len(codes) == 2 and all(codes) and not _TESTS & {*codes}
     ]
-
-
-def _instrument(pair: str, base: str, quote: str) -> Instrument:
-    return Instrument(f"{base}-{quote}", f"t{pair}", base, quote)
 
 
 def subscribe(
     items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
 ) -> list[Subscription]:
     """Return the frames that subscribe ``items``, a channel each; the venue's answers bear no number."""
-    subscriptions: list[Subscription] = []
-    for item in items:
-        channel, symbol = item
-        document = {"event": "subscribe", "channel": STREAMS[channel], "symbol": instruments[symbol].native}
-        if channel == "book":
-            document |= {"prec": "P0", "freq": "F0", "len": str(LEVELS)}
-        subscriptions.append(Subscription("subscribe", [item], msgspec.json.encode(document).decode()))
-    return subscriptions
+    return [_subscription(item, instruments[item[1]].native) for item in items]
+
+
+def _subscription(item: Item, native: str) -> Subscription:
+    document = {"event": "subscribe", "channel": STREAMS[item[0]], "symbol": native}
+    if item[0] == "book":
+        document |= {"prec": "P0", "freq": "F0", "len": str(LEVELS)}
+    return asking("subscribe", [item], document)
 
 
 def plan(

@@ -174,15 +174,17 @@ class Link:
         with anyio.move_on_after(OPEN_S):
             await _until(lambda: self._welcome is not None or self.ended.is_set())
         if not self._welcome:
-            reason = "no greeting" if self._welcome is None else "the first frame was no greeting"
-            self.leave(1000, reason, "handshake")  # unless it has closed by itself, and said why
-            raise Refused("handshake", reason)
+            self.leave(1000, "no greeting", "handshake")  # its ``x`` may be written, with a better reason
+            raise Refused("handshake", "no greeting")
 
     def _first(self, frame: bytes) -> str | None:
         """Take the first frame; from now on they are answered as the venue wants it."""
         greeting, self._answer = self._side.venue.greeting, _answer_of(self._side.venue)
         self._welcome = greeting is None or greeting(frame)
-        return None if self._answer is None else self._answer(frame)
+        if not self._welcome:
+            said = frame[:200].decode("utf-8", "replace")
+            self._end(None, f"the first frame was no greeting: {said}", "handshake")
+        return None if self._answer is None or self._muted else self._answer(frame)
 
     # ------------------------------------------------------------------ what the socket tells, in order
 

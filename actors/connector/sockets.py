@@ -194,6 +194,8 @@ async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
         raise Refused("timeout", f"no answer within {OPEN_S:g} s") from e
     except OSError as e:
         raise Refused("unreachable", e.strerror or str(e) or type(e).__name__) from e
+    except ValueError as e:  # a host that cannot be
+        raise Refused("unreachable", _unsaid(str(e), url)) from e
     except WebSocketException as e:
         raise Refused("handshake", _unsaid(str(e), url)) from e
     return cast("Socket", opened)

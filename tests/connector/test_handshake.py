@@ -9,6 +9,8 @@ from fake_venue import FakeVenue, lines, of, running, trade, until
 from msgspec.structs import replace
 
 from actors.connector import links
+from actors.connector.links import Link
+from actors.connector.sockets import Refused, dial
 from actors.venues import VENUES, kucoin
 from actors.venues.base import Handshake, Request
 
@@ -91,6 +93,14 @@ async def test_a_redirection_that_repeats_a_token_does_not_tell_it(redis_server,
                 await until(lambda: venue.received)
             assert not [line for line in lines(client) if "cret" in line.payload]
             assert "http://elsewhere/?..." in failed(client)[0]["reason"]
+
+
+@pytest.mark.parametrize("url", ["ws://a..b/", "ws://127.0.0.1:1/?token=cret", "ws://.x:1/?token=cret"])
+async def test_a_host_that_cannot_be_is_a_refusal(url: str):
+    with pytest.raises(Refused) as caught:
+        await dial(url, Link.__new__(Link), 1000)
+    assert caught.value.cause == "unreachable"
+    assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import example, given, settings
@@ -126,6 +127,23 @@ def test_any_rest_body_is_events_or_unparseable(venue: str, op: Any, body: objec
         VENUES[venue].decode_rest(Answer(request, 200, text, conn="a.1"), scratch(venue))
     with suppress(Unparseable):
         VENUES[venue].rows(text.encode())
+
+
+@given(
+    st.sampled_from([name for name in sorted(VENUES) if VENUES[name].handshake is not None]),
+    st.binary(max_size=60) | JSON | st.text(max_size=12).map(lambda host: f"wss://{host}/"),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_answer_to_a_handshake_is_an_address_or_unparseable(name: str, said: object) -> None:
+    venue = VENUES[name]
+    assert venue.handshake is not None
+    given = {"token": "+/=", "instanceServers": [{"endpoint": said}]}
+    wrapped = {"code": "200000", "data": given} if isinstance(said, str) else said
+    body = said if isinstance(said, bytes) else json.dumps(wrapped).encode()
+    with suppress(Unparseable):
+        url = venue.handshake.url(venue.endpoints.ws, body, "a.1")
+        assert urlsplit(url).scheme in ("ws", "wss")
+        assert url.isascii()
 
 
 TEXT = (

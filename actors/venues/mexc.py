@@ -14,7 +14,8 @@ order book", as of 2026; ``mexc_push`` for the frames. Read against captures of 
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from functools import partial
+from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -43,9 +44,11 @@ from actors.venues.base import (
 )
 from actors.venues.common import (
     MS,
-    Ms,
+    Decimals,
     Op,
-    no_answer,
+    asked_as,
+    asking,
+    item_of,
     planner,
     quote,
     spot,
@@ -77,7 +80,7 @@ class _Snapshot(msgspec.Struct):
     lastUpdateId: int | str  # noqa: N815 - the venue's name
     bids: list[Level]
     asks: list[Level]
-    timestamp: Ms | None = None
+    timestamp: int | None = None  # ms
 
 
 class _Row(msgspec.Struct, rename="camel"):
@@ -86,8 +89,8 @@ class _Row(msgspec.Struct, rename="camel"):
     base_asset: str
     quote_asset: str
     is_spot_trading_allowed: bool = True
-    base_asset_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
-    quote_asset_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    base_asset_precision: Decimals | None = None
+    quote_asset_precision: Decimals | None = None
 
 
 class _ExchangeInfo(msgspec.Struct):
@@ -133,18 +136,12 @@ def _depths(push: mexc_push.Push, d: mexc_push.Depths, scratch: Scratch) -> Book
         raise Unparseable(f"depth: version {last} is below the first, {first}")
     bids, asks = d.bids, d.asks
     _bounded(len(bids) + len(asks))
-    return BookDelta(
-        NAME,
-        symbol_of(push.symbol, scratch),
-        _ns(push.send_time),
-        scratch.recv,
-        last,
-        scratch.conn,
-        _levels([(level.price, level.quantity) for level in bids]),
-        _levels([(level.price, level.quantity) for level in asks]),
-        first_seq=first,
-        last_seq=last,
-    )
+    head = (NAME, symbol_of(push.symbol, scratch), _ns(push.send_time), scratch.recv, last, scratch.conn)
+    return BookDelta(*head, _pushed(bids), _pushed(asks), first_seq=first, last_seq=last)
+
+
+def _pushed(side: Sequence[mexc_push.Level]) -> list[Level]:
+    return _levels([(level.price, level.quantity) for level in side])
 
 
 def _levels(rows: list[Level]) -> list[Level]:
@@ -179,18 +176,9 @@ def _deal(d: mexc_push.Deal, place: int, symbol: str, scratch: Scratch) -> Trade
 
 
 def _mini_ticker(push: mexc_push.Push, t: mexc_push.MiniTicker, scratch: Scratch) -> Ticker:
-    return Ticker(
-        NAME,
-        symbol_of(push.symbol, scratch),
-        _ns(push.send_time),
-        scratch.recv,
-        None,
-        last=told_price(t.price),
-        high=told_price(t.high),
-        low=told_price(t.low),
-        volume_base=told_size(t.quantity),
-        volume_quote=told_size(t.volume),
-    )
+    head = (NAME, symbol_of(push.symbol, scratch), _ns(push.send_time), scratch.recv, None)
+    last, high, low = map(told_price, (t.price, t.high, t.low))
+    return Ticker(*head, last, None, high, low, told_size(t.quantity), told_size(t.volume))
 
 
 def _bounded(number: int) -> None:
@@ -226,8 +214,7 @@ def _control(reply: _Reply, scratch: Scratch) -> Decoded:
 def _item(name: str, scratch: Scratch) -> Item | None:
     for channel, (before, after) in STREAMS.items():
         if name.startswith(before) and name.endswith(after):
-            instrument = scratch.instruments.get(name[len(before) : len(name) - len(after)])
-            return None if instrument is None else (channel, instrument.symbol)
+            return item_of(channel, name[len(before) : len(name) - len(after)], scratch)
     return None
 
 
@@ -240,25 +227,12 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request = answer.request
-    if request.op != "snapshot" or request.symbol is None:
-        no_answer(answer, scratch)
-    s = read("depth", _snapshot_decoder, answer.body.encode(errors="replace"))
-    version = _version(str(s.lastUpdateId))
-    return [
-        BookSnapshot(
-            NAME,
-            request.symbol,
-            None if s.timestamp is None else s.timestamp * MS,
-            scratch.recv,
-            version,
-            scratch.conn,
-            _levels(s.bids),
-            _levels(s.asks),
-            last_seq=version,
-            depth=SNAPSHOT_LEVELS,
-        )
-    ]
+    symbol, body = asked_as("snapshot", answer)
+    s = read("depth", _snapshot_decoder, body)
+    at, version = _ns(s.timestamp or 0), _version(str(s.lastUpdateId))
+    levels = _levels(s.bids), _levels(s.asks)
+    head = (NAME, symbol, at, scratch.recv, version, scratch.conn)
+    return [BookSnapshot(*head, *levels, last_seq=version, depth=SNAPSHOT_LEVELS)]
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -269,16 +243,15 @@ def rows(body: bytes) -> list[Instrument]:
     """
     listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
     return [
-        spot(
-            row.symbol,
-            row.base_asset,
-            row.quote_asset,
-            step_text(row.quote_asset_precision),
-            step_text(row.base_asset_precision),
-        )
+        _instrument(row)
         for row in listed
         if str(row.status) in ("1", "ENABLED") and row.is_spot_trading_allowed
     ]
+
+
+def _instrument(row: _Row) -> Instrument:
+    price_step, size_step = map(step_text, (row.quote_asset_precision, row.base_asset_precision))
+    return spot(row.symbol, row.base_asset, row.quote_asset, price_step, size_step)
 
 
 def snapshot(instrument: Instrument) -> Request:
@@ -290,30 +263,21 @@ def snapshot(instrument: Instrument) -> Request:
 # ---- subscriptions --------------------------------------------------------------------------------------
 
 
-def _frames(op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument]) -> list[Subscription]:
+def _frames(
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
+) -> list[Subscription]:
+    """Return a frame for each of ``items``: a refusal then costs the others nothing."""
     method = {"subscribe": "SUBSCRIPTION", "unsubscribe": "UNSUBSCRIPTION"}[op]
     subscriptions: list[Subscription] = []
     for channel, symbol in items:
         before, after = STREAMS[channel]
         params = [f"{before}{instruments[symbol].native}{after}"]
-        frame = msgspec.json.encode({"method": method, "params": params}).decode()
-        subscriptions.append(Subscription(op, [(channel, symbol)], frame))
+        subscriptions.append(asking(op, [(channel, symbol)], {"method": method, "params": params}))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, one each: a refusal then costs the others nothing."""
-    return _frames("subscribe", items, instruments)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``."""
-    return _frames("unsubscribe", items, instruments)
-
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=30,  # documented
@@ -333,8 +297,8 @@ VENUE: Final = Venue(
     # The first change must reach the snapshot and may begin before it; each next begins where the last ended.
     book_rule=BookRule(snapshot="rest", join="range", chain="next", depth=SNAPSHOT_LEVELS),
     trade_ids="unordered",
-    silence_s={"ticker": 60.0},  # pushed every 3 s; all else may be silent for as long as nothing happens
-    first_s={"book": 120.0},  # chosen: a market may be quiet
+    # Chosen: tickers come each 3 s; a book that stalls looks like a quiet one, and makers quote everywhere.
+    silence_s={"ticker": 60.0, "book": 60.0},
     quiet_s=45.0,  # our pings are answered
     plan=planner("/ws", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,

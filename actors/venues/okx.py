@@ -19,7 +19,8 @@ Source: OKX v5 documentation as mirrored 2026-08-22, sections WebSocket, Public 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final, Literal
+from functools import partial
+from typing import Annotated, Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -46,6 +47,7 @@ from actors.model.events import (
     OpenInterest,
     Ticker,
     Trade,
+    Unit,
 )
 from actors.model.instruments import ContractKind, Instrument, Unusable
 from actors.venues.base import (
@@ -65,17 +67,26 @@ from actors.venues.base import (
     Scratch,
     Subscription,
     Venue,
+    decoding,
     items_of,
     read,
 )
 from actors.venues.common import (
     Id,
+    Op,
+    asked_as,
     asked_for,
+    asking,
     instrument_of,
+    item_of,
     ms_text,
     no_answer,
+    own_number,
+    parts,
     planned,
-    price_or_none,
+    spot,
+    told_price,
+    told_size,
 )
 
 NAME: Final = "okx"
@@ -106,26 +117,29 @@ _Crc = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 _Side = Literal["buy", "sell"]
 
 
-class _Arg(msgspec.Struct):
+_Data = TypeVar("_Data")
+
+
+class _Arg(msgspec.Struct, rename="camel"):
     channel: str
-    instId: str | None = None  # noqa: N815 - the venue's name
-    instType: str | None = None  # noqa: N815
+    inst_id: str | None = None
+    inst_type: str | None = None
 
 
-class _Of(msgspec.Struct):
+class _Of(msgspec.Struct, rename="camel"):
     """The subscription that a frame is of."""
 
-    instId: str  # noqa: N815 - the venue's name
+    inst_id: str
 
 
-class _Trade(msgspec.Struct):
-    tradeId: Id  # noqa: N815 - the last of ``count`` fills
+class _Trade(msgspec.Struct, rename="camel"):
+    trade_id: Id  # the last of ``count`` fills
     px: str
     sz: str  # base currency; of swaps: contracts
     side: _Side  # the taker's
     ts: str | None = None
     count: _Count = 1
-    seqId: _Seq | None = None  # noqa: N815 - of the same numbers as the book's; may repeat
+    seq_id: _Seq | None = None  # of the same numbers as the book's; may repeat
 
 
 class _Level(msgspec.Struct, array_like=True, gc=False):
@@ -133,72 +147,72 @@ class _Level(msgspec.Struct, array_like=True, gc=False):
     sz: str  # absolute; base currency, of swaps contracts; "0" removes
 
 
-class _Book(msgspec.Struct):
+class _Book(msgspec.Struct, rename="camel"):
     asks: list[_Level]
     bids: list[_Level]
-    seqId: _Seq  # noqa: N815
-    prevSeqId: _Seq  # noqa: N815 - -1 in a snapshot
+    seq_id: _Seq
+    prev_seq_id: _Seq  # -1 in a snapshot
     ts: str | None = None
     checksum: _Crc = 0  # fixed to 0 since 2026-05
 
 
-class _Bbo(msgspec.Struct):
+class _Bbo(msgspec.Struct, rename="camel"):
     asks: list[_Level]
     bids: list[_Level]
     ts: str | None = None
-    seqId: _Seq | None = None  # noqa: N815
+    seq_id: _Seq | None = None
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(msgspec.Struct, rename="camel"):
     last: str  # all of them "" where there is none
     open24h: str
     high24h: str
     low24h: str
     vol24h: str  # base currency; of swaps contracts
-    volCcy24h: str  # noqa: N815 - quote currency; of swaps base currency
+    vol_ccy: str = msgspec.field(name="volCcy24h")  # quote currency; of swaps base currency
     ts: str | None = None
 
 
-class _Detail(msgspec.Struct):
+class _Detail(msgspec.Struct, rename="camel"):
     side: _Side  # of the forced order
-    posSide: Literal["long", "short", "net"]  # noqa: N815 - net: only the side tells
-    bkPx: str  # noqa: N815
+    pos_side: Literal["long", "short", "net"]  # net: only the side tells
+    bk_px: str
     sz: str  # contracts
     ts: str | None = None
 
 
-class _Liquidated(msgspec.Struct):
-    instId: str  # noqa: N815
+class _Liquidated(msgspec.Struct, rename="camel"):
+    inst_id: str
     details: list[_Detail]
 
 
-class _OpenInterest(msgspec.Struct):
+class _OpenInterest(msgspec.Struct, rename="camel"):
     oi: str  # contracts
-    oiCcy: str  # noqa: N815 - base currency
-    oiUsd: str = ""  # noqa: N815
+    oi_ccy: str  # base currency
+    oi_usd: str = ""
     ts: str | None = None
 
 
-class _Funding(msgspec.Struct):
-    fundingRate: str  # noqa: N815 - paid at fundingTime
-    fundingTime: str | None = None  # noqa: N815
-    nextFundingRate: str = ""  # noqa: N815
+class _Funding(msgspec.Struct, rename="camel"):
+    funding_rate: str  # paid at fundingTime
+    funding_time: str | None = None
+    next_funding_rate: str = ""
     ts: str | None = None
 
 
-class _Mark(msgspec.Struct):
-    markPx: str  # noqa: N815
+class _Mark(msgspec.Struct, rename="camel"):
+    mark_px: str
     ts: str | None = None
 
 
-class _Index(msgspec.Struct):
-    idxPx: str  # noqa: N815
+class _Index(msgspec.Struct, rename="camel"):
+    idx_px: str
     ts: str | None = None
 
 
-class _Trades(msgspec.Struct):
+class _Push(msgspec.Struct, Generic[_Data], gc=False):
     arg: _Of
-    data: list[_Trade]
+    data: list[_Data]
 
 
 class _Books(msgspec.Struct):
@@ -207,38 +221,8 @@ class _Books(msgspec.Struct):
     data: list[_Book]
 
 
-class _Bbos(msgspec.Struct):
-    arg: _Of
-    data: list[_Bbo]
-
-
-class _Tickers(msgspec.Struct):
-    arg: _Of
-    data: list[_Ticker]
-
-
 class _Liquidations(msgspec.Struct):
     data: list[_Liquidated]
-
-
-class _OpenInterests(msgspec.Struct):
-    arg: _Of
-    data: list[_OpenInterest]
-
-
-class _Fundings(msgspec.Struct):
-    arg: _Of
-    data: list[_Funding]
-
-
-class _Marks(msgspec.Struct):
-    arg: _Of
-    data: list[_Mark]
-
-
-class _Indexes(msgspec.Struct):
-    arg: _Of
-    data: list[_Index]
 
 
 class _Bare(msgspec.Struct):
@@ -251,46 +235,31 @@ class _Bare(msgspec.Struct):
     msg: str | None = None
 
 
-class _PastTrades(msgspec.Struct):
+class _Answer(msgspec.Struct, Generic[_Data]):
     code: str
-    data: list[_Trade]
+    data: list[_Data]
     msg: str = ""
 
 
-class _Row(msgspec.Struct):
-    instId: str  # noqa: N815 - the venue's name
-    instType: str  # noqa: N815
+class _Row(msgspec.Struct, rename="camel"):
+    inst_id: str
+    inst_type: str
     state: str
-    baseCcy: str = ""  # noqa: N815 - "" of swaps
-    quoteCcy: str = ""  # noqa: N815
+    base_ccy: str = ""  # "" of swaps
+    quote_ccy: str = ""
     uly: str = ""
-    settleCcy: str = ""  # noqa: N815
-    ctType: str = ""  # noqa: N815
-    ctVal: str = ""  # noqa: N815
-    ctMult: str = ""  # noqa: N815
-    ctValCcy: str = ""  # noqa: N815
-    tickSz: str = ""  # noqa: N815
-    lotSz: str = ""  # noqa: N815
+    settle_ccy: str = ""
+    ct_type: str = ""
+    ct_val: str = ""
+    ct_mult: str = ""
+    ct_val_ccy: str = ""
+    tick_sz: str = ""
+    lot_sz: str = ""
 
 
-class _Rows(msgspec.Struct):
-    code: str
-    data: list[_Row]
-    msg: str = ""
-
-
-_trades_decoder = msgspec.json.Decoder(_Trades, strict=False)
-_books_decoder = msgspec.json.Decoder(_Books, strict=False)
-_bbos_decoder = msgspec.json.Decoder(_Bbos, strict=False)
-_tickers_decoder = msgspec.json.Decoder(_Tickers)
-_liquidations_decoder = msgspec.json.Decoder(_Liquidations)
-_open_interests_decoder = msgspec.json.Decoder(_OpenInterests)
-_fundings_decoder = msgspec.json.Decoder(_Fundings)
-_marks_decoder = msgspec.json.Decoder(_Marks)
-_indexes_decoder = msgspec.json.Decoder(_Indexes)
 _bare_decoder = msgspec.json.Decoder(_Bare)
-_past_trades_decoder = msgspec.json.Decoder(_PastTrades, strict=False)
-_rows_decoder = msgspec.json.Decoder(_Rows)
+_past_trades_decoder = msgspec.json.Decoder(_Answer[_Trade], strict=False)
+_rows_decoder = msgspec.json.Decoder(_Answer[_Row])
 
 
 def _base(size: str, price: str, instrument: Instrument) -> str:
@@ -298,63 +267,42 @@ def _base(size: str, price: str, instrument: Instrument) -> str:
     return size if contract is None or kind is None else to_base(size, contract, kind, price)
 
 
-def _some(text: str) -> str | None:
-    return None if not text else size_text(text)
-
-
 def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: bool = False) -> Trade:
     price, size = trade_text(t.px, t.sz)
-    if t.count > t.tradeId + 1:
-        raise Unparseable(f"trade {t.tradeId} cannot be the last of {t.count}")
-    return Trade(
-        NAME,
-        instrument.symbol,
-        ms_text(t.ts),
-        scratch.recv,
-        t.seqId,
-        str(t.tradeId),
-        price,
-        _base(size, price, instrument),
-        t.side,
-        first_id=None if t.count == 1 else str(t.tradeId - t.count + 1),
-        contracts=None if instrument.contract_size is None else size,
-        backfilled=backfilled,
-    )
-
-
-def _trades(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("trades", _trades_decoder, frame)
-    instrument = instrument_of(said.arg.instId, scratch)
-    return [_trade(t, instrument, scratch) for t in said.data]
+    if t.count > t.trade_id + 1:
+        raise Unparseable(f"trade {t.trade_id} cannot be the last of {t.count}")
+    symbol, at, recv = instrument.symbol, ms_text(t.ts), scratch.recv
+    number, first = str(t.trade_id), None if t.count == 1 else str(t.trade_id - t.count + 1)
+    base, contracts = _base(size, price, instrument), None if instrument.contract_size is None else size
+    return Trade(NAME, symbol, at, recv, t.seq_id, number, price, base, t.side, first, contracts, backfilled)
 
 
 def _levels(levels: list[_Level]) -> list[Level]:
     return levels_text([(level.px, level.sz) for level in levels])
 
 
-def _books(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("books", _books_decoder, frame)
-    instrument = instrument_of(said.arg.instId, scratch)
-    whole = said.action == "snapshot"
-    return [_book(b, instrument, scratch, whole=whole) for b in said.data]
+def _books(said: _Books, scratch: Scratch) -> list[Decoded]:
+    instrument = instrument_of(said.arg.inst_id, scratch)
+    make = _snapshot if said.action == "snapshot" else _delta
+    unit = "base" if instrument.contract_size is None else "contracts"
+    return [make(b, instrument.symbol, unit, scratch) for b in said.data]
 
 
-def _book(b: _Book, instrument: Instrument, scratch: Scratch, *, whole: bool) -> Event:
-    kind = BookSnapshot if whole else BookDelta
-    return kind(
-        NAME,
-        instrument.symbol,
-        ms_text(b.ts),
-        scratch.recv,
-        b.seqId,
-        scratch.conn,
-        _levels(b.bids),
-        _levels(b.asks),
-        "base" if instrument.contract_size is None else "contracts",
-        last_seq=b.seqId,
-        prev_seq=None if whole else b.prevSeqId,
-        checksum=b.checksum or None,
-        depth=BOOK_LEVELS if whole else None,
+def _snapshot(b: _Book, symbol: str, unit: Unit, scratch: Scratch) -> BookSnapshot:
+    at, recv, conn = ms_text(b.ts), scratch.recv, scratch.conn
+    bids, asks = _levels(b.bids), _levels(b.asks)
+    seq, crc = b.seq_id, b.checksum or None
+    return BookSnapshot(
+        NAME, symbol, at, recv, seq, conn, bids, asks, unit, last_seq=seq, checksum=crc, depth=BOOK_LEVELS
+    )
+
+
+def _delta(b: _Book, symbol: str, unit: Unit, scratch: Scratch) -> BookDelta:
+    at, recv, conn = ms_text(b.ts), scratch.recv, scratch.conn
+    bids, asks = _levels(b.bids), _levels(b.asks)
+    seq, prev, crc = b.seq_id, b.prev_seq_id, b.checksum or None
+    return BookDelta(
+        NAME, symbol, at, recv, seq, conn, bids, asks, unit, last_seq=seq, prev_seq=prev, checksum=crc
     )
 
 
@@ -365,52 +313,25 @@ def _touch(levels: list[_Level], instrument: Instrument) -> tuple[str | None, st
     return price, _base(size_text(levels[0].sz), price, instrument)
 
 
-def _bbos(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("bbo-tbt", _bbos_decoder, frame)
-    instrument = instrument_of(said.arg.instId, scratch)
-    return [
-        L1(
-            NAME,
-            instrument.symbol,
-            ms_text(b.ts),
-            scratch.recv,
-            b.seqId,
-            *_touch(b.bids, instrument),
-            *_touch(b.asks, instrument),
-        )
-        for b in said.data
-    ]
+def _bbo(b: _Bbo, instrument: Instrument, scratch: Scratch) -> L1:
+    bid, ask = _touch(b.bids, instrument), _touch(b.asks, instrument)
+    return L1(NAME, instrument.symbol, ms_text(b.ts), scratch.recv, b.seq_id, *bid, *ask)
 
 
-def _tickers(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("tickers", _tickers_decoder, frame)
-    instrument = instrument_of(said.arg.instId, scratch)
-    spot = instrument.contract_size is None
-    return [
-        Ticker(
-            NAME,
-            instrument.symbol,
-            ms_text(t.ts),
-            scratch.recv,
-            None,
-            last=price_or_none(t.last) if t.last else None,
-            open=price_or_none(t.open24h) if t.open24h else None,
-            high=price_or_none(t.high24h) if t.high24h else None,
-            low=price_or_none(t.low24h) if t.low24h else None,
-            volume_base=_some(t.vol24h if spot else t.volCcy24h),
-            volume_quote=_some(t.volCcy24h) if spot else None,
-        )
-        for t in said.data
-    ]
+def _ticker(t: _Ticker, instrument: Instrument, scratch: Scratch) -> Ticker:
+    symbol, at, recv = instrument.symbol, ms_text(t.ts), scratch.recv
+    last, first = told_price(t.last), told_price(t.open24h)
+    high, low = told_price(t.high24h), told_price(t.low24h)
+    base, quote = (t.vol24h, t.vol_ccy) if instrument.contract_size is None else (t.vol_ccy, None)
+    return Ticker(NAME, symbol, at, recv, None, last, first, high, low, told_size(base), told_size(quote))
 
 
-def _liquidations(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
+def _liquidations(said: _Liquidations, scratch: Scratch) -> list[Decoded]:
     """Return those of our instruments: whoever subscribes is sent all swaps."""
-    said = read("liquidation-orders", _liquidations_decoder, frame)
     before = _history_until(scratch)
     found: list[Decoded] = []
     for row in said.data:
-        instrument = scratch.instruments.get(row.instId)
+        instrument = scratch.instruments.get(row.inst_id)
         if instrument is None:
             found.append(Ignored("other_instrument"))
             continue
@@ -435,80 +356,65 @@ def _history_until(scratch: Scratch) -> int:
 
 
 def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquidation:
-    price, size = price_text(d.bkPx), size_text(d.sz)
+    price, size = price_text(d.bk_px), size_text(d.sz)
     if is_zero(size):
         raise Unparseable(f"a liquidation of size {size}")
-    long = d.posSide == "long" or (d.posSide == "net" and d.side == "sell")
-    return Liquidation(
-        NAME,
-        instrument.symbol,
-        ms_text(d.ts),
-        scratch.recv,
-        None,
-        d.side,
-        "long" if long else "short",
-        price,
-        _base(size, price, instrument),
-        None if instrument.contract_size is None else size,
-    )
+    position = "long" if d.pos_side == "long" or (d.pos_side == "net" and d.side == "sell") else "short"
+    head = (NAME, instrument.symbol, ms_text(d.ts), scratch.recv, None)
+    contracts = None if instrument.contract_size is None else size
+    return Liquidation(*head, d.side, position, price, _base(size, price, instrument), contracts)
 
 
-def _open_interests(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("open-interest", _open_interests_decoder, frame)
-    symbol = instrument_of(said.arg.instId, scratch).symbol
-    return [
-        OpenInterest(
-            NAME, symbol, ms_text(o.ts), scratch.recv, None, size_text(o.oi), _some(o.oiCcy), _some(o.oiUsd)
-        )
-        for o in said.data
-    ]
+def _open_interest(o: _OpenInterest, instrument: Instrument, scratch: Scratch) -> OpenInterest:
+    contracts, base, notional = size_text(o.oi), told_size(o.oi_ccy), told_size(o.oi_usd)
+    return OpenInterest(NAME, instrument.symbol, ms_text(o.ts), scratch.recv, None, contracts, base, notional)
 
 
-def _fundings(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("funding-rate", _fundings_decoder, frame)
-    symbol = instrument_of(said.arg.instId, scratch).symbol
-    return [
-        Funding(
-            NAME,
-            symbol,
-            ms_text(f.ts),
-            scratch.recv,
-            None,
-            rate=decimal_text(f.fundingRate),
-            predicted_rate=decimal_text(f.nextFundingRate) if f.nextFundingRate else None,
-            next_ts=ms_text(f.fundingTime),
-        )
-        for f in said.data
-    ]
+def _funding(f: _Funding, instrument: Instrument, scratch: Scratch) -> Funding:
+    symbol, at, next_ts = instrument.symbol, ms_text(f.ts), ms_text(f.funding_time)
+    rate, predicted = decimal_text(f.funding_rate), f.next_funding_rate
+    predicted_rate = decimal_text(predicted) if predicted else None
+    return Funding(NAME, symbol, at, scratch.recv, None, rate, predicted_rate, next_ts=next_ts)
 
 
-def _marks(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    said = read("mark-price", _marks_decoder, frame)
-    symbol = instrument_of(said.arg.instId, scratch).symbol
-    return [
-        Funding(NAME, symbol, ms_text(m.ts), scratch.recv, None, mark=price_text(m.markPx)) for m in said.data
-    ]
+def _mark(m: _Mark, instrument: Instrument, scratch: Scratch) -> Funding:
+    symbol, at = instrument.symbol, ms_text(m.ts)
+    return Funding(NAME, symbol, at, scratch.recv, None, mark=price_text(m.mark_px))
 
 
-def _indexes(frame: bytes, scratch: Scratch) -> Sequence[Decoded]:
-    """Return the index price of the swap whose underlying it is: an index bears the name of a spot pair."""
-    said = read("index-tickers", _indexes_decoder, frame)
-    symbol = instrument_of(said.arg.instId + SWAP, scratch).symbol
-    return [
-        Funding(NAME, symbol, ms_text(i.ts), scratch.recv, None, index=price_text(i.idxPx)) for i in said.data
-    ]
+def _index(i: _Index, instrument: Instrument, scratch: Scratch) -> Funding:
+    symbol, at = instrument.symbol, ms_text(i.ts)
+    return Funding(NAME, symbol, at, scratch.recv, None, index=price_text(i.idx_px))
 
 
-_DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], Sequence[Decoded]]]] = {
-    b"trades": _trades,
-    b"books": _books,
-    b"bbo-tbt": _bbos,
-    b"tickers": _tickers,
-    b"liquidation-orders": _liquidations,
-    b"open-interest": _open_interests,
-    b"funding-rate": _fundings,
-    b"mark-price": _marks,
-    b"index-tickers": _indexes,
+def _rows(
+    what: str,
+    kind: type[_Push[_Data]],
+    make: Callable[[_Data, Instrument, Scratch], Decoded],
+    suffix: str = "",
+    *,
+    strict: bool = True,
+) -> Callable[[bytes, Scratch], list[Decoded]]:
+    """Return what reads the rows of a channel. ``suffix``: what the instrument's name has beyond its."""
+
+    def made(said: _Push[_Data], scratch: Scratch) -> list[Decoded]:
+        instrument = instrument_of(said.arg.inst_id + suffix, scratch)
+        return [make(row, instrument, scratch) for row in said.data]
+
+    return decoding(what, kind, made, strict=strict)
+
+
+_DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
+    b"trades": _rows("trades", _Push[_Trade], _trade, strict=False),
+    b"books": decoding("books", _Books, _books, strict=False),
+    b"bbo-tbt": _rows("bbo-tbt", _Push[_Bbo], _bbo, strict=False),
+    b"tickers": _rows("tickers", _Push[_Ticker], _ticker),
+    b"liquidation-orders": decoding("liquidation-orders", _Liquidations, _liquidations),
+    b"open-interest": _rows("open-interest", _Push[_OpenInterest], _open_interest),
+    b"funding-rate": _rows("funding-rate", _Push[_Funding], _funding),
+    b"mark-price": _rows("mark-price", _Push[_Mark], _mark),
+    # An index bears the name of a spot pair, and is of the swap whose underlying it is.
+    b"index-tickers": _rows("index-tickers", _Push[_Index], _index, SWAP),
 }
 _OPENING: Final = b'{"arg":{"channel":"'
 _DATA: Final = (b'},"data":', b'},"action":')
@@ -524,7 +430,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         end = frame.find(b'"', len(_OPENING))
         known = _DECODERS.get(frame[len(_OPENING) : end])
         if known is not None and frame.startswith(_DATA, frame.find(b"}", end)):
-            return [*known(frame, scratch)] or [Ignored("empty")]
+            return known(frame, scratch) or [Ignored("empty")]
     elif frame == b"pong":
         return [Ignored("heartbeat")]
     return _decode_other(frame, scratch)
@@ -539,7 +445,7 @@ def _decode_other(frame: bytes, scratch: Scratch) -> list[Decoded]:
     known = _DECODERS.get(bare.arg.channel.encode(errors="replace"))
     if known is None:
         return [Ignored("unknown_channel")]
-    return [*known(frame, scratch)] or [Ignored("empty")]
+    return known(frame, scratch) or [Ignored("empty")]
 
 
 # ---- control frames -------------------------------------------------------------------------------------
@@ -554,8 +460,7 @@ _named = re.compile(r"channel:([a-z0-9-]{1,40}),inst(?:Id|Type):([^\s,]{1,40})")
 
 
 def _control(bare: _Bare, event: str, scratch: Scratch) -> Decoded:
-    number = str(bare.id)
-    ours = int(number) if number.isdigit() and number.isascii() and len(number) < 16 else None
+    ours = own_number(bare.id)
     match event:
         case "subscribe" if bare.arg is not None:
             return _consent(bare.arg, ours, scratch)
@@ -574,14 +479,11 @@ def _control(bare: _Bare, event: str, scratch: Scratch) -> Decoded:
 def _items(channel: str, inst: str | None, scratch: Scratch) -> list[Item]:
     """Return what of ours an argument is about; a liquidations' is of every swap."""
     ours = _CHANNELS.get(channel)
-    if ours is None:
-        return []
     if ours == "liquidation":
-        symbols = [i.symbol for i in scratch.instruments.values() if i.contract_size is not None]
-    else:
-        instrument = scratch.instruments.get(inst or "")
-        symbols = [] if instrument is None else [instrument.symbol]
-    return items_of(symbols, [ours])
+        swaps = [i.symbol for i in scratch.instruments.values() if i.contract_size is not None]
+        return items_of(swaps, [ours])
+    item = item_of(ours, inst, scratch)
+    return [] if item is None else items_of([item[1]], [item[0]])
 
 
 def _consent(arg: _Arg, ours: int | None, scratch: Scratch) -> Decoded:
@@ -590,7 +492,7 @@ def _consent(arg: _Arg, ours: int | None, scratch: Scratch) -> Decoded:
     if arg.channel == STREAMS["liquidation"]:
         scratch.memory.pop(_LIQUIDATED, None)  # what comes first of a new subscription may be old again
         scratch.memory[_CONSENT] = scratch.recv
-    items = _items(arg.channel, arg.instId, scratch)
+    items = _items(arg.channel, arg.inst_id, scratch)
     return Acked(ours, items) if items else Ignored("not_ours")
 
 
@@ -614,15 +516,21 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises, or an error.
     """
-    request = answer.request
-    instrument = next((i for i in scratch.instruments.values() if i.symbol == request.symbol), None)
-    if request.op != "backfill" or instrument is None:
-        no_answer(answer, scratch)
-    body = read("history-trades", _past_trades_decoder, answer.body.encode(errors="replace"))
-    if body.code != "0":
-        raise Unparseable(f"history-trades: {body.code[:20]}: {body.msg[:200]}")
-    found = asked_for(body.data, request, lambda row: row.tradeId)
+    symbol, body = asked_as("backfill", answer)
+    instrument = next((i for i in scratch.instruments.values() if i.symbol == symbol), None)
+    if instrument is None:
+        no_answer(answer)
+    found = asked_for(
+        _data("history-trades", _past_trades_decoder, body), answer.request, lambda row: row.trade_id
+    )
     return [_trade(row, instrument, scratch, backfilled=True) for row in found]
+
+
+def _data(what: str, decoder: msgspec.json.Decoder[_Answer[_Data]], body: bytes) -> list[_Data]:
+    told = read(what, decoder, body)
+    if told.code != "0":
+        raise Unparseable(f"{what}: {told.code[:20]}: {told.msg[:200]}")
+    return told.data
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
@@ -631,53 +539,38 @@ def rows(body: bytes) -> list[Instrument | Unusable]:
     Raises:
         Unparseable: The body is no list of instruments, or an error.
     """
-    listed = read("instruments", _rows_decoder, body)
-    if listed.code != "0":
-        raise Unparseable(f"instruments: {listed.code[:20]}: {listed.msg[:200]}")
-    found = (_listed(row) for row in listed.data if row.state == "live")
-    return [instrument for instrument in found if instrument is not None]
+    live = (row for row in _data("instruments", _rows_decoder, body) if row.state == "live")
+    return [instrument for instrument in map(_listed, live) if instrument is not None]
 
 
 def _listed(row: _Row) -> Instrument | Unusable | None:
-    if row.instType == "SPOT" and row.baseCcy and row.quoteCcy:
-        base, quote = row.baseCcy.upper(), row.quoteCcy.upper()
-        return Instrument(
-            f"{base}-{quote}", row.instId, base, quote, None, None, row.tickSz or None, row.lotSz or None
-        )
+    tick, lot = row.tick_sz or None, row.lot_sz or None
+    if row.inst_type == "SPOT" and row.base_ccy and row.quote_ccy:
+        return spot(row.inst_id, row.base_ccy, row.quote_ccy, tick, lot)
     kind: ContractKind
-    match row.ctType:
+    match row.ct_type:
         case "linear":
-            kind, base, quote = "linear", row.ctValCcy, row.settleCcy
+            kind, base, quote = "linear", row.ct_val_ccy, row.settle_ccy
         case "inverse":
-            kind, base, quote = "inverse", row.settleCcy, row.ctValCcy
+            kind, base, quote = "inverse", row.settle_ccy, row.ct_val_ccy
         case _:
             return None
     # Of one base and quote there may be several families (BTC-USD, BTC-USD_UM): only the plain one is ours.
-    if row.instType != "SWAP" or row.uly != f"{base}-{quote}" or row.instId != row.uly + SWAP:
+    if row.inst_type != "SWAP" or row.uly != f"{base}-{quote}" or row.inst_id != row.uly + SWAP:
         return None
     symbol = f"{base}-{quote}-PERP"
     try:
-        contract = to_base(price_text(row.ctVal), price_text(row.ctMult or "1"), "linear", "1")
+        contract = to_base(price_text(row.ct_val), price_text(row.ct_mult or "1"), "linear", "1")
     except Unparseable as e:
-        return Unusable(symbol, row.instId, f"ctVal {row.ctVal[:40]!r}, ctMult {row.ctMult[:40]!r}: {e}")
-    return Instrument(
-        symbol,
-        row.instId,
-        base,
-        quote,
-        contract,
-        kind,
-        row.tickSz or None,
-        row.lotSz or None,
-    )
+        return Unusable(symbol, row.inst_id, f"ctVal {row.ct_val[:40]!r}, ctMult {row.ct_mult[:40]!r}: {e}")
+    return Instrument(symbol, row.inst_id, base, quote, contract, kind, tick, lot)
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:
     """Return the request for trades ``first`` to ``last``, the first ``BACKFILL_MOST`` of them at most."""
     number = min(int(last) - int(first) + 1, BACKFILL_MOST)
-    query = urlencode(
-        {"instId": instrument.native, "type": 1, "after": int(first) + number, "limit": number}
-    )  # older than ``after``, newest first
+    before = int(first) + number  # the venue gives what is older, newest first
+    query = urlencode({"instId": instrument.native, "type": 1, "after": before, "limit": number})
     path = f"/api/v5/market/history-trades?{query}"
     return Request("backfill", path, instrument.symbol, first=first, last=last)
 
@@ -698,36 +591,21 @@ def _args(item: Item, instruments: Mapping[str, Instrument]) -> list[dict[str, s
 
 
 def _frames(
-    op: Literal["subscribe", "unsubscribe"],
-    items: Sequence[Item],
-    instruments: Mapping[str, Instrument],
-    first_id: int,
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
     liquidations = [item for item in items if item[0] == "liquidation"]
-    others = [item for item in items if item[0] != "liquidation"]
-    parts = [others[start : start + ITEMS_PER_FRAME] for start in range(0, len(others), ITEMS_PER_FRAME)]
+    others = parts([item for item in items if item[0] != "liquidation"], ITEMS_PER_FRAME)
     subscriptions: list[Subscription] = []
-    for part in [*parts, liquidations] if liquidations else parts:
+    for number, part in enumerate([*others, liquidations] if liquidations else others, first_id):
         named = part[:1] if part is liquidations else part  # one argument is of all swaps
         args = [arg for item in named for arg in _args(item, instruments)]
-        number = first_id + len(subscriptions)
-        frame = msgspec.json.encode({"id": str(number), "op": op, "args": args}).decode()
-        subscriptions.append(Subscription(op, part, frame, number, len(args)))
+        document = {"id": str(number), "op": op, "args": args}
+        subscriptions.append(asking(op, part, document, number, len(args)))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``."""
-    return _frames("subscribe", items, instruments, first_id)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id)
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 
 def plan(

@@ -35,6 +35,7 @@ OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
 STEP_S = 0.1
 WINDOWS = {
     "bitfinex": 100,
+    "gateio": 400,
     "bybit": 200,
     "bybit_linear": 200,
 }  # levels that a venue keeps by telling of each that leaves

@@ -5,6 +5,7 @@ ROUNDS ?= 5
 SEED ?= 1
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+OLDER := .venv-peers-older
 # The first Python of 3.11 or later; `make PYTHON=/path/to/python demo` takes another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -55,7 +56,8 @@ bench: install
 	@exec $(BIN)/tapeline bench $(ARGS)
 
 bench-peers: install $(PEERS)/.installed
-	@exec $(BIN)/python -m benchmarks.peers --python $(PEERS)/bin/python $(ARGS)
+	@$(MAKE) --no-print-directory $(OLDER)/.installed || echo 'cryptofeed 2.3.2 cannot be had here: without Coinbase'
+	@exec $(BIN)/python -m benchmarks.peers --python $(PEERS)/bin/python --older $(OLDER)/bin/python $(ARGS)
 
 chaos: $(VENV)/.dev
 	$(BIN)/tapeline chaos $(ARGS)
@@ -68,11 +70,11 @@ dashboards: install
 lock:
 	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements/runtime.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra test --extra lint -c requirements/runtime.txt -o requirements/dev.txt
-	for list in build requirements; do \
+	for list in build requirements older; do \
 		$(COMPILE) benchmarks/peers/$$list.in $(if $(UPGRADE),--upgrade) -o benchmarks/peers/$$list.txt || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(OLDER) build *.egg-info
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Tapeline needs Python 3.11 or later, and none is on the PATH (make PYTHON=... names one).'; exit 1; }
@@ -91,12 +93,14 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# What Tapeline is compared with: an environment of its own, with nothing of ours in it.
-$(PEERS)/.installed: benchmarks/peers/build.txt benchmarks/peers/requirements.txt
+# What Tapeline is compared with: environments of their own, with nothing of ours in them; the older is for Coinbase.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+$(OLDER)/.installed: benchmarks/peers/older.txt
+%/.installed: benchmarks/peers/build.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or later on the PATH (make PYTHON=... names one).'; exit 1; }
-	@echo 'Installing cryptofeed into $(PEERS) (once; it is compiled: this takes a C compiler and half a minute) ...'
-	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r benchmarks/peers/build.txt
-	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-build-isolation \
-		-r benchmarks/peers/requirements.txt
+	@echo 'Installing cryptofeed into $* (once; it is compiled: this takes a C compiler and half a minute) ...'
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r benchmarks/peers/build.txt
+	@$*/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-build-isolation \
+		-r $(filter-out benchmarks/peers/build.txt,$^)
 	@touch $@

@@ -68,16 +68,11 @@ class Kept:
         self._alignment = Alignment(venue.book_rule)
         self.syncs: dict[tuple[str, str | None], Sync] = {}
 
-    def take(self, event: BookDelta | BookSnapshot, weight: int) -> Sync:
-        """Take a change, or a whole book."""
+    def of(self, event: BookDelta | BookSnapshot) -> Sync:
+        """Return the book that a change, or a whole book, is of."""
         sync = self.syncs.get((event.conn, event.symbol))
         if sync is None:
-            sync = Sync(self._alignment, event.conn, event.ts_recv)
-            self.syncs[event.conn, event.symbol] = sync
-        if isinstance(event, BookDelta):
-            sync.delta(event, weight, event.ts_recv)
-        else:
-            sync.snapshot(event, event.ts_recv)
+            sync = self.syncs[event.conn, event.symbol] = Sync(self._alignment, event.conn, event.ts_recv)
         return sync
 
 
@@ -105,20 +100,22 @@ def decode(hearing: Hearing) -> None:
 def keep(hearing: Hearing, traded: Callable[[Trade], object] = lambda _: None) -> Kept:
     """Decode every line and keep the books; ``traded`` is told of each trade."""
     kept = Kept(hearing.venue)
-    scratches, decode, take = hearing.scratches(), hearing.venue.decode, kept.take
+    scratches, decode, of = hearing.scratches(), hearing.venue.decode, kept.of
     for recv, connection, said in hearing.lines:
         scratch = scratches[connection]
         scratch.recv = recv
-        if isinstance(said, bytes):
-            for event in decode(said, scratch):
-                if isinstance(event, BookDelta | BookSnapshot):
-                    take(event, len(said))
-                elif isinstance(event, Trade):
-                    traded(event)
-        else:
+        if not isinstance(said, bytes):
             for event in hearing.venue.decode_rest(said, scratch):
                 if isinstance(event, BookSnapshot):
-                    take(event, 0)
+                    of(event).snapshot(event, recv)
+            continue
+        for event in decode(said, scratch):
+            if isinstance(event, BookDelta):
+                of(event).delta(event, len(said), recv)
+            elif isinstance(event, Trade):
+                traded(event)
+            elif isinstance(event, BookSnapshot):
+                of(event).snapshot(event, recv)
     return kept
 
 
@@ -217,8 +214,12 @@ class _Visit:
 
     def _follow(self, number: int, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, BookDelta | BookSnapshot):
-                self._wanted(number, event.symbol, self._kept.take(event, 0))
+            if isinstance(event, BookDelta):
+                sync = self._kept.of(event)
+                sync.delta(event, 0, self._now)
+                self._wanted(number, event.symbol, sync)
+            elif isinstance(event, BookSnapshot):
+                self._kept.of(event).snapshot(event, self._now)
 
     def _wanted(self, number: int, symbol: str | None, sync: Sync) -> None:
         """Ask for a snapshot where the book wants one."""
@@ -229,4 +230,4 @@ class _Visit:
         self._hearing.lines.append(Line(self._now, number, answer))
         for event in self._venue.decode_rest(answer, self._scratches[number]):
             if isinstance(event, BookSnapshot):
-                self._kept.take(event, 0)
+                self._kept.of(event).snapshot(event, self._now)

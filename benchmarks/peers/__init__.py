@@ -14,4 +14,11 @@ are in Redis, drained; CPU of the client processes only, the server and the sock
 
 Each pass over the frames is one connection's life with a snapshot of its own, its ids moved so that none
 comes twice. Either side is given frames in bursts, as they come out of a socket's buffer.
+
+Then, venue by venue, only what is decoded and kept (``handlers``): the same frames in memory through
+cryptofeed's message handler with callbacks that do nothing, and through our ``decode`` and the alignment
+machine that keeps and proves the book. CPU of one pass, its snapshots included, in alternating pairs. Both
+must have told the same trades and hold the same books as deep as ours are; what differs is told. Frames are
+recorded ones where there are enough, else simulated. Coinbase's protocol of today is that of cryptofeed
+2.3.2, which is in an environment of its own.
 """

@@ -1,4 +1,10 @@
-"""``make bench-peers``: both sides in alternating pairs; figures for people, or JSON."""
+"""``make bench-peers``: both sides in alternating pairs; figures for people, or JSON.
+
+``handlers`` in the JSON has by venue ``frames`` (where they are from), ``frames_per_run``, ``us_per_frame``
+and ``us_per_frame_cryptofeed`` (the best runs), ``ratio`` (the best pair's, ours to theirs), each with its
+``_median``, ``same`` (both told the same trades and hold the same books), ``apart`` (what was told otherwise)
+and ``why`` (what is known of it).
+"""
 
 import argparse
 import statistics
@@ -9,13 +15,17 @@ from pathlib import Path
 import orjson
 
 from actors.bench.rows import spin_ms
-from benchmarks.peers import frames, sides
+from benchmarks.peers import frames, handlers, sides
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run and print. Exit code 0, 1 when an event is missing, 2 for what cannot be run."""
     parser = argparse.ArgumentParser(prog="make bench-peers", description=sides.__doc__)
     parser.add_argument("--python", type=Path, default=Path(".venv-peers/bin/python"), help="with cryptofeed")
+    older = Path(".venv-peers-older/bin/python")
+    parser.add_argument("--older", type=Path, default=older, help="with cryptofeed 2.3.2, for Coinbase")
+    parser.add_argument("--only", choices=("redis", "handlers"), help="one of the two comparisons")
+    parser.add_argument("--venue", action="append", choices=handlers.SPOKEN, help="whose handlers; else all")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--passes", type=int, default=10, help="over the frames, in each run")
     parser.add_argument("--frames", type=Path, help="a capture; without: the recorded one, else generated")
@@ -29,19 +39,56 @@ def main(arguments: Sequence[str]) -> int:
     if not chosen.python.exists():
         say(f"no cryptofeed: {chosen.python} is missing; make bench-peers installs it")
         return 2
-    try:
-        capture = _capture(chosen.frames)
-    except (OSError, ValueError) as e:
-        say(f"no frames to play: {e}")
-        return 2
-    say(f"{capture.origin}, {capture.frames} frames, {chosen.passes} passes a run")
-    figures = measure(chosen.python, capture, pairs=chosen.pairs, passes=chosen.passes, say=say)
+    figures: dict[str, object] = {}
+    if chosen.only != "handlers":
+        try:
+            capture = _capture(chosen.frames)
+        except (OSError, ValueError) as e:
+            say(f"no frames to play: {e}")
+            return 2
+        say(f"{capture.origin}, {capture.frames} frames, {chosen.passes} passes a run")
+        figures |= measure(chosen.python, capture, pairs=chosen.pairs, passes=chosen.passes, say=say)
+    if chosen.only != "redis":
+        pythons = {False: chosen.python, True: chosen.older}
+        figures["handlers"] = {
+            name: _handlers(name, pythons[handlers.SPOKEN[name].older], chosen.pairs, say)
+            for name in chosen.venue or handlers.SPOKEN
+        }
     if chosen.json:
         sys.stdout.buffer.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
     else:
         for name, value in figures.items():
-            say(f"{name:40} {value}")
-    return 1 if figures["missing"] else 0
+            if name != "handlers":
+                say(f"{name:40} {value}")
+    return 1 if figures.get("missing") else 0
+
+
+def _handlers(name: str, python: Path, pairs: int, say: Callable[[str], None]) -> dict[str, object]:
+    """Return the figures of one venue's handlers, after checking that they tell the same."""
+    found = handlers.compare(name, python, pairs) if python.exists() else None
+    if found is None:
+        reason = "no recorded frames, and no simulator" if python.exists() else f"{python} is missing"
+        say(f"  {name}: {reason}")
+        return {"frames": None, "why": reason}
+    if not found.our_us:
+        say(f"  {name} ({found.origin}): {found.apart[0]}")
+        return {"frames": found.origin, "same": False, "apart": found.apart}
+    ratios = _ratios(found.our_us, found.their_us)
+    say(
+        f"  {name} ({found.origin}): cryptofeed {min(found.their_us):.2f} us a frame, tapeline "
+        f"{min(found.our_us):.2f}, ratio {statistics.median(ratios):.2f}; "
+        f"{'; '.join(found.apart) or 'the same trades and books'}"
+    )
+    return {
+        "frames": found.origin,
+        "frames_per_run": found.frames,
+        **_figures("us_per_frame", found.our_us, 2),
+        **_figures("us_per_frame_cryptofeed", found.their_us, 2),
+        **_figures("ratio", ratios, 3),
+        "same": not found.apart,
+        "apart": found.apart,
+        "why": handlers.SPOKEN[name].apart if found.apart else "",
+    }
 
 
 def measure(

@@ -19,6 +19,7 @@ from actors.bench.bare import run_on_uvloop
 from actors.config import load
 from actors.connector.clock import Clock
 from actors.connector.links import Count, Link, Side
+from actors.connector.rest import Rest
 from actors.connector.sink import Room, Sink
 from actors.model.instruments import Instrument
 from actors.runtime import log
@@ -86,7 +87,8 @@ async def _main(config: str, url: str, path: str, burst: int) -> None:
     sink = Sink(room, streams.batch_frames, streams.batch_bytes, streams.linger_ms / 1000)
     metrics = Metrics()
     limit = Limit(client, keys, "binance", settings.egress)
-    side = Side(_VENUE, limit, metrics, Clock(), room, Count("binance", metrics), 1.0, 1.0)
+    rest = Rest(_VENUE, _VENUE.endpoints, limit, metrics)
+    side = Side(_VENUE, limit, metrics, Clock(), room, Count("binance", metrics), rest, 1.0, 1.0)
     listing, blocks = read(Path(path))
     passes = iter(blocks)
     row = _VENUE.rows(listing)[0]
@@ -103,6 +105,7 @@ async def _main(config: str, url: str, path: str, burst: int) -> None:
             sys.stdout.buffer.write(orjson.dumps({"cpu_s": time.process_time() - began}) + b"\n")
             sys.stdout.flush()
         tg.cancel_scope.cancel()
+    await rest.aclose()
     await writing.aclose()
     await client.aclose()
 

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from actors.model.decimals import decimal_text, levels_text, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.venues.base import (
     Acked,
@@ -93,7 +93,7 @@ class _Push(msgspec.Struct, Generic[_Row], gc=False):
 
 class _Trade(msgspec.Struct):
     symbol: str
-    side: Literal["buy", "sell"]  # the taker's
+    side: Aggressor  # the taker's
     price: msgspec.Raw  # quote currency a unit of base
     qty: msgspec.Raw  # base currency
     trade_id: Id  # one above the symbol's last

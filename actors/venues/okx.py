@@ -37,6 +37,7 @@ from actors.model.decimals import (
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
+    Aggressor,
     BookDelta,
     BookSnapshot,
     Channel,
@@ -114,9 +115,6 @@ _COMPANIONS: Final = frozenset(("mark-price", "index-tickers"))  # of funding-ra
 _Seq = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Crc = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
-_Side = Literal["buy", "sell"]
-
-
 _Data = TypeVar("_Data")
 
 
@@ -136,7 +134,7 @@ class _Trade(msgspec.Struct, rename="camel"):
     trade_id: Id  # the last of ``count`` fills
     px: str
     sz: str  # base currency; of swaps: contracts
-    side: _Side  # the taker's
+    side: Aggressor  # the taker's
     ts: str | None = None
     count: _Count = 1
     seq_id: _Seq | None = None  # of the same numbers as the book's; may repeat
@@ -174,7 +172,7 @@ class _Ticker(msgspec.Struct, rename="camel"):
 
 
 class _Detail(msgspec.Struct, rename="camel"):
-    side: _Side  # of the forced order
+    side: Aggressor  # of the forced order
     pos_side: Literal["long", "short", "net"]  # net: only the side tells
     bk_px: str
     sz: str  # contracts
@@ -367,7 +365,8 @@ def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquid
 
 def _open_interest(o: _OpenInterest, instrument: Instrument, scratch: Scratch) -> OpenInterest:
     contracts, base, notional = size_text(o.oi), told_size(o.oi_ccy), told_size(o.oi_usd)
-    return OpenInterest(NAME, instrument.symbol, ms_text(o.ts), scratch.recv, None, contracts, base, notional)
+    symbol, at, recv = instrument.symbol, ms_text(o.ts), scratch.recv
+    return OpenInterest(NAME, symbol, at, recv, None, contracts, base, notional)
 
 
 def _funding(f: _Funding, instrument: Instrument, scratch: Scratch) -> Funding:
@@ -520,9 +519,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     instrument = next((i for i in scratch.instruments.values() if i.symbol == symbol), None)
     if instrument is None:
         no_answer(answer)
-    found = asked_for(
-        _data("history-trades", _past_trades_decoder, body), answer.request, lambda row: row.trade_id
-    )
+    past = _data("history-trades", _past_trades_decoder, body)
+    found = asked_for(past, answer.request, lambda row: row.trade_id)
     return [_trade(row, instrument, scratch, backfilled=True) for row in found]
 
 

@@ -63,6 +63,7 @@ from actors.venues.base import (
 from actors.venues.common import (
     MS,
     Id,
+    IdText,
     Ms,
     Op,
     Plan,
@@ -104,7 +105,7 @@ class _Batch(msgspec.Struct, Generic[_Data]):
 
 
 class _Trade(msgspec.Struct):
-    i: Annotated[str, msgspec.Meta(max_length=64)]  # id: digits of spot, a UUID of linear
+    i: IdText  # id: digits of spot, a UUID of linear
     T: Ms  # time of the match
     p: str  # price, quote currency a unit of base
     v: str  # size, base currency

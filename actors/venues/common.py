@@ -71,6 +71,7 @@ def date_ns(time: datetime | None) -> int | None:
 # ---- numbers --------------------------------------------------------------------------------------------
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what 64 bits hold
+IdText = Annotated[str, msgspec.Meta(max_length=64)]  # chosen: of thousands of trades it is remembered
 Decimals = Annotated[int, msgspec.Meta(ge=0, le=32)]  # how many digits stand behind the point
 
 

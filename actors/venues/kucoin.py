@@ -46,7 +46,7 @@ from actors.venues.base import (
     number_text,
     read,
 )
-from actors.venues.common import MS, Id, Ms, no_answer, planned, price_or_none, quote, symbol_of
+from actors.venues.common import MS, Id, IdText, Ms, no_answer, planned, price_or_none, quote, symbol_of
 
 NAME: Final = "kucoin"
 LEVELS: Final = 100
@@ -82,7 +82,7 @@ class _Trade(msgspec.Struct, rename="camel"):
     side: Literal["buy", "sell"]  # the taker's
     price: str  # quote currency a unit of base
     size: str  # base currency
-    trade_id: str
+    trade_id: IdText
     time: Ns
     sequence: Id | None = None
 
@@ -300,7 +300,7 @@ def _ours(number: str | int | None) -> int | None:
 
 def _error(said: _Frame) -> Decoded:
     data = read("error", _error_decoder, said.data)
-    reason = data[:200] if said.code is None else f"{said.code}: {data[:200]}"
+    reason = (data if said.code is None else f"{said.code}: {data}")[:200]
     if said.code in (401, "401") or "token is" in data or data == "ping timeout":
         return Closing(reason)  # another connection has a token of its own
     return Refused(reason, _ours(said.id))

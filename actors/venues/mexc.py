@@ -61,6 +61,7 @@ from actors.venues.common import (
 NAME: Final = "mexc"
 SNAPSHOT_LEVELS: Final = 1000  # of 5,000 at most; levels beyond it are unknown until they change
 MOST_PUSHED: Final = 10_000  # chosen: changes in one frame; what a window brings is a few hundred
+MOST_ID: Final = 64  # chosen: of thousands of trades it is remembered
 STREAMS: Final[dict[Channel, tuple[str, str]]] = {  # what stands before and after the symbol
     "trade": ("spot@public.aggre.deals.v3.api.pb@100ms@", ""),
     "book": ("spot@public.aggre.depth.v3.api.pb@100ms@", ""),
@@ -170,6 +171,8 @@ def _deal(d: mexc_push.Deal, place: int, symbol: str, scratch: Scratch) -> Trade
     if aggressor is None:
         raise Unparseable(f"deals: neither bought nor sold: {d.trade_type}")
     price, size = trade_text(d.price, d.quantity)
+    if len(d.trade_id) > MOST_ID:
+        raise Unparseable(f"deals: an id of {len(d.trade_id)} characters")
     # Frames of before 2026-06 bear no id: there the same words at the same place are the same trade.
     identity = d.trade_id or f"{d.time}-{price}-{size}-{place}"
     return Trade(NAME, symbol, _ns(d.time), scratch.recv, None, identity, price, size, aggressor)

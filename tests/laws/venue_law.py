@@ -126,7 +126,7 @@ def _assert_means_something(venue: Venue, event: Event, scratch: Scratch) -> Non
     match event:
         case Trade():
             assert _above_zero(event.price, event.size, event.contracts)
-            assert 0 < len(event.id) <= 100
+            assert 0 < len(event.id) <= MOST_DIGITS
             if venue.trade_ids != "unordered":  # they are counted with
                 assert 0 <= int(event.first_id or event.id) <= int(event.id) < 2**63
         case Liquidation():

@@ -9,7 +9,6 @@ instruments. A book is whole in each frame, best 40 levels or so, and bears no s
 that was lost, and nothing proves one, but its time orders them. One that is crossed is dropped, unless that
 lasts. The socket has no trades that are documented: the latest are asked for by REST, and a page that does
 not reach back to the last one known is a gap, as trade ids increase (assumed).
-``buys`` of the perpetuals' socket and its ``market_e_`` channels are none of ours.
 
 Source: Bitrue-exchange, Spot-official-api-docs (2023-07) and Market-API (2021); notes of a live collector of
 2026-07. Read against frames of 2022 and 2026.
@@ -17,12 +16,13 @@ Source: Bitrue-exchange, Spot-official-api-docs (2023-07) and Market-API (2021);
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Final, Literal, cast
+from functools import partial
+from typing import Final, Literal, cast
 from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import levels_text, size_text, trade_text
+from actors.model.decimals import levels_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument, Unusable
@@ -44,7 +44,22 @@ from actors.venues.base import (
     Venue,
     read,
 )
-from actors.venues.common import MS, Id, Ms, no_answer, planned, price_or_none, step_text, symbol_of
+from actors.venues.common import (
+    MS,
+    Decimals,
+    Id,
+    Ms,
+    Op,
+    asked_as,
+    asking,
+    item_of,
+    planned,
+    spot,
+    step_text,
+    symbol_of,
+    told_price,
+    told_size,
+)
 
 NAME: Final = "bitrue"
 HEAD, TAIL = "market_", "_simple_depth_step0"  # around the pair's name in lower case
@@ -88,8 +103,8 @@ class _Ticker(msgspec.Struct, rename="camel"):
 
 class _Filter(msgspec.Struct, rename="camel"):
     filter_type: str = ""
-    price_scale: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
-    volume_scale: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    price_scale: Decimals | None = None
+    volume_scale: Decimals | None = None
 
 
 class _Row(msgspec.Struct, rename="camel"):
@@ -139,8 +154,7 @@ def _native(channel: str) -> str:
 
 
 def _item(channel: str, scratch: Scratch) -> Item | None:
-    instrument = scratch.instruments.get(_native(channel)) if channel.endswith(TAIL) else None
-    return None if instrument is None else ("book", instrument.symbol)
+    return item_of("book", _native(channel), scratch) if channel.endswith(TAIL) else None
 
 
 def _book(said: _Frame, symbol: str, scratch: Scratch) -> Decoded:
@@ -175,22 +189,17 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request, body = answer.request, answer.body.encode(errors="replace")
-    if request.symbol is None:
-        no_answer(answer, scratch)
-    match request.op:
-        case "trade":
-            page = {row.id: row for row in read("trades", _trades_decoder, body)}
-            return [_trade(page[number], request.symbol, scratch) for number in sorted(page)]
-        case "ticker":
-            said = read("ticker/24hr", _ticker_decoder, body)
-            # Documented is an object; clients of this venue find it in a list of one.
-            each = said if isinstance(said, list) else [said]
-            if len(each) != 1 or symbol_of(each[0].symbol.upper(), scratch) != request.symbol:
-                raise Unparseable(f"ticker/24hr: not the ticker of {request.symbol}")
-            return [_ticker(each[0], request.symbol, scratch)]
-        case _:
-            return no_answer(answer, scratch)
+    if answer.request.op == "trade":
+        symbol, body = asked_as("trade", answer)
+        page = {row.id: row for row in read("trades", _trades_decoder, body)}
+        return [_trade(page[number], symbol, scratch) for number in sorted(page)]
+    symbol, body = asked_as("ticker", answer)
+    said = read("ticker/24hr", _ticker_decoder, body)
+    # Documented is an object; clients of this venue find it in a list of one.
+    each = said if isinstance(said, list) else [said]
+    if len(each) != 1 or symbol_of(each[0].symbol.upper(), scratch) != symbol:
+        raise Unparseable(f"ticker/24hr: not the ticker of {symbol}")
+    return [_ticker(each[0], symbol, scratch)]
 
 
 def _trade(t: _Trade, symbol: str, scratch: Scratch) -> Trade:
@@ -200,11 +209,8 @@ def _trade(t: _Trade, symbol: str, scratch: Scratch) -> Trade:
 
 
 def _ticker(t: _Ticker, symbol: str, scratch: Scratch) -> Ticker:
-    prices = [
-        None if text is None else price_or_none(text)
-        for text in (t.last_price, t.open_price, t.high_price, t.low_price)
-    ]
-    volumes = [None if text is None else size_text(text) for text in (t.volume, t.quote_volume)]
+    prices = map(told_price, (t.last_price, t.open_price, t.high_price, t.low_price))
+    volumes = map(told_size, (t.volume, t.quote_volume))
     at = None if t.close_time is None else t.close_time * MS
     return Ticker(NAME, symbol, at, scratch.recv, None, *prices, *volumes)
 
@@ -220,46 +226,28 @@ def rows(body: bytes) -> list[Instrument | Unusable]:
 
 
 def _instrument(row: _Row) -> Instrument | Unusable:
-    base, quote = row.base_asset.upper(), row.quote_asset.upper()
-    if row.symbol != row.symbol.upper():  # its channel is in lower case, and would not lead back
-        return Unusable(f"{base}-{quote}", row.symbol, f"{row.symbol[:40]!r} is not upper case")
     by_type = {each.filter_type: each for each in row.filters}
-    none = _Filter()
-    return Instrument(
-        symbol=f"{base}-{quote}",
-        native=row.symbol,
-        base=base,
-        quote=quote,
-        price_step=step_text(by_type.get("PRICE_FILTER", none).price_scale),
-        size_step=step_text(by_type.get("LOT_SIZE", none).volume_scale),
-    )
+    price, size = (by_type.get(name, _Filter()) for name in ("PRICE_FILTER", "LOT_SIZE"))
+    steps = step_text(price.price_scale), step_text(size.volume_scale)
+    pair = spot(row.symbol, row.base_asset, row.quote_asset, *steps)
+    if row.symbol != row.symbol.upper():  # its channel is in lower case, and would not lead back
+        return Unusable(pair.symbol, row.symbol, f"{row.symbol[:40]!r} is not upper case")
+    return pair
 
 
 def _frames(
-    op: Literal["subscribe", "unsubscribe"], items: Sequence[Item], instruments: Mapping[str, Instrument]
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
 ) -> list[Subscription]:
     event, answers = ("sub", 1) if op == "subscribe" else ("unsub", 0)
     frames: list[Subscription] = []
     for item in items:
         name = instruments[item[1]].native.lower()
         params = {"cb_id": name, "channel": f"{HEAD}{name}{TAIL}"}
-        frame = msgspec.json.encode({"event": event, "params": params}).decode()
-        frames.append(Subscription(op, [item], frame, answers=answers))
+        frames.append(asking(op, [item], {"event": event, "params": params}, answers=answers))
     return frames
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, a book each; the venue's answers name their channel."""
-    return _frames("subscribe", items, instruments)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], _first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``; nothing answers them."""
-    return _frames("unsubscribe", items, instruments)
+subscribe = partial(_frames, "subscribe")
 
 
 def plan(
@@ -306,7 +294,7 @@ VENUE: Final = Venue(
     quiet_s=40.0,  # the server pings each 15 s
     plan=plan,
     subscribe=subscribe,
-    unsubscribe=unsubscribe,
+    unsubscribe=partial(_frames, "unsubscribe"),
     decode=decode,
     decode_rest=decode_rest,
     instruments=(Request("instruments", "/api/v1/exchangeInfo"),),

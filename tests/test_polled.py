@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from msgspec import structs
 
 from actors.connector.polling import pause_s, poll
 from actors.connector.rest import Reply
@@ -84,7 +85,7 @@ def test_a_refusal_before_the_first_answer_is_down_with_its_reason_and_survives_
 
 async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch: pytest.MonkeyPatch):
     polls: dict[Channel, Poll] = {"open_interest": Poll(binance_usdm.open_interest, 0.002)}
-    venue = msgspec.structs.replace(binance_usdm.VENUE, polls=polls)
+    venue = structs.replace(binance_usdm.VENUE, polls=polls)
     written: list[tuple[str | None, int]] = []
     enough = anyio.Event()
     instruments: dict[str, Instrument] = {BTC.symbol: BTC}
@@ -109,6 +110,32 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
         tg.cancel_scope.cancel()
     btc, eth = ("BTC-USDT-PERP", 400), ("ETH-USDT-PERP", 200)
     assert written == [btc, btc, eth, btc, eth]
+
+
+async def test_a_longer_page_is_asked_for_where_the_last_answer_was_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("actors.connector.polling._SHARE", 1e9)
+    polls: dict[Channel, Poll] = {"trade": structs.replace(bitrue.VENUE.polls["trade"], every_s=0.001)}
+    venue = structs.replace(bitrue.VENUE, polls=polls)
+    pair = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
+    replies = iter([Reply(503, b""), Reply(200, b"[]"), Reply(200, b"[]"), None, Reply(200, b"[]")])
+    asked: list[str] = []
+
+    async def fetch(question: Request) -> Reply | None:
+        asked.append(question.path.partition("limit=")[2])
+        return next(replies, None)
+
+    def wanted(_channel: Channel) -> list[Instrument]:
+        if len(asked) >= 6:
+            enough.set()
+        return [pair]
+
+    enough = anyio.Event()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(poll, venue, "trade", fetch, lambda _question, _reply: None, wanted)
+        with anyio.fail_after(10):
+            await enough.wait()
+        tg.cancel_scope.cancel()
+    assert asked[:6] == ["1000", "1000", "500", "500", "1000", "500"]
 
 
 def test_half_of_the_budget_stays_for_books_and_backfills():

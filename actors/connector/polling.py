@@ -35,13 +35,20 @@ async def poll(
 
     An answer of whatever status is written; the next turn asks again.
     """
+    each = venue.polls[channel]
+    answered: set[str] = set()  # the last time, and well
     while True:
         turn = wanted(channel)
+        answered.intersection_update(instrument.symbol for instrument in turn)
         for instrument in turn:
-            question = venue.polls[channel].ask(instrument)
+            ask = each.ask if each.catch_up is None or instrument.symbol in answered else each.catch_up
+            question = ask(instrument)
             reply = await fetch(question)
             if reply is not None:
                 write(question, reply)
+            (answered.add if reply is not None and reply.status == 200 else answered.discard)(
+                instrument.symbol
+            )
             await anyio.sleep(pause_s(venue, channel, question, len(turn)))
         if not turn:
             await anyio.sleep(_IDLE_S)

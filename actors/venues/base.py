@@ -229,11 +229,13 @@ class Limits(msgspec.Struct, frozen=True):
 class Poll(msgspec.Struct, frozen=True):
     """A channel that no socket brings: asked of each instrument in turn, its request's ``op`` the channel's.
 
-    ``every_s``: how often, where the budget leaves room. Of trades each answer is a page of the latest.
+    ``every_s``: how often, where the budget leaves room. Of trades each answer is a page of the latest;
+    ``catch_up`` asks for a longer one where there was no answer before, or none of use.
     """
 
     ask: Callable[[Instrument], Request]
     every_s: float
+    catch_up: Callable[[Instrument], Request] | None = None
 
 
 class Keepalive(msgspec.Struct, frozen=True):

@@ -63,7 +63,8 @@ from actors.venues.common import (
 
 NAME: Final = "bitrue"
 HEAD, TAIL = "market_", "_simple_depth_step0"  # around the pair's name in lower case
-PAGE: Final = 500  # trades; chosen: 330 a second without a hole. 1,000 can be had, at twice the bytes
+PAGE: Final = 500  # trades; chosen: 330 a second without a hole
+MOST_PAGE: Final = 1000  # documented; at twice the bytes
 LATE_MS: Final = 10_000  # chosen: a book so much older is no straggler, the venue's clock was set
 CROSSED_MS: Final = 2_000  # chosen: for so long a crossed book is a mishap and dropped
 
@@ -264,9 +265,9 @@ def _asked(op: Literal["ticker", "trade"], path: str, instrument: Instrument, **
     return Request(op, f"/api/v1/{path}?{query}", instrument.symbol)
 
 
-def latest_trades(instrument: Instrument) -> Request:
+def latest_trades(instrument: Instrument, most: int = PAGE) -> Request:
     """Return the request for the instrument's latest trades."""
-    return _asked("trade", "trades", instrument, limit=PAGE)
+    return _asked("trade", "trades", instrument, limit=most)
 
 
 def ticker(instrument: Instrument) -> Request:
@@ -299,7 +300,10 @@ VENUE: Final = Venue(
     decode_rest=decode_rest,
     instruments=(Request("instruments", "/api/v1/exchangeInfo"),),
     rows=rows,
-    polls={"trade": Poll(latest_trades, every_s=1.5), "ticker": Poll(ticker, every_s=10.0)},
+    polls={
+        "trade": Poll(latest_trades, every_s=1.5, catch_up=partial(latest_trades, most=MOST_PAGE)),
+        "ticker": Poll(ticker, every_s=10.0),
+    },
     answer=answer,
     inflate="gzip",
 )

@@ -112,7 +112,7 @@ class _Ticker(msgspec.Struct, tag_field="e", tag="24hrTicker"):
     q: str  # quote volume
 
 
-class Push(msgspec.Struct, Generic[Data], gc=False):
+class Push(msgspec.Struct, Generic[Data]):
     """What stands around each payload of a combined socket."""
 
     data: Data
@@ -193,10 +193,11 @@ def _trade(said: Push[_Trade], scratch: Scratch) -> Trade:
 
 
 def _depth(said: Push[_Depth], scratch: Scratch) -> BookDelta:
-    d, venue, recv, conn = said.data, scratch.venue, scratch.recv, scratch.conn
+    d, venue = said.data, scratch.venue
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
-    symbol, bids, asks = symbol_of(d.s, scratch), levels_text(d.b), levels_text(d.a)
+    symbol, recv, conn = symbol_of(d.s, scratch), scratch.recv, scratch.conn
+    bids, asks = levels_text(d.b), levels_text(d.a)
     return BookDelta(venue, symbol, d.E * MS, recv, d.u, conn, bids, asks, first_seq=d.U, last_seq=d.u)
 
 

@@ -25,6 +25,7 @@ METRICS = {
     "simulator": 7500, "connector": 7600, "normalizer": 7700, "bookbuilder": 7800, "analytics": 7900,
     "broadcaster": 8000, "forwarder": 8100, "master": 8200,
 }  # fmt: skip
+FEW = "binance,kraken,okx"  # of the demo's venues: enough for most tests
 PORTS = (6391, 7400, *METRICS.values(), 8766, 9001, 9700)
 
 
@@ -51,10 +52,14 @@ def free_offset() -> int:
 
 
 class Demo:
-    """One ``tapeline demo``. ``mark`` is in the environment of all its processes."""
+    """One ``tapeline demo``. ``mark`` is in the environment of all its processes.
 
-    def __init__(self, folder: Path) -> None:
+    ``venues``: which of those that are configured; None: all.
+    """
+
+    def __init__(self, folder: Path, venues: str | None = None) -> None:
         self.folder = folder
+        self.venues = venues
         self.offset = free_offset()
         self.mark = f"DEMO_MARK={uuid.uuid4().hex}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -64,7 +69,8 @@ class Demo:
     def env(self) -> dict[str, str]:
         """The environment for commands that speak to it."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("TAPELINE_") and k != "REDIS_URL"}
-        return {**kept, "TAPELINE_PORT_OFFSET": str(self.offset), "COLUMNS": "200"}
+        chosen = {} if self.venues is None else {"TAPELINE_VENUES": self.venues}
+        return {**kept, **chosen, "TAPELINE_PORT_OFFSET": str(self.offset), "COLUMNS": "200"}
 
     @property
     def out(self) -> Path:
@@ -162,9 +168,9 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator[Demo]:
+def demo(folder: Path, venues: str | None = None) -> Iterator[Demo]:
     """Yield a demo, not started yet; nothing of it is left afterwards."""
-    made = Demo(folder)
+    made = Demo(folder, venues)
     try:
         yield made
     finally:

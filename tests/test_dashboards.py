@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_rig import METRICS, ROOT, Demo, await_true, demo
+from demo_rig import FEW, METRICS, ROOT, Demo, await_true, demo
 from redis_rig import free_port
 from websockets.sync.client import connect
 
@@ -180,7 +180,7 @@ def found(program: str) -> str:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     found("prometheus")
-    with demo(tmp_path_factory.mktemp("demo")) as made:
+    with demo(tmp_path_factory.mktemp("demo"), FEW) as made:
         yield made.start().live()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_rig import BIN, ROOT, Demo, await_true, demo, free_offset
+from demo_rig import BIN, FEW, ROOT, Demo, await_true, demo, free_offset
 from websockets.sync.client import connect
 
 from actors.cli.app import app
@@ -82,7 +82,7 @@ def test_every_command_is_tried_somewhere():
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    with demo(tmp_path_factory.mktemp("demo")) as made:
+    with demo(tmp_path_factory.mktemp("demo"), FEW) as made:
         made.start("-c", "normalizer=2,bookbuilder=2").live()
         await_true("all is live", lambda: made.status()["ok"])
         yield made
@@ -129,7 +129,7 @@ def alike(line: str) -> str:
 def test_the_demo_says_what_the_readme_shows(running: Demo):
     said = running.said()
     for line in SEEN:
-        assert re.search(alike(line), said, re.MULTILINE), line
+        assert line == "..." or re.search(alike(line), said, re.MULTILINE), line
 
 
 def test_the_tail_shows_lines_like_those_of_the_readme(running: Demo):

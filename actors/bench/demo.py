@@ -1,7 +1,9 @@
 """What ``tapeline demo`` takes, all of it: processor time and memory of every process."""
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from actors.config import load
 from actors.config.reader import OFFSET
-from actors.formation import await_true, cpu_s, free_port
+from actors.demo import DEMO, METRICS_PORT, formation_lines, ports_of
+from actors.formation import Unfinished, await_true, cpu_s
 from actors.runtime.supervisor import die_with_parent, parent_of
 
 _SETTLED_S: Final = 5.0  # chosen: the first snapshots of all books are over
+_START_S: Final = 60.0
 _STOP_S: Final = 15.0
 
 
@@ -25,7 +30,7 @@ def demo_once(seconds: float) -> tuple[float, float]:
     Memory shared by several processes counts once (proportional set size).
 
     Raises:
-        Unfinished: Not every venue said how it does within a minute.
+        Unfinished: It ended, or not every venue said how it does within a minute.
     """
     with tempfile.TemporaryDirectory(prefix="tapeline-bench-") as folder, _running(Path(folder)) as guide:
         time.sleep(_SETTLED_S)
@@ -40,7 +45,7 @@ def demo_once(seconds: float) -> tuple[float, float]:
 def _running(folder: Path) -> Generator[int]:
     """Yield the process of a demo in ``folder`` whose venues are all live; nothing is left of it."""
     said = folder / "said"
-    environment = {**os.environ, OFFSET: str(20_000 + free_port() % 20_000)}
+    environment = {**os.environ, OFFSET: str(_free_offset())}
     with said.open("wb") as out:
         guide = subprocess.Popen(
             [sys.executable, "-m", "actors", "demo"],
@@ -50,10 +55,14 @@ def _running(folder: Path) -> Generator[int]:
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no Python threads involved
         )
+
+    def told_all() -> bool:
+        if guide.poll() is not None:
+            raise Unfinished(f"the demo ended: {said.read_text()}")
+        return "Ctrl-C stops everything" in said.read_text()
+
     try:
-        await_true(
-            "every venue of the demo is live", lambda: "Ctrl-C stops everything" in said.read_text(), 60
-        )
+        await_true("every venue said how it does", told_all, _START_S)
         yield guide.pid
     finally:
         guide.send_signal(signal.SIGINT)
@@ -62,6 +71,22 @@ def _running(folder: Path) -> Generator[int]:
         except subprocess.TimeoutExpired:
             guide.kill()  # supervisors see it and end their actors
             guide.wait()
+
+
+def _free_offset() -> int:
+    """Return an offset that makes every port of the demo free, below those that the system hands out."""
+    lines = formation_lines()
+    while True:
+        offset = random.randrange(10_000, 22_000)
+        settings = load(DEMO, {OFFSET: str(offset)})
+        ports = [port for _, port in ports_of(settings, METRICS_PORT + offset, lines).values()]
+        try:
+            for port in (settings.redis.port, *ports):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return offset
 
 
 def _tree(root: int) -> set[int]:

@@ -17,7 +17,7 @@ import anyio
 import pytest
 from broadcaster_rig import Script, until
 from browser_rig import chromium
-from demo_rig import Demo, await_true, demo
+from demo_rig import FEW, Demo, await_true, demo
 from load_rig import Load
 from native_rig import dial, side
 from test_native_kills import WITHIN_S, Broadcaster
@@ -109,7 +109,7 @@ def test_an_example_is_short(name: str):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    with demo(tmp_path_factory.mktemp("demo")) as made:
+    with demo(tmp_path_factory.mktemp("demo"), FEW) as made:
         yield made.start().live()
 
 

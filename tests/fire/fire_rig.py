@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 import redis
-from demo_rig import METRICS, ROOT, Demo, await_true
+from demo_rig import FEW, METRICS, ROOT, Demo, await_true
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from websockets.exceptions import ConnectionClosed
@@ -34,10 +34,9 @@ from actors.streams.partition import entry_of
 from actors.venues import VENUES
 from actors.venues.base import items_of
 
-CHOSEN = {"TAPELINE_VENUES": "binance,kraken,okx"}  # whoever reads every cursor keeps up with these
 VENUES_SYMBOLS = {
     name: venue.symbols
-    for name, venue in load(ROOT / "config/demo.toml", CHOSEN).venues.items()
+    for name, venue in load(ROOT / "config/demo.toml", {"TAPELINE_VENUES": FEW}).venues.items()
     if venue.enabled
 }
 STREAMS: tuple[Stream, ...] = ("events", "books", "flow")
@@ -53,7 +52,7 @@ class Fire(Demo):
     """One ``tapeline demo`` with short leases; nothing is trimmed before it is compared."""
 
     def __init__(self, folder: Path, ttl_s: float = TTL_S) -> None:
-        super().__init__(folder)
+        super().__init__(folder, FEW)  # whoever reads every cursor keeps up with these
         self.keys = Keys()
         self.ttl_s = ttl_s
         self.control = Control(9700 + self.offset)
@@ -62,7 +61,6 @@ class Fire(Demo):
     def env(self) -> dict[str, str]:
         return {
             **super().env,
-            **CHOSEN,
             "TAPELINE_STREAMS__LEASE_TTL_S": str(self.ttl_s),
             "TAPELINE_STREAMS__RETENTION_S": "3600",
             "TAPELINE_LOG__PRETTY": "false",

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from demo_rig import BIN, METRICS, ROOT, Demo, await_true, demo
+from demo_rig import BIN, FEW, METRICS, ROOT, Demo, await_true, demo
 from websockets.sync.client import connect
 
 from actors.config import Settings, VenueSettings, load
@@ -201,8 +201,8 @@ CONFIGURED = load(ROOT / "config/demo.toml", {}).venues
 
 
 @pytest.fixture
-def running(tmp_path: Path):
-    with demo(tmp_path) as made:
+def running(tmp_path: Path, request: pytest.FixtureRequest):
+    with demo(tmp_path, request.param) as made:
         yield made.start().live()
 
 
@@ -212,6 +212,7 @@ def last_k(running: Demo, stream: str) -> int:
         return int(found[0][0].partition("-")[2]) if found else 0
 
 
+@pytest.mark.parametrize("running", [None], indirect=True, ids=["every venue"])
 def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo):
     for venue, settings in CONFIGURED.items():
         assert f"{venue} live: {len(settings.symbols)} symbols, first trade after " in running.said()
@@ -265,6 +266,7 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
     assert "Traceback" not in running.said()
 
 
+@pytest.mark.parametrize("running", [FEW], indirect=True)
 def test_a_killed_actor_comes_back_and_a_killed_honcho_or_guide_ends_all(running: Demo):
     for role in ("connector", "normalizer", "bookbuilder", "analytics", "broadcaster"):
         before = last_k(running, "books")

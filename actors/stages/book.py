@@ -110,16 +110,18 @@ class Side:
     def _set(self, changes: Sequence[Level]) -> bool:
         keys = self.keys
         levels = self.levels
-        number = self._number
         horizon = self.horizon
-        room = maxsize if self.exact else _FLOAT_DIGITS
+        exact, is_ask = self.exact, self._is_ask
         skipped = False
         for level in changes:
             price, size = level
-            if len(price) > room and _beyond_float(price):
+            if exact:
+                key = self._number(price)
+            elif len(price) > _FLOAT_DIGITS and _beyond_float(price):
                 self.make_exact()
                 return self._set(changes)  # from the start: sizes are absolute
-            key = number(price)
+            else:
+                key = -float(price) if is_ask else float(price)  # as _number, which would be one more call
             i = bisect_left(keys, key)
             zero = size[0] == "0" and not size.strip("0.")  # _is_zero, not called in the hottest loop
             if i < len(keys) and keys[i] == key:
@@ -225,12 +227,12 @@ class Levels:
         bids, asks = self.bids, self.asks
         if not bids.keys or not asks.keys:
             return False
-        if bids.exact is not asks.exact:  # a double and a Decimal of the same price need not be equal
-            bids.make_exact()
-            asks.make_exact()
-        if asks.exact:  # unary minus would round to 28 digits
-            return bids.keys[-1] >= cast("Key", cast("Decimal", asks.keys[-1]).copy_negate())
-        return bids.keys[-1] >= -asks.keys[-1]
+        if not bids.exact and not asks.exact:
+            return bids.keys[-1] >= -asks.keys[-1]
+        bids.make_exact()  # a double and a Decimal of the same price need not be equal
+        asks.make_exact()
+        # Unary minus would round to 28 digits.
+        return bids.keys[-1] >= cast("Key", cast("Decimal", asks.keys[-1]).copy_negate())
 
     @property
     def empty(self) -> bool:

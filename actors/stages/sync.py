@@ -279,20 +279,24 @@ class Sync:
         return self._apply(delta, weight, now)
 
     def _apply(self, delta: BookDelta, weight: int, now: int) -> Outcome:
-        self.changes = self.book.update(*_newer(delta, self.seq))
-        if delta.last_seq is not None:
-            self.seq = delta.last_seq
+        book, last = self.book, delta.last_seq
+        if delta.level_seqs is None:
+            self.changes = book.update(delta.bids, delta.asks)
+        else:
+            self.changes = book.update(*_newer(delta, self.seq))
+        if last is not None:
+            self.seq = last
         self._fresh = False
         self._old_since = None
         if self._alignment.checksum is not None and not self._proved(delta.checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum differs")
             return self._lose(fault, now, None, 0)
-        book = self.book
-        if book.bids.keys and book.asks.keys and book.crossed:
+        if book.crossed:
             if self.crossed_since is None:
                 self.crossed_since = now
         else:
-            self.crossed_since, self._crossed_openings = None, 0
+            self.crossed_since = None
+            self._crossed_openings = 0
             if not (book.bids.keys and book.asks.keys) and book.spent:
                 fault = Fault(None, None, None, "the market left the known levels")
                 return self._lose(fault, now, None, 0)

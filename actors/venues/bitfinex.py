@@ -69,6 +69,15 @@ class _Level(msgspec.Struct, array_like=True, gc=False):
     amount: msgspec.Raw  # base currency, absolute; below zero it is an ask
 
 
+class _Change(msgspec.Struct, array_like=True, gc=False):
+    """A whole frame that changes one level: nearly all that come."""
+
+    chan: Id
+    level: _Level
+    seq: Id
+    mts: Ms | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Ticker(msgspec.Struct, array_like=True):
     bid: msgspec.Raw
     bid_size: msgspec.Raw
@@ -103,6 +112,7 @@ class _Event(msgspec.Struct):
 _parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _fill_decoder = msgspec.json.Decoder(_Fill)
 _level_decoder = msgspec.json.Decoder(_Level)
+_decode_change = msgspec.json.Decoder(_Change).decode
 _levels_decoder = msgspec.json.Decoder(list[_Level])
 _ticker_decoder = msgspec.json.Decoder(_Ticker)
 _event_decoder = msgspec.json.Decoder(_Event)
@@ -249,6 +259,9 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     """
     if not frame.startswith(b"["):
         return [_event(read("frame", _event_decoder, frame), scratch)]
+    change = _changed(frame, scratch)
+    if change is not None:
+        return change
     data = _taken_apart(frame)
     said = [] if data.seq is None else _lost(scratch, data.seq)
     known = _channels(scratch).get(data.chan)
@@ -257,6 +270,30 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     if known is None:
         return [*said, Ignored("unknown_channel"), Closing(f"a frame of channel {data.chan[:20]}, unknown")]
     return [*said, *_DATA[known[0]](data, known, scratch)]
+
+
+def _changed(frame: bytes, scratch: Scratch) -> list[Decoded] | None:
+    """Return what a change of one level says, read in one pass at half the cost; None for any other frame."""
+    channels = cast("dict[str, list[Any]]", scratch.memory.get("channels", {}))
+    known = channels.get(str(frame[1 : frame.find(b",")], "latin-1"))
+    if known is None or known[0] != "book" or known[2] is None:
+        return None
+    try:
+        change = _decode_change(frame)
+        amount = number_text(change.level.amount)
+        price, size = trade_text(number_text(change.level.price), amount.removeprefix("-"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unparseable):
+        return None
+    said, seq = _lost(scratch, change.seq), change.seq
+    before, known[2] = known[2], seq
+    level: list[Level] = [(price, size if change.level.count else "0")]
+    bids, asks = ([], level) if amount[0] == "-" else (level, [])
+    ts_event = None if change.mts is msgspec.UNSET else change.mts * MS
+    recv, conn = scratch.recv, scratch.conn
+    said.append(
+        BookDelta(NAME, known[1], ts_event, recv, seq, conn, bids, asks, last_seq=seq, prev_seq=before)
+    )
+    return said
 
 
 def _event(event: _Event, scratch: Scratch) -> Decoded:

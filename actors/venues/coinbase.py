@@ -188,8 +188,10 @@ def _snapshot(book: _Snapshot, scratch: Scratch) -> list[Decoded]:
 
 
 def _update(book: _Update, scratch: Scratch) -> list[Decoded]:
-    bids: list[Level] = [(price, size) for side, price, size in book.changes if side == "buy"]
-    asks: list[Level] = [(price, size) for side, price, size in book.changes if side == "sell"]
+    bids: list[Level] = []
+    asks: list[Level] = []
+    for side, price, size in book.changes:
+        (bids if side == "buy" else asks).append((price, size))
     bad: list[Decoded] = []
     try:
         bids, asks = levels_text(bids), levels_text(asks)

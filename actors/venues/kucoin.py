@@ -189,7 +189,9 @@ def _sequence(entry: Entry) -> int:
 
 def _side(entries: list[Entry] | None) -> tuple[list[Level], list[int]]:
     """Return levels and their sequences, which order them, without the entries that only count."""
-    kept = [entry for entry in entries or () if entry[0][:1] != "0" or entry[0].strip("0.")]
+    if not entries:
+        return [], []
+    kept = [entry for entry in entries if entry[0][:1] != "0" or entry[0].strip("0.")]
     if len(kept) > 1:
         kept.sort(key=_sequence)
     return levels_text([(price, size) for price, size, _ in kept]), [entry[2] for entry in kept]

@@ -276,13 +276,11 @@ def _is_book_ticker(bare: _Bare) -> bool:
 def _decode_bare(bare: _Bare, data: bytes, scratch: Scratch) -> Decoded:
     known = _TYPES.get(bare.e) if bare.e is not None else _book_tickers if _is_book_ticker(bare) else None
     if known is not None:
-        return known(b'{"data":%b}' % data, scratch)
+        return known(b'{"data":%b}' % data, scratch)  # as a stream would have brought it
+    if bare.e == "serverShutdown":
+        return Closing(bare.e)
     if bare.e is not None:
-        return (
-            Closing(bare.e)
-            if bare.e == "serverShutdown"
-            else Ignored(_IGNORED.get(bare.e, "unknown_channel"))
-        )
+        return Ignored(_IGNORED.get(bare.e, "unknown_channel"))
     if bare.last_update_id is not None:
         return Ignored("partial_depth")
     said = answered(bare)

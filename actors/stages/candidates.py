@@ -1,0 +1,77 @@
+"""The candidate books of one symbol, one of each connection: which there are, and which is published.
+
+A candidate is born with the first delta of a connection (or the first snapshot, where the stream brings
+it), lost by a fault (``sync``), silent by ``status`` ``stale``, gone by ``status`` ``down``, ``refused`` or
+``unsubscribed``.
+"""
+
+from sys import maxsize
+from typing import Final
+
+from actors.model.events import Status
+from actors.stages.symbol import Symbol
+from actors.stages.sync import CONNECTION, ITEM, Alignment, Sync
+
+CANDIDATES: Final = 8  # chosen: two legs, each rotating, need four
+
+_GONE: Final = ("down", "refused", "unsubscribed")
+
+
+def begin(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> Sync:
+    """Begin a candidate of connection ``conn``; of too many the oldest that is not published goes."""
+    if len(symbol.syncs) >= CANDIDATES:
+        oldest = next(c for c, sync in symbol.syncs.items() if sync is not symbol.active)
+        del symbol.syncs[oldest]
+    sync = Sync(alignment, conn, now)
+    symbol.syncs[conn] = sync
+    return sync
+
+
+def take_status(symbol: Symbol, alignment: Alignment, status: Status, now: int) -> bool:
+    """Learn how a connection, or its subscription of the book, is; return whether that says anything."""
+    syncs = symbol.syncs
+    conns = [conn for conn in syncs if status.conn is None or conn == status.conn]
+    if not conns:
+        return False
+    if status.state in _GONE:
+        for conn in conns:
+            del syncs[conn]
+    elif status.state == "resyncing":
+        for conn in conns:
+            _renew(symbol, alignment, conn, now)
+    elif status.state == "stale":
+        for conn in conns:
+            syncs[conn].silence |= CONNECTION if status.symbol is None else ITEM
+    elif status.state == "live" and status.symbol is None:
+        for conn in conns:  # it speaks, though perhaps not of this symbol: its own silence stays
+            syncs[conn].silence &= ~CONNECTION
+    else:
+        return False
+    return True
+
+
+def _renew(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> None:
+    """Begin a book anew whose subscription is: what comes now is another stream, it was fine or not."""
+    sync = symbol.syncs[conn]
+    if sync.joined and not sync.silence:
+        symbol.syncs[conn] = Sync(alignment, conn, now)
+
+
+def choose(symbol: Symbol) -> Sync | None:
+    """Return the candidate to publish: the one that is, as long as it can be shown."""
+    active = symbol.active
+    if active is not None and symbol.syncs.get(active.conn) is active and _can_be_shown(symbol, active):
+        return active
+    best: Sync | None = None
+    rank = (False, -maxsize)
+    for sync in symbol.syncs.values():
+        if _can_be_shown(symbol, sync):
+            # The one that is furthest, so that a switch goes back in time as little as can be.
+            here = (sync.crossed_since is None, -maxsize if sync.seq is None else sync.seq)
+            if best is None or here > rank:
+                best, rank = sync, here
+    return best
+
+
+def _can_be_shown(symbol: Symbol, sync: Sync) -> bool:
+    return sync.joined and not sync.silence and (sync.unit == "base" or symbol.contract is not None)

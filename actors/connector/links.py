@@ -97,6 +97,7 @@ class Link:
         id: ``<leg>.<random>``.
         url: Where it goes, without what is secret.
         frames: Received so far.
+        ready: Whether it may be spoken on: opened, and greeted where the venue greets.
         ended: Set once its ``x`` is written.
         over: Why it ended, for metrics; a word of a closed set.
         code: Close code.
@@ -125,6 +126,7 @@ class Link:
         self._counted = 0  # frames that are in the metrics
         self._bytes = 0  # that are not
         self.frames = 0
+        self.ready = False
         self.ended = anyio.Event()
         self.opened_at = 0.0
         self.over = "lost"
@@ -159,6 +161,7 @@ class Link:
         except Refused as e:
             self._end(e.status, str(e), e.cause)
             raise
+        self.ready = True
 
     async def _address(self) -> str:
         handshake = self._side.venue.handshake
@@ -393,7 +396,7 @@ class Slot:
     async def _say(self, frames: "_Frames", items: Sequence[Item], conn: str | None) -> int | None:
         ticket: int | None = None
         for link in list(self.links):
-            if conn in (None, link.id):
+            if link.ready and conn in (None, link.id):  # one that is not will ask for all that is wanted
                 ticket = await link.send(frames(items, self._instruments, link.next_id)) or ticket
                 if link.spent and link is self.link:
                     self.replace("its subscriptions of an hour are spent")

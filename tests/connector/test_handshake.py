@@ -5,12 +5,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fake_venue import FakeVenue, lines, of, running, trade, until
+from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, lines, of, running, trade, until
 from msgspec.structs import replace
 
 from actors.connector import links
 from actors.connector.links import Link
 from actors.connector.sockets import Refused, dial
+from actors.stages.control import ControlRequest
 from actors.venues import VENUES, kucoin
 from actors.venues.base import Handshake, Request
 
@@ -76,6 +77,10 @@ async def test_nothing_is_sent_before_the_greeting(redis_server, settings_for):
         with server.client() as client:
             async with running(settings_for(server, venue.venue())):
                 await until(lambda: of(client, "o"))
+                ask(client, ControlRequest("n/1/0", "subscribe", "BTC-USDT", "trade"))
+                asked = client.xinfo_stream(CONTROL)["last-generated-id"]
+                served = KEYS.cursor(PARTITION, "connector:a")
+                await until(lambda: client.hget(served, "c:control") == asked)
                 assert not venue.received
                 assert not of(client, "s")
                 await venue.push(WELCOME, trade(1))

@@ -43,7 +43,7 @@ def test_the_venue_s_own_address_comes_with_the_token_which_is_encoded():
     ],
 )
 def test_an_address_of_the_configuration_is_dialed_in_its_place(configured: str, dialed: str):
-    (planned,) = kucoin.plan(Endpoints(configured, ""), [BTC], ["trade"])
+    (planned,) = kucoin.VENUE.plan(Endpoints(configured, ""), [BTC], ["trade"])
     assert kucoin.address(planned.url, given(), "a.1").startswith(dialed)
 
 
@@ -189,7 +189,7 @@ def test_names_are_the_venue_s_and_a_frame_has_a_channel_and_a_number():
 def test_no_frame_names_more_than_a_hundred_and_no_connection_has_more_than_two_hundred_topics():
     rows = [Instrument(f"A{n}-B", f"A{n}-B", f"A{n}", "B") for n in range(450)]
     for channels in (["trade"], ["trade", "book", "l1", "ticker"]):
-        for connection in kucoin.plan(kucoin.ENDPOINTS, rows, channels):
+        for connection in kucoin.VENUE.plan(kucoin.ENDPOINTS, rows, channels):
             assert sum(len(s.items) for s in connection.subscriptions) <= 200
             assert all(len(s.items) <= 100 for s in connection.subscriptions)
 

@@ -16,6 +16,7 @@ probe of 2026-09. Read against captures of 2021 to 2024.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Final, Literal
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -30,7 +31,6 @@ from actors.venues.base import (
     Answer,
     BookRule,
     Closing,
-    Connection,
     Decoded,
     Endpoints,
     Handshake,
@@ -46,7 +46,23 @@ from actors.venues.base import (
     number_text,
     read,
 )
-from actors.venues.common import MS, Id, IdText, Ms, no_answer, planned, price_or_none, quote, symbol_of
+from actors.venues.common import (
+    MS,
+    Id,
+    IdText,
+    Ms,
+    Op,
+    asked_as,
+    asking,
+    grouped,
+    own_number,
+    parts,
+    planner,
+    price_or_none,
+    quote,
+    spot,
+    symbol_of,
+)
 
 NAME: Final = "kucoin"
 LEVELS: Final = 100
@@ -284,7 +300,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         case "pong":
             return [Ignored("heartbeat")]
         case "ack":
-            number = _ours(said.id)
+            number = own_number(said.id)
             return [Ignored("answer") if number is None else Acked(number)]
         case "error":
             return [_error(said)]
@@ -294,18 +310,12 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
             return [Ignored("unknown_event")]
 
 
-def _ours(number: str | int | None) -> int | None:
-    """Return the number of one of our frames; other ids are the venue's, or of a ping."""
-    text = str(number)
-    return int(text) if text.isdigit() and text.isascii() and len(text) < 19 else None
-
-
 def _error(said: _Frame) -> Decoded:
     data = read("error", _error_decoder, said.data)
     reason = (data if said.code is None else f"{said.code}: {data}")[:200]
     if said.code in (401, "401") or "token is" in data or data == "ping timeout":
         return Closing(reason)  # another connection has a token of its own
-    return Refused(reason, _ours(said.id))
+    return Refused(reason, own_number(said.id))
 
 
 # ---- REST -----------------------------------------------------------------------------------------------
@@ -324,18 +334,13 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     Raises:
         Unparseable: The body is not what its request promises.
     """
-    request = answer.request
-    if request.op != "snapshot" or request.symbol is None:
-        no_answer(answer, scratch)
-    s = read("orderbook", _book_decoder, _data("orderbook", answer.body.encode(errors="replace")))
+    symbol, body = asked_as("snapshot", answer)
+    s = read("orderbook", _book_decoder, _data("orderbook", body))
     bids, asks = levels_text(s.bids or []), levels_text(s.asks or [])
     seq = s.sequence if s.sequence > 0 or bids or asks else _NEVER_TRADED
     at = None if s.time is None else s.time * MS
-    return [
-        BookSnapshot(
-            NAME, request.symbol, at, scratch.recv, seq, scratch.conn, bids, asks, last_seq=seq, depth=LEVELS
-        )
-    ]
+    head = (NAME, symbol, at, scratch.recv, seq, scratch.conn)
+    return [BookSnapshot(*head, bids, asks, last_seq=seq, depth=LEVELS)]
 
 
 def rows(body: bytes) -> list[Instrument]:
@@ -345,19 +350,11 @@ def rows(body: bytes) -> list[Instrument]:
         Unparseable: The body is no list of pairs.
     """
     listed = read("symbols", _pairs_decoder, _data("symbols", body))
-    return [_instrument(row) for row in listed if row.enable_trading]
-
-
-def _instrument(row: _Pair) -> Instrument:
-    base, quote = row.base_currency.upper(), row.quote_currency.upper()
-    return Instrument(
-        f"{base}-{quote}",
-        row.symbol,
-        base,
-        quote,
-        price_step=row.price_increment,
-        size_step=row.base_increment,
-    )
+    return [
+        spot(row.symbol, row.base_currency, row.quote_currency, row.price_increment, row.base_increment)
+        for row in listed
+        if row.enable_trading
+    ]
 
 
 def snapshot(instrument: Instrument) -> Request:
@@ -380,14 +377,14 @@ def address(planned: str, body: bytes, unique: str) -> str:
     given = read("bullet-public", _token_decoder, _data("bullet-public", body))
     base = given.instance_servers[0].endpoint if planned == ENDPOINTS.ws else planned
     try:
-        parts = urlsplit(base)
-        good = parts.scheme in ("wss", "ws") and parts.hostname and parts.port != 0 and not parts.fragment
+        url = urlsplit(base)
+        good = url.scheme in ("wss", "ws") and url.hostname and url.port != 0 and not url.fragment
     except ValueError as e:
         raise Unparseable(f"bullet-public: no address: {base[:100]!r}") from e
-    if not good or "@" in parts.netloc or " " in base or not (base.isascii() and base.isprintable()):
+    if not good or "@" in url.netloc or " " in base or not (base.isascii() and base.isprintable()):
         raise Unparseable(f"bullet-public: no address of a WebSocket: {base[:100]!r}")
     query = urlencode({"token": given.token, "connectId": unique})
-    return f"{base}{'&' if parts.query else '?'}{query}"
+    return f"{base}{'&' if url.query else '?'}{query}"
 
 
 def is_welcome(frame: bytes) -> bool:
@@ -404,48 +401,25 @@ def stamp(frame: str, now_s: int) -> str:
 
 
 def _frames(
-    op: Literal["subscribe", "unsubscribe"],
-    items: Sequence[Item],
-    instruments: Mapping[str, Instrument],
-    first_id: int,
+    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
-    by_channel: dict[Channel, list[Item]] = {}
-    for item in items:
-        by_channel.setdefault(item[0], []).append(item)
-    parts = [
-        wanted[start : start + NAMES_PER_FRAME]
-        for wanted in by_channel.values()
-        for start in range(0, len(wanted), NAMES_PER_FRAME)
+    """Return the frames that ask for ``items``, numbered from ``first_id``; each is of one channel."""
+    of_one = [
+        part
+        for wanted in grouped(items, lambda item: item[0]).values()
+        for part in parts(wanted, NAMES_PER_FRAME)
     ]
     subscriptions: list[Subscription] = []
-    for number, part in enumerate(parts, first_id):
+    for number, part in enumerate(of_one, first_id):
         names = ",".join(instruments[symbol].native for _, symbol in part)
         topic = f"{STREAMS[part[0][0]]}:{names}"
-        frame = {"id": number, "type": op, "topic": topic, "privateChannel": False, "response": True}
-        subscriptions.append(Subscription(op, part, msgspec.json.encode(frame).decode(), number))
+        document = {"id": number, "type": op, "topic": topic, "privateChannel": False, "response": True}
+        subscriptions.append(asking(op, part, document, number))
     return subscriptions
 
 
-def subscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that subscribe ``items``, numbered from ``first_id``; a channel a frame."""
-    return _frames("subscribe", items, instruments, first_id)
-
-
-def unsubscribe(
-    items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
-) -> list[Subscription]:
-    """Return the frames that end the subscriptions of ``items``, numbered from ``first_id``."""
-    return _frames("unsubscribe", items, instruments, first_id)
-
-
-def plan(
-    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
-) -> list[Connection]:
-    """Return the connections that carry all ``channels`` of ``instruments``; a symbol stays on one."""
-    return planned(endpoints.ws, instruments, channels, LIMITS.items_per_connection, subscribe)
-
+subscribe = partial(_frames, "subscribe")
+unsubscribe = partial(_frames, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=200,  # chosen: documented are 300, and 400 elsewhere
@@ -466,7 +440,7 @@ VENUE: Final = Venue(
     silence_s={},  # a quiet book may be silent for minutes
     first_s={"book": 120.0, "ticker": 120.0},  # chosen: an unknown pair is acknowledged and never speaks
     quiet_s=30.0,  # our pings, each 9 s, are answered within 10
-    plan=plan,
+    plan=planner("", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,

@@ -81,8 +81,14 @@ def show_venues(*, as_json: bool, as_markdown: bool) -> int:
     elif as_markdown:
         paper.write(markdown())
     else:
-        paper.show(paper.table("Venues", _HEADS, map(_cells, matrix())))
+        heads = ("venue", "markets", "channels", "a book's proof", "offline")
+        paper.show(paper.table("Venues", heads, map(_line, matrix())))
     return 0
+
+
+def _line(row: Row) -> list[str]:
+    """Return a row for a terminal, where a column a channel would not fit."""
+    return [row.venue, " ".join(row.markets), " ".join(row.channels), row.book or "", "yes" * row.simulated]
 
 
 # -------------------------------------------------------------------------------------------- symbols

@@ -10,7 +10,8 @@ from chain_rig import Chain
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Gap, Trade
 from actors.model.instruments import Instrument
-from actors.stages.sync import Alignment, Sync
+from actors.stages.alignment import Alignment
+from actors.stages.sync import Sync
 from actors.venues import kucoin
 from actors.venues.base import Acked, Answer, Closing, Endpoints, Scratch, items_of
 

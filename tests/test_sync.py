@@ -5,8 +5,9 @@ import pytest
 
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot
-from actors.stages import sync as machine
-from actors.stages.sync import Alignment, Fault, Sync, SyncState
+from actors.stages import buffer
+from actors.stages.alignment import Alignment, Fault
+from actors.stages.sync import Sync, SyncState
 from actors.venues.base import BookRule
 
 RANGE = BookRule(snapshot="rest", join="range", chain="range", depth=1000)
@@ -214,7 +215,7 @@ def test_a_book_lost_again_and_again_asks_ever_later_and_a_calm_one_at_once():
 
 
 def test_a_buffer_that_grows_without_a_snapshot_overflows_with_the_range_it_dropped(monkeypatch):
-    monkeypatch.setattr(machine, "BUFFER_DELTAS", 3)
+    monkeypatch.setattr(buffer, "BUFFER_DELTAS", 3)
     book = Book()
     for n in (1, 2, 3):
         assert book.delta(n, n) == "kept"
@@ -225,7 +226,7 @@ def test_a_buffer_that_grows_without_a_snapshot_overflows_with_the_range_it_drop
 
 
 def test_the_buffer_is_bounded_in_bytes_too(monkeypatch):
-    monkeypatch.setattr(machine, "BUFFER_BYTES", 250)
+    monkeypatch.setattr(buffer, "BUFFER_BYTES", 250)
     book = Book()
     outcomes = [book.delta(n, n) for n in (1, 2, 3)]
     assert outcomes == ["kept", "kept", "lost"]

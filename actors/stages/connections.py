@@ -200,6 +200,15 @@ class Connections:
         """Tell whether ``name`` has said goodbye: nothing may come from it."""
         return name in self._ledger.closed
 
+    def is_known(self, name: str) -> bool:
+        """Tell whether ``name`` is in the ledger: it has not said goodbye."""
+        return name in self._ledger.conns
+
+    def is_open(self, name: str) -> bool:
+        """Tell whether ``name`` is known and counted as open."""
+        conn = self._ledger.conns.get(name)
+        return conn is not None and conn.open
+
     def closed(self, name: str, how: Closed) -> list[Lost]:
         """Take an ``x`` line: one connection, an attempt that failed, or with ``<leg>.*`` a leg's all."""
         ledger = self._ledger

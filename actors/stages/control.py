@@ -1,12 +1,14 @@
 """Requests from the folds to the connector, the documents of the ``control`` stream."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from actors.model.events import Channel
 
 ControlOp = Literal["subscribe", "unsubscribe", "resubscribe", "reconnect", "snapshot", "backfill"]
+
+MOST_DELAY_S: Final = 60.0  # chosen: longest wait before a REST request is tried again
 
 
 class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,3 +29,8 @@ class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
     delay_s: float | None = None
     after: int | None = None
+
+
+def retry_delay_s(failures: int) -> float:
+    """Return how long to wait before what failed so often in a row is asked for again, s."""
+    return min(2.0 ** (failures - 1), MOST_DELAY_S)

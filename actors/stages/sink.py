@@ -5,7 +5,8 @@ from typing import Final, get_args
 import msgspec
 
 from actors.model.codec import encode
-from actors.model.events import AnyEvent, Channel, Event
+from actors.model.errors import Unparseable
+from actors.model.events import AnyEvent, Cause, Channel, Event, Gap
 from actors.stages.control import ControlOp, ControlRequest
 from actors.stages.fold import Output
 
@@ -25,10 +26,11 @@ class Sink:
         now: Fold time, ns.
     """
 
-    __slots__ = ("_partition", "_requests", "_role", "k", "now", "out")
+    __slots__ = ("_partition", "_requests", "_role", "_venue", "k", "now", "out")
 
-    def __init__(self, role: str, partition: str, out: Output) -> None:
+    def __init__(self, role: str, venue: str, partition: str, out: Output) -> None:
         self._role = role
+        self._venue = venue
         self._partition = partition
         self._requests = 0
         self.out = out
@@ -46,6 +48,22 @@ class Sink:
         out = self.out
         out.lines["events"].append(encode(event))
         out.counts[_COUNTED[type(event)]] += 1
+
+    def gap(
+        self,
+        symbol: str | None,
+        channel: Channel | None,
+        cause: Cause,
+        first: int | None = None,
+        last: int | None = None,
+        *,
+        filled: bool = False,
+    ) -> None:
+        """Name what is missing, or was and no longer is (``filled``)."""
+        ends = (None if first is None else str(first), None if last is None else str(last))
+        self.event(Gap(self._venue, symbol, None, self.now, None, channel, cause, *ends, filled))
+        if not filled:
+            self.count("tapeline_gaps_total", f"{channel or 'all'}/{cause}")
 
     def request(
         self,
@@ -69,6 +87,15 @@ class Sink:
     def count(self, metric: str, reason: str) -> None:
         """Add one to a counter; ``reason``: its labels beyond venue and partition, apart by ``/``."""
         self.out.counts[(metric, reason)] += 1
+
+    def unparseable(self, e: Unparseable, line: bytes) -> None:
+        """Count and keep what could not be decoded: not JSON, not of its schema, or no such value."""
+        cause = e.__cause__
+        schema = isinstance(cause, msgspec.ValidationError)
+        self.count(
+            "tapeline_unparseable_total", "schema" if schema else "value" if cause is None else "malformed"
+        )
+        self.dead(str(e), line)
 
     def dead(self, reason: str, record: bytes) -> None:
         """Keep a record that means nothing, with the reason, for people to look at."""

@@ -1,321 +1,228 @@
-"""Which trades of one symbol have been seen: once each, holes found and closed.
+"""The trades of a partition: each passes once, by its id; holes are named, and filled by backfill.
 
-Trades come from several connections, each in order of its own; the first to bring an id wins.
-
-``Marks`` is for venues whose trade ids are contiguous: each is one above the last, so a jump is a hole.
-
-States of an id, and what a trade with it does:
-
-========== ===================================================================================
-new        one above the highest: it passes
-ahead      beyond that: what lies between is a hole; or it is *held*, while another connection that has
-           not come so far may still bring what is missing
-missing    inside an open hole: it passes, and the last one closes the hole
-early      below the first id ever seen (the slower of two connections at the very start): it passes,
-           and what lies between is a hole
-duplicate  any other: dropped and counted
-========== ===================================================================================
-
-An id far below the highest with a later event time means that the venue started its ids again.
-
-``Recent`` is for all others, where no id tells what is missing: it remembers the last of them.
+Whichever connection brings a trade first. Where ids are contiguous (``marks``) a hole is named before its
+successor, once no connection can bring what is missing any more; else (``recent``) where connections end or
+pages do not meet.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable
 from typing import Final
 
-import msgspec
+from actors.model.events import SECOND, Cause, Event, Trade
+from actors.stages.connections import Conn, Connections, Lost, Sub
+from actors.stages.control import retry_delay_s
+from actors.stages.marks import Duplicate, Filled, Hole, Marks, Opened, Reset, Step
+from actors.stages.recent import Recent
+from actors.stages.sink import Sink
+from actors.venues.base import Answer, Latest, Venue
 
-from actors.model.events import Cause, Trade
+HOLD_NS: Final = 2 * SECOND  # chosen: how long a lagging leg may take to bring what another skipped
+MOST_BACKFILL_CHUNKS: Final = 1000  # chosen: beyond, the venue started anew or was away for half a day
+BACKFILL_OVERDUE_NS: Final = 60 * SECOND  # chosen: an answer that long missing was lost
+MOST_EMPTY: Final = 3  # chosen: a venue's REST may lag its socket by a second or two
 
-MOST_HOLES: Final = 64  # DESIGN 6; beyond it the oldest is no longer watched, and stays open in the data
-MOST_HELD: Final = 1024  # chosen: a second of a wild market
-MOST_RECENT: Final = 4096  # DESIGN 6; forgotten are the oldest of them, some at a time
-_FORGOTTEN: Final = 512  # chosen: at once, which costs a tenth of one by one
-RESET_BELOW: Final = 10_000  # chosen: ids that far back are no late duplicates when their time is later
-
-
-class Hole(msgspec.Struct):
-    """Trade ids ``first`` to ``last`` that were not seen when their successor came.
-
-    Attributes:
-        first: As announced, never changed.
-        last: As announced, never changed.
-        missing: What is missing still: ranges in order, both ends included.
-        cause: What was known when it was found.
-        after: Event time of the trade before what is missing first, ns; None: not known.
-        hopeless: No longer asked for.
-    """
-
-    first: int
-    last: int
-    missing: list[tuple[int, int]]
-    cause: Cause
-    hopeless: bool = False
-    after: int | None = None
+_HOPELESS: Final = frozenset((400, 404))  # the venue will not give it, however often asked
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """A hole was found, before the trade that follows it."""
-
-    hole: Hole
-
-
-class Filled(msgspec.Struct, frozen=True):
-    """The last id of a hole was seen, after it passed."""
-
-    hole: Hole
-
-
-class Duplicate(msgspec.Struct, frozen=True):
-    """A trade was dropped: its id has been seen."""
-
-
-class Reset(msgspec.Struct, frozen=True):
-    """The venue started its ids again; holes of the former ids are forgotten."""
-
-
-Step = Trade | Opened | Filled | Duplicate | Reset
-
-
-def span(trade: Trade) -> tuple[int, int]:
-    """Return the first and last id that ``trade`` stands for."""
-    last = int(trade.id)
-    return (last if trade.first_id is None else int(trade.first_id)), last
-
-
-class Marks(msgspec.Struct):
-    """What has been seen of one symbol.
+class Trades:
+    """What is done with trades. ``now`` (fold time) and the way out are the sink's.
 
     Attributes:
-        low: First id ever seen.
-        high: Highest id that passed.
-        ts: Event time of the highest, ns.
-        cause: What a hole would be blamed on if one were found now.
-        holes: Open, oldest first.
-        held: Ahead of a hole that may fill by itself, in order of their ids.
-        held_since: Fold time of the first held, ns.
-        claimed: Id that the venue said is there, to be missed if it does not come.
-        claimed_at: Fold time of that, ns.
-        asked: Range of ids that a backfill was asked for and has not answered.
-        asked_at: Fold time when its answer is overdue, ns.
-        failures: Backfills in a row that brought nothing.
+        take: Take a trade of a symbol that a subscription brought.
     """
 
-    low: int
-    high: int
-    ts: int | None
-    cause: Cause = "sequence"
-    holes: list[Hole] = []
-    held: list[Trade] = []
-    held_since: int = 0
-    claimed: int = -1
-    claimed_at: int = 0
-    asked: tuple[int, int] | None = None
-    asked_at: int = 0
-    failures: int = 0
+    def __init__(
+        self,
+        venue: Venue,
+        marks: dict[str, Marks],
+        recent: dict[str, Recent],
+        connections: Connections,
+        sink: Sink,
+    ) -> None:
+        """Go on with ``marks`` and ``recent``, by symbol; they are changed in place."""
+        self._venue = venue
+        self._marks = marks
+        self._recent = recent
+        self._connections = connections
+        self._sink = sink
+        self._increasing = venue.trade_ids == "increasing"
+        self.take = self._numbered if venue.trade_ids == "contiguous" else self._unnumbered
 
-    @classmethod
-    def of(cls, trade: Trade) -> "Marks":
-        """Begin with the first trade ever seen."""
-        first, last = span(trade)
-        return cls(first, last, trade.ts_event)
+    def missed(self, cause: Cause) -> None:
+        """Learn that lines are missing: what the next trade finds is to be blamed on that."""
+        for marks in self._marks.values():
+            marks.cause = cause
 
-    def passes(self, trade: Trade) -> bool:
-        """Tell whether ``trade`` is simply the next one, and note it: the way of nearly all."""
-        if (
-            trade.first_id is not None
-            or int(trade.id) != self.high + 1
-            or self.held
-            or self.cause != "sequence"
-        ):
+    def lost(self, lost: Lost, cause: Cause) -> None:
+        """Say what a connection leaves missing. Contiguous ids tell it by their next."""
+        symbol = lost.item[1]
+        marks = self._marks.get(symbol)
+        if marks is not None:
+            marks.cause = cause
+            self._resolve(symbol, marks)
+            return
+        first, recent = lost.seq, self._recent.get(symbol)
+        if not lost.last or (recent is not None and recent.holed):
+            return
+        if recent is not None:
+            recent.holed = True
+            after = lost.last_id if cause == "sequence" and lost.last_id else recent.high
+            first = after + 1 if self._increasing else None
+        self._sink.gap(symbol, "trade", cause, first)
+
+    def tick(self) -> None:
+        """Let time pass."""
+        for symbol, marks in self._marks.items():
+            if marks.held or marks.asked is not None or marks.claimed > marks.high:
+                self._resolve(symbol, marks)
+
+    def _unnumbered(self, symbol: str, trade: Trade, sub: Sub) -> None:
+        recent = self._recent.get(symbol)
+        if recent is None:
+            recent = self._recent[symbol] = Recent()
+        if self._increasing:
+            sub.last_id = max(sub.last_id, int(trade.id))
+        if not self._news(symbol, recent, trade):
+            self._sink.count("tapeline_duplicates_total", "trade")
+
+    def _news(self, symbol: str, recent: Recent, trade: Trade) -> bool:
+        """Let ``trade`` pass unless it was seen; return whether it did."""
+        step = recent.see(trade, increasing=self._increasing)
+        if isinstance(step, Duplicate):
             return False
-        self.high += 1
-        self.ts = trade.ts_event
+        if step is not None:
+            self._restarted(symbol)
+        recent.holed = False
+        self._sink.event(trade)
         return True
 
-    def see(self, trade: Trade, now: int, wait: bool) -> list[Step]:
-        """Take one trade from a socket.
+    def _numbered(self, symbol: str, trade: Trade, sub: Sub) -> None:
+        marks = self._marks.get(symbol)
+        if marks is None:
+            marks = self._marks[symbol] = Marks.of(trade)
+        elif not marks.passes(trade):
+            sub.last_id = max(sub.last_id, int(trade.id))
+            self._steps(symbol, marks, marks.see(trade, self._sink.now, wait=True))
+            if marks.held:
+                self._resolve(symbol, marks)
+            return
+        sub.last_id = marks.high
+        self._sink.event(trade)
 
-        Args:
-            trade: As decoded.
-            now: Fold time, ns.
-            wait: Another connection may still bring what lies before ``trade``.
-        """
-        first, last = span(trade)
-        if first > self.high + 1:
-            steps: list[Step] = [] if self._hold(trade, first, now) else [Duplicate()]
-            return steps if wait and len(self.held) < MOST_HELD else [*steps, *self.declare()]
-        if last > self.high:
-            self._pass(trade, last)
-            return [trade, *self._continue()]
-        return list(self._behind(trade, first, last))
-
-    def _pass(self, trade: Trade, last: int) -> None:
-        self.high = last
-        self.ts = trade.ts_event
-        self.cause = "sequence"
-
-    def _hold(self, trade: Trade, first: int, now: int) -> bool:
-        if not self.held:
-            self.held_since = now
-        at = len(self.held)
-        while at and span(self.held[at - 1])[0] > first:
-            at -= 1
-        if at and span(self.held[at - 1])[0] == first:
-            return False  # the other connection has brought it before
-        self.held.insert(at, trade)
-        return True
-
-    def _continue(self) -> Iterator[Step]:
-        """Let those held pass that are next now."""
-        while self.held:
-            first, last = span(self.held[0])
-            if first > self.high + 1:
-                return
-            trade = self.held.pop(0)
-            if last <= self.high:
-                yield Duplicate()
-            else:
-                self._pass(trade, last)
-                yield trade
-
-    def declare(self) -> Iterator[Step]:
-        """Give up waiting: name the holes before those held, and let them pass."""
-        while self.held:
-            trade = self.held.pop(0)
-            first, last = span(trade)
-            if first > self.high + 1:
-                yield self._open(self.high + 1, first - 1, self.ts)
-            if last > self.high:
-                self._pass(trade, last)
-                yield trade
-            else:
-                yield Duplicate()
-
-    def claim(self, last: int, now: int) -> None:
-        """Learn that there is a trade ``last``; while an earlier one is awaited that alone counts."""
-        if self.claimed <= self.high < last:
-            self.claimed, self.claimed_at = last, now
-
-    def miss(self) -> Iterator[Step]:
-        """Give up waiting for what was claimed: it is a hole like one before a trade."""
-        yield from self.declare()
-        if self.claimed > self.high:
-            yield self._open(self.high + 1, self.claimed, self.ts)
-            self.high, self.cause = self.claimed, "sequence"
-
-    def _open(self, first: int, last: int, after: int | None) -> Opened:
-        hole = Hole(first, last, [(first, last)], self.cause, after=after)
-        self.holes.append(hole)
-        del self.holes[:-MOST_HOLES]
-        return Opened(hole)
-
-    def _behind(self, trade: Trade, first: int, last: int) -> Iterator[Step]:
-        hole = self._hole_of(first, last)
-        if hole is not None:
-            yield from self._fill(hole, trade, first, last)
-        elif self._is_reset(trade, last):
-            self.low, self.high, self.ts, self.cause = first, last, trade.ts_event, "sequence"
-            self.holes, self.asked, self.failures = [], None, 0
-            yield Reset()
-            yield trade
-        elif last < self.low and self.low - last < RESET_BELOW:
-            if last + 1 < self.low:
-                yield self._open(last + 1, self.low - 1, trade.ts_event)
-            self.low = first
-            yield trade
+    def latest(self, conn: Conn, said: Latest) -> None:
+        """Learn the id of a symbol's last trade: it is to be missed if it does not come."""
+        sub = conn.subs.get(("trade", said.symbol))
+        if sub is None or sub.state == "refused":
+            return  # its trades are not asked for, so none of them is missing
+        marks = self._marks.get(said.symbol)
+        if marks is None:
+            self._marks[said.symbol] = Marks(said.id + 1, said.id, None)
         else:
-            yield Duplicate()
+            marks.claim(said.id, self._sink.now)
 
-    def _is_reset(self, trade: Trade, last: int) -> bool:
-        later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
-        return later and not trade.backfilled and self.high - last > RESET_BELOW
+    def _resolve(self, symbol: str, marks: Marks) -> None:
+        """Stop waiting for what no connection can bring any more, ask again for what was not answered."""
+        if marks.held and not self._may_come(symbol, marks):
+            self._steps(symbol, marks, marks.declare())
+        if marks.claimed > marks.high and self._sink.now - marks.claimed_at > HOLD_NS:
+            self._steps(symbol, marks, marks.miss())
+        if marks.asked is not None and self._sink.now > marks.asked_at:
+            marks.asked = None
+            self._backfill(symbol, marks)
 
-    def _hole_of(self, first: int, last: int) -> Hole | None:
-        for hole in self.holes:
-            if hole.first <= last and first <= hole.last:
-                touches = any(low <= last and first <= high for low, high in hole.missing)
-                return hole if touches else None
-        return None
+    def _may_come(self, symbol: str, marks: Marks) -> bool:
+        """Tell whether a connection that is behind the hole lives, and has had no time to say so."""
+        if self._sink.now - marks.held_since > HOLD_NS:
+            return False
+        return any(sub.last_id <= marks.high for sub in self._connections.giving(("trade", symbol)))
 
-    def _fill(self, hole: Hole, trade: Trade, first: int, last: int) -> Iterator[Step]:
-        left: list[tuple[int, int]] = []
-        for low, high in hole.missing:
-            if low < first:
-                left.append((low, min(high, first - 1)))
-            if high > last:
-                left.append((max(low, last + 1), high))
-        if left and left[0][0] > hole.missing[0][0]:
-            hole.after = trade.ts_event
-        hole.missing = left
-        yield trade
-        if not left:
-            self.holes.remove(hole)
-            yield Filled(hole)
+    def _steps(self, symbol: str, marks: Marks, steps: Iterable[Step]) -> None:
+        opened = False
+        for step in steps:
+            match step:
+                case Trade():
+                    self._sink.event(step)
+                case Opened():
+                    hole, opened = step.hole, True
+                    hole.hopeless = not self._can_fill(hole)
+                    self._sink.gap(symbol, "trade", hole.cause, hole.first, hole.last)
+                case Filled():
+                    self._sink.gap(
+                        symbol, "trade", step.hole.cause, step.hole.first, step.hole.last, filled=True
+                    )
+                case Duplicate():
+                    self._sink.count("tapeline_duplicates_total", "trade")
+                case Reset():
+                    self._restarted(symbol)
+        if opened:
+            self._backfill(symbol, marks)
 
-    def fill(self, trade: Trade) -> list[Step]:
-        """Take one trade from a backfill: it fills a hole, or is a duplicate."""
-        first, last = span(trade)
-        hole = self._hole_of(first, last)
-        return [Duplicate()] if hole is None else list(self._fill(hole, trade, first, last))
+    def _can_fill(self, hole: Hole) -> bool:
+        venue = self._venue
+        by_time = venue.backfill_after is not None and hole.after is not None
+        few = hole.last - hole.first < MOST_BACKFILL_CHUNKS * venue.backfill_most
+        return few and (by_time or venue.backfill is not None)
 
-    def wanted(self, most: int) -> tuple[int, int, int | None] | None:
-        """Return the next range to ask for, of at most ``most`` ids, and the time before it; or None."""
-        for hole in self.holes:
-            if not hole.hopeless:
-                low, high = hole.missing[0]
-                return low, min(high, low + most - 1), hole.after
-        return None
+    def _restarted(self, symbol: str) -> None:
+        self._sink.count("tapeline_duplicates_total", "venue_reset")
+        self._sink.gap(symbol, "trade", "sequence")
 
+    def _backfill(self, symbol: str, marks: Marks, delay_s: float | None = None) -> None:
+        """Ask for the next missing trades, one request of a symbol at a time."""
+        if marks.asked is None and (wanted := marks.wanted(self._venue.backfill_most)) is not None:
+            first, last, after = wanted
+            marks.asked = first, last
+            marks.asked_at = self._sink.now + BACKFILL_OVERDUE_NS + round((delay_s or 0) * SECOND)
+            self._sink.request(
+                "backfill",
+                symbol=symbol,
+                channel="trade",
+                first=str(first),
+                last=str(last),
+                after=None if self._venue.backfill_after is None else after,
+                delay_s=delay_s,
+            )
 
-class Recent(msgspec.Struct):
-    """The last trades seen of one symbol, where ids are not contiguous.
+    def page(self, symbol: str, page: list[Trade]) -> None:
+        """Take the latest trades, oldest first: those that are new pass.
 
-    An ``increasing`` id above all others is new without a look; one below, if it was not seen, is of a
-    connection that lags, and passes as long as it is among the last ones. ``unordered`` ids are only
-    told apart.
+        Pages overlap. One that does not reach back to the highest id seen may have missed some; what is
+        in the very first was before anybody asked.
+        """
+        recent = self._recent.get(symbol)
+        if recent is None:
+            recent = self._recent[symbol] = Recent()
+            for trade in page:
+                recent.see(trade, increasing=self._increasing)
+            return
+        if page and -1 < recent.high < int(page[0].id) - 1:
+            self._sink.gap(symbol, "trade", "sequence", recent.high + 1, int(page[0].id) - 1)
+        for trade in page:
+            if not self._news(symbol, recent, trade):
+                self._sink.count("tapeline_duplicates_total", "page")
 
-    Attributes:
-        ids: In order of their coming; the ``MOST_RECENT`` last, or some more.
-        high: Highest id seen, -1 before the first; of increasing ids only, like the rest.
-        ts: Event time of the highest, ns.
-        floor: Highest id that was forgotten, -1 for none.
-        holed: A hole was named after the last one that passed: it has no end yet.
-    """
-
-    ids: dict[str, None] = {}
-    high: int = -1
-    ts: int | None = None
-    floor: int = -1
-    holed: bool = False
-
-    def see(self, trade: Trade, *, increasing: bool) -> Duplicate | Reset | None:
-        """Take one trade; None: it passes, and so it does after a ``Reset``."""
-        told: Reset | None = None
-        if increasing:
-            number = int(trade.id)
-            if number <= self.high:
-                if not self._is_reset(trade, number):
-                    return Duplicate() if number <= self.floor else self._note(trade.id)
-                self.ids, self.floor, told = {}, -1, Reset()
-            self.high, self.ts = number, trade.ts_event
-        return self._note(trade.id) or told
-
-    def _is_reset(self, trade: Trade, number: int) -> bool:
-        later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
-        return later and self.high - number > RESET_BELOW
-
-    def _note(self, identity: str) -> Duplicate | None:
-        ids = self.ids
-        if identity in ids:
-            return Duplicate()
-        ids[identity] = None
-        if len(ids) == MOST_RECENT + _FORGOTTEN:
-            oldest = list(islice(ids, _FORGOTTEN))
-            for forgotten in oldest:
-                del ids[forgotten]
-            if self.high >= 0:
-                self.floor = max(self.floor, *map(int, oldest))
-        return None
+    def backfilled(self, symbol: str, answer: Answer, events: list[Event] | None) -> None:
+        """Take the answer to a backfill; ``events``: what it holds, None where it is none."""
+        marks = self._marks.get(symbol)
+        if marks is None:
+            return
+        steps = [step for event in events or () if isinstance(event, Trade) for step in marks.fill(event)]
+        self._steps(symbol, marks, steps)
+        request = answer.request
+        asked = marks.asked
+        if asked is None or (str(asked[0]), str(asked[1])) != (request.first, request.last):
+            return  # an answer to a question that has been asked anew since
+        marks.asked = None
+        if any(isinstance(step, Trade) for step in steps):
+            marks.failures = 0
+            self._backfill(symbol, marks)
+            return
+        marks.failures += 1
+        if answer.status in _HOPELESS or (events is not None and marks.failures >= MOST_EMPTY):
+            marks.failures = 0
+            for hole in marks.holes:
+                if hole.missing[0][0] == asked[0]:
+                    hole.hopeless = True
+            self._backfill(symbol, marks)
+        else:
+            self._backfill(symbol, marks, retry_delay_s(marks.failures))

@@ -1,0 +1,63 @@
+"""What the venue lists: its instruments as events, and the refusal of symbols that it does not list."""
+
+import msgspec
+
+from actors.model.events import InstrumentEvent, Status
+from actors.model.instruments import Instrument, UnknownInstrument
+from actors.stages.sink import Sink
+
+
+class Instruments:
+    """The instruments of a partition; both mappings are changed in place.
+
+    Args:
+        venue: Name of the venue.
+        instruments: By native symbol.
+        unknown: Symbols that the venue does not list, with what was told of them.
+        sink: Where it is said.
+    """
+
+    def __init__(
+        self, venue: str, instruments: dict[str, Instrument], unknown: dict[str, str], sink: Sink
+    ) -> None:
+        self._venue = venue
+        self._instruments = instruments
+        self._unknown = unknown
+        self._sink = sink
+
+    def take(self, payload: bytes) -> None:
+        """Take an ``i`` line: an instrument is told when it is new, an unknown symbol refused."""
+        if b'"nearest"' in payload:  # a key of the one; the other's texts cannot hold a bare quote
+            self._refuse(msgspec.json.decode(payload, type=UnknownInstrument))
+            return
+        instrument = msgspec.json.decode(payload, type=Instrument)
+        self._unknown.pop(instrument.symbol, None)
+        if self._instruments.get(instrument.native) == instrument:
+            return
+        self._instruments[instrument.native] = instrument
+        self._sink.event(
+            InstrumentEvent(
+                self._venue,
+                instrument.symbol,
+                None,
+                self._sink.now,
+                None,
+                instrument.native,
+                instrument.base,
+                instrument.quote,
+                instrument.contract_size,
+                instrument.contract_kind,
+                instrument.price_step,
+                instrument.size_step,
+            )
+        )
+
+    def _refuse(self, unknown: UnknownInstrument) -> None:
+        nearest = f"; nearest: {', '.join(unknown.nearest)}" if unknown.nearest else ""
+        reason = f"{self._venue} lists no {unknown.symbol}{nearest}"
+        if unknown.reason is not None:
+            reason = f"{self._venue} lists {unknown.symbol} in a way that means nothing: {unknown.reason}"
+        if self._unknown.get(unknown.symbol) != reason:
+            self._unknown[unknown.symbol] = reason
+            now = self._sink.now
+            self._sink.event(Status(self._venue, unknown.symbol, None, now, None, None, "refused", reason))

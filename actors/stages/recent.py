@@ -1,0 +1,63 @@
+"""Which trades of one symbol have been seen, where no id tells what is missing: the last are remembered."""
+
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from actors.model.events import Trade
+from actors.stages.marks import RESET_BELOW, Duplicate, Reset
+
+MOST_RECENT: Final = 4096  # DESIGN 6; forgotten are the oldest of them, some at a time
+_FORGOTTEN: Final = 512  # chosen: at once, which costs a tenth of one by one
+
+
+class Recent(msgspec.Struct):
+    """The last trades seen of one symbol.
+
+    An ``increasing`` id above all others is new without a look; one below, if it was not seen, is of a
+    connection that lags, and passes as long as it is among the last ones. ``unordered`` ids are only
+    told apart.
+
+    Attributes:
+        ids: In order of their coming; the ``MOST_RECENT`` last, or some more.
+        high: Highest id seen, -1 before the first; of increasing ids only, like the rest.
+        ts: Event time of the highest, ns.
+        floor: Highest id that was forgotten, -1 for none.
+        holed: A hole was named after the last one that passed: it has no end yet.
+    """
+
+    ids: dict[str, None] = {}
+    high: int = -1
+    ts: int | None = None
+    floor: int = -1
+    holed: bool = False
+
+    def see(self, trade: Trade, *, increasing: bool) -> Duplicate | Reset | None:
+        """Take one trade; None: it passes, and so it does after a ``Reset``."""
+        told: Reset | None = None
+        if increasing:
+            number = int(trade.id)
+            if number <= self.high:
+                if not self._is_reset(trade, number):
+                    return Duplicate() if number <= self.floor else self._note(trade.id)
+                self.ids, self.floor, told = {}, -1, Reset()
+            self.high, self.ts = number, trade.ts_event
+        return self._note(trade.id) or told
+
+    def _is_reset(self, trade: Trade, number: int) -> bool:
+        later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
+        return later and self.high - number > RESET_BELOW
+
+    def _note(self, identity: str) -> Duplicate | None:
+        ids = self.ids
+        if identity in ids:
+            return Duplicate()
+        ids[identity] = None
+        if len(ids) == MOST_RECENT + _FORGOTTEN:
+            oldest = list(islice(ids, _FORGOTTEN))
+            for forgotten in oldest:
+                del ids[forgotten]
+            if self.high >= 0:
+                self.floor = max(self.floor, *map(int, oldest))
+        return None

@@ -31,13 +31,14 @@ from actors.model.events import (
 )
 from actors.model.instruments import Instrument
 from actors.stages.answers import Answers, Retry
-from actors.stages.connections import BEST_FIRST, Conn, Connections, Ledger, Lost
+from actors.stages.connections import Connections, Lost
 from actors.stages.fold import JumpCause, Output
 from actors.stages.instruments import Instruments
 from actors.stages.marks import Marks
 from actors.stages.raw import Closed, LegsAlive
 from actors.stages.recent import Recent
 from actors.stages.sink import Sink
+from actors.stages.subscriptions import BEST_FIRST, Conn, Ledger
 from actors.stages.trades import Trades
 from actors.venues.base import (
     Acked,
@@ -102,7 +103,7 @@ class Normalize:
         sink.now = was.now
         self._connections = Connections(venue, was.ledger, sink)
         self._instruments = Instruments(venue.name, was.instruments, was.unknown, sink)
-        self._trades = Trades(venue, was.marks, was.recent, self._connections, sink)
+        self._trades = Trades(venue, was.marks, was.recent, was.ledger, sink)
         self._take_trade = self._trades.take
         self._answers = Answers(
             venue,

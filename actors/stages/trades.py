@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from actors.model.events import SECOND, Cause, Event, Trade
-from actors.stages.connections import Conn, Connections, Lost, Sub
+from actors.stages.connections import Lost
 from actors.stages.control import retry_delay_s
 from actors.stages.marks import Duplicate, Filled, Hole, Marks, Opened, Reset, Step
 from actors.stages.recent import Recent
 from actors.stages.sink import Sink
+from actors.stages.subscriptions import Conn, Ledger, Sub
 from actors.venues.base import Answer, Latest, Venue
 
 HOLD_NS: Final = 2 * SECOND  # chosen: how long a lagging leg may take to bring what another skipped
@@ -36,14 +37,14 @@ class Trades:
         venue: Venue,
         marks: dict[str, Marks],
         recent: dict[str, Recent],
-        connections: Connections,
+        ledger: Ledger,
         sink: Sink,
     ) -> None:
         """Go on with ``marks`` and ``recent``, by symbol; they are changed in place."""
         self._venue = venue
         self._marks = marks
         self._recent = recent
-        self._connections = connections
+        self._ledger = ledger
         self._sink = sink
         self._increasing = venue.trade_ids == "increasing"
         self.take = self._numbered if venue.trade_ids == "contiguous" else self._unnumbered
@@ -134,7 +135,7 @@ class Trades:
         """Tell whether a connection that is behind the hole lives, and has had no time to say so."""
         if self._sink.now - marks.held_since > HOLD_NS:
             return False
-        return any(sub.last_id <= marks.high for sub in self._connections.giving(("trade", symbol)))
+        return any(sub.last_id <= marks.high for sub in self._ledger.giving(("trade", symbol)))
 
     def _steps(self, symbol: str, marks: Marks, steps: Iterable[Step]) -> None:
         opened = False

@@ -1,7 +1,8 @@
 """The analytics: ``events`` to ``flow``, a partition at a time."""
 
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Stage, run_stage
+from actors.runtime.loop import run_stage
+from actors.runtime.stage import Stage
 from actors.stages.cvd import ROLE, CumulativeDelta
 from actors.streams.keys import Partition
 

@@ -14,7 +14,8 @@ import structlog
 
 from actors.model.events import STALE_S, BookState
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Lost, Stage, run_stage
+from actors.runtime.loop import run_stage
+from actors.runtime.stage import Lost, Stage
 from actors.stages.bookbuild import ROLE, STATES, Bookbuild
 from actors.streams.keys import Partition
 from actors.streams.lease import Lease

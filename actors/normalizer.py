@@ -13,7 +13,8 @@ import msgspec
 
 from actors.model.events import Channel, StatusState
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Lost, Stage, run_stage
+from actors.runtime.loop import run_stage
+from actors.runtime.stage import Lost, Stage
 from actors.stages import raw
 from actors.stages.normalize import ROLE, Normalize
 from actors.streams.keys import Partition, legs

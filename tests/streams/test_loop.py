@@ -15,10 +15,12 @@ from types import ModuleType
 import anyio
 import pytest
 
-from actors.runtime import housekeeping, loop
+from actors.runtime import commits as committing
+from actors.runtime import folding, housekeeping
 from actors.runtime.lifecycle import Actor, Refused, make_actor
-from actors.runtime.loop import Stage, run_stage
+from actors.runtime.loop import run_stage
 from actors.runtime.metrics import Metrics
+from actors.runtime.stage import Stage
 from actors.stages.fold import Output
 from actors.streams.client import connect, hot
 from actors.streams.keys import Cursor, Keys, Partition
@@ -260,8 +262,8 @@ async def test_a_commit_may_end_within_an_entry(redis_server, settings_for):
 
 
 async def test_outputs_do_not_wait_for_a_large_checkpoint(redis_server, settings_for, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_LEAST_S", 0.0)
-    monkeypatch.setattr(loop, "_CHECKPOINT_SHARE", 1000.0)  # with every commit
+    monkeypatch.setattr(committing, "_CHECKPOINT_LEAST_S", 0.0)
+    monkeypatch.setattr(committing, "_CHECKPOINT_SHARE", 1000.0)  # with every commit
     commits: list[tuple[bool, bool]] = []
     commit = Ledger.commit
 
@@ -271,7 +273,7 @@ async def test_outputs_do_not_wait_for_a_large_checkpoint(redis_server, settings
 
     class Large(toy.Toy):
         def dump(self) -> bytes:
-            return super().dump() + b" " * loop.COMMIT_BYTES
+            return super().dump() + b" " * folding.COMMIT_BYTES
 
     monkeypatch.setattr(Ledger, "commit", spy)
     stage = Stage("toy", "raw", ("events", "control"), Large)

@@ -12,7 +12,8 @@ from typing import ClassVar
 from actors.config import RedisSettings, Settings, StreamSettings, VenueSettings
 from actors.runtime import lifecycle
 from actors.runtime.lifecycle import Actor
-from actors.runtime.loop import Stage, run_stage
+from actors.runtime.loop import run_stage
+from actors.runtime.stage import Stage
 from actors.stages.fold import JumpCause, Output
 from actors.streams.keys import Partition
 

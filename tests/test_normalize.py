@@ -560,6 +560,24 @@ def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any,
     assert not feed.asked()
 
 
+def test_what_was_left_to_a_connection_that_never_spoke_is_missing_when_it_ends() -> None:
+    venue = replace(binance.VENUE, trade_ids="increasing")
+    feed = Feed(venue)
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "trade", "l1")
+    feed.trade("a.1", 5)
+    feed.l1("a.1", 7)
+    feed.close("a.1")  # b.1 would give what comes
+    assert not feed.of(Gap)
+    feed.fold = Normalize(venue, "binance.0", feed.fold.dump())
+    feed.close("b.1")
+    gaps = feed.of(Gap)
+    assert [(gap.channel, gap.cause, gap.first) for gap in gaps] == [
+        ("trade", "disconnect", "6"),
+        ("l1", "disconnect", None),
+    ]
+
+
 def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_trade() -> None:
     feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
     feed.open("a.1", "trade", "l1")

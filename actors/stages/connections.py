@@ -103,11 +103,11 @@ class Connections:
         self._statuses.connection(name, "down", reason)
         lost: list[Lost] = []
         for item, sub in conn.subs.items():
-            was_live = sub.heard and sub.state != "down"
+            gave = (sub.heard or sub.heir) and sub.state != "down"
             sub.state, sub.acked = "down", False
             self._ledger.hand_over(item, sub)
-            if was_live:
-                lost.append(Lost(item, not self._ledger.has_heir(item, sub), sub.seq))
+            if gave:
+                lost.append(Lost(item, not self._ledger.bequeath(item, sub), sub.seq))
             self._statuses.tell(item, reason)
         conn.pending.clear()
         return lost

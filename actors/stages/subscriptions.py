@@ -47,6 +47,7 @@ class Sub(msgspec.Struct):
         since: Fold time of the last frame, or of the last change of state before the first.
         acked: The venue has it, as far as we know.
         heard: A frame has come.
+        heir: One that gave it has closed: what this one loses is a hole, be it heard or not.
         active: Of the connections that carry the item, this is the one whose single-source events pass.
         seq: The venue's number of the last frame.
         last_id: Of trades: the highest id it brought.
@@ -59,6 +60,7 @@ class Sub(msgspec.Struct):
     active: bool = False
     seq: int | None = None
     last_id: int = 0
+    heir: bool = False
 
 
 class Conn(msgspec.Struct):
@@ -158,9 +160,15 @@ class Ledger(msgspec.Struct):
             if conn.open and (other := conn.subs.get(item)) is not None and other is not sub
         ]
 
-    def has_heir(self, item: Item, sub: Sub) -> bool:
-        """Tell whether another open connection gives ``item``, or would if there were anything to give."""
-        return any(other.state in ("live", "subscribed") for _, other in self._others(item, sub))
+    def bequeath(self, item: Item, sub: Sub) -> bool:
+        """Tell whether another open connection gives ``item``, or would if there were anything to give.
+
+        What such a one loses from now on was left to it.
+        """
+        heirs = [other for _, other in self._others(item, sub) if other.state in ("live", "subscribed")]
+        for other in heirs:
+            other.heir = True
+        return bool(heirs)
 
     def has_witness(self, item: Item, sub: Sub, now: int) -> bool:
         """Tell whether one has given ``item`` for a while, and has lost nothing meanwhile."""

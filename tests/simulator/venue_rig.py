@@ -20,7 +20,7 @@ from actors.model.decimals import to_base
 from actors.model.events import AnyEvent, Book, Gap, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.house import trimmed
-from actors.simulator.venue import Binary, Session, hear
+from actors.simulator.venue import Binary, Reply, Session, hear
 from actors.stages import raw
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
@@ -114,9 +114,12 @@ class Chain:
         for line in self._lines:
             self._open(line)
 
-    def _get(self, path: str) -> bytes:
+    def _ask(self, path: str) -> Reply:
         url = urlsplit(path)
-        reply = self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+        return self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+
+    def _get(self, path: str) -> bytes:
+        reply = self._ask(path)
         assert reply.status == 200, reply
         return reply.body
 
@@ -217,8 +220,7 @@ class Chain:
                 self._polled[channel] = self.desk.now + int(poll.every_s * S)
                 for instrument in self.instruments.values():
                     question = poll.ask(instrument)
-                    url = urlsplit(question.path)
-                    reply = self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+                    reply = self._ask(question.path)
                     answer = Answer(question, reply.status, reply.body.decode())
                     self._write("a.*", "h", msgspec.json.encode(answer))
 
@@ -229,7 +231,12 @@ class Chain:
             question = self.venue.snapshot(instrument)
         else:
             question = self._backfill(instrument, request)
-        answer = Answer(question, 200, self._get(question.path).decode(), request.id, request.conn)
+        reply = self._ask(question.path)
+        if reply.status == 429:  # the connector keeps to the budget, and waits like this
+            self._after(float(reply.headers["Retry-After"]), request)
+            return
+        assert reply.status == 200, reply
+        answer = Answer(question, 200, reply.body.decode(), request.id, request.conn)
         self._write(request.conn or "a.*", "h", msgspec.json.encode(answer))
 
     def _backfill(self, instrument: Instrument, request: ControlRequest) -> Request:

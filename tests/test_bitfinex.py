@@ -11,7 +11,7 @@ from chain_rig import SECOND, START, Chain
 from actors.model.events import Book, Gap, Level, Status, Trade
 from actors.model.instruments import Instrument
 from actors.stages.book import Levels
-from actors.stages.checksum import CHECKSUMS
+from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.venues import bitfinex
 
 BTC = Instrument("BTC-USDT", "tBTCUST", "BTC", "USDT")

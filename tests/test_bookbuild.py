@@ -223,7 +223,7 @@ def test_a_crossed_book_is_told_without_levels_and_lost_when_it_lasts():
 
 
 def test_a_buffer_that_overflows_is_told(monkeypatch):
-    monkeypatch.setattr("actors.stages.buffer.BUFFER_DELTAS", 2)
+    monkeypatch.setattr("actors.stages.bookbuild.buffer.BUFFER_DELTAS", 2)
     desk = Desk()
     desk.delta(1, 1)
     desk.delta(2, 2)

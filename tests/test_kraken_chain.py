@@ -13,7 +13,7 @@ from actors.model.instruments import Instrument
 from actors.stages import raw
 from actors.stages.book import Levels
 from actors.stages.bookbuild import Bookbuild
-from actors.stages.checksum import CHECKSUMS
+from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize

@@ -10,8 +10,8 @@ from chain_rig import Chain
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Gap, Trade
 from actors.model.instruments import Instrument
-from actors.stages.alignment import Alignment
-from actors.stages.sync import Sync
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.sync import Sync
 from actors.venues import kucoin
 from actors.venues.base import Acked, Answer, Closing, Endpoints, Scratch, items_of
 

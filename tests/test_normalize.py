@@ -14,8 +14,8 @@ from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages import raw
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
-from actors.stages.marks import MOST_HOLES
 from actors.stages.normalize import Normalize
+from actors.stages.normalize.marks import MOST_HOLES
 from actors.venues import binance
 from actors.venues.base import Acked, Answer, Channel, Decoded, Item, Latest, Missed, Scratch, Venue
 

@@ -13,12 +13,12 @@ from actors.model import codec
 from actors.model.errors import Unparseable
 from actors.model.events import Book, BookDelta, BookSnapshot, Event, Gap
 from actors.model.instruments import Instrument
-from actors.stages.alignment import Alignment
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
-from actors.stages.checksum import CHECKSUMS
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.checksum import CHECKSUMS
+from actors.stages.bookbuild.sync import Sync
 from actors.stages.fold import Output
-from actors.stages.sync import Sync
 from actors.venues import kraken
 from actors.venues.base import BookRule, Scratch
 

@@ -5,9 +5,9 @@ import pytest
 
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot
-from actors.stages import buffer
-from actors.stages.alignment import Alignment, Fault
-from actors.stages.sync import Sync, SyncState
+from actors.stages.bookbuild import buffer
+from actors.stages.bookbuild.alignment import Alignment, Fault
+from actors.stages.bookbuild.sync import Sync, SyncState
 from actors.venues.base import BookRule
 
 RANGE = BookRule(snapshot="rest", join="range", chain="range", depth=1000)

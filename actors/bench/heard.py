@@ -20,8 +20,8 @@ from actors.simulator.street import load
 from actors.simulator.venue import Binary, Reply, Session, accept
 from actors.simulator.venue import Venue as Simulated
 from actors.simulator.venue import hear as hear_client
-from actors.stages.alignment import Alignment
-from actors.stages.sync import Sync
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.sync import Sync
 from actors.venues import VENUES
 from actors.venues.base import Answer, Connection, Request, Scratch, Venue
 

@@ -25,7 +25,7 @@ from actors.simulator.market import Market
 from actors.simulator.street import load
 from actors.simulator.venue import Reply, Session, Venue, accept, hear
 from actors.stages import raw
-from actors.stages.marks import span
+from actors.stages.normalize.marks import span
 from actors.venues import VENUES
 from actors.venues.base import Answer, Request, Scratch
 

@@ -26,7 +26,7 @@ from actors.formation import Formation, Unfinished, await_true, free_port
 from actors.model import codec
 from actors.model.events import Cvd, Gap, Level, Trade
 from actors.stages.book import View
-from actors.stages.marks import span
+from actors.stages.normalize.marks import span
 from actors.streams.keys import Keys, Partition
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from actors.model import codec
 from actors.model.events import STALE_S, Status
 from actors.model.instruments import shard
 from actors.stages.normalize import Normalize
-from actors.stages.subscriptions import Ledger
+from actors.stages.normalize.subscriptions import Ledger
 from actors.streams.keys import START, Cursor, Keys, Partition, Stream, legs
 from actors.streams.partition import entry_of
 from actors.streams.wire import Hot

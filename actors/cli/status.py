@@ -14,7 +14,7 @@ from actors.cli.partition import OPTIONAL, Look, Place, Told
 from actors.cli.session import Session, within
 from actors.config import Settings, VenueSettings
 from actors.model.events import STALE_S, Channel
-from actors.stages.subscriptions import BEST_FIRST
+from actors.stages.normalize.subscriptions import BEST_FIRST
 from actors.streams.client import hot
 from actors.streams.errors import FAULTS, is_passing
 from actors.streams.keys import partitions

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from actors.runtime.meter import Meter
-from actors.stages.sink import letter
+from actors.stages.dead import letter
 from actors.streams.keys import Cursor, Stream
 
 log = structlog.get_logger()

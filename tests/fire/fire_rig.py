@@ -28,7 +28,7 @@ from actors.model import codec
 from actors.model.events import Book, Cvd, Gap, Status, Trade
 from actors.runtime.supervisor import parent_of
 from actors.stages.book import BrokenChain, View
-from actors.stages.marks import span
+from actors.stages.normalize.marks import span
 from actors.streams.keys import Cursor, Keys, Partition, Stream
 from actors.streams.partition import entry_of
 from actors.venues import VENUES

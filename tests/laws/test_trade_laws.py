@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.model.events import Trade
-from actors.stages.marks import Duplicate, Filled, Marks, Opened, Reset
-from actors.stages.recent import MOST_RECENT, Recent
+from actors.stages.normalize.marks import Duplicate, Filled, Marks, Opened, Reset
+from actors.stages.normalize.recent import MOST_RECENT, Recent
 
 MS = 1_000_000
 START = 1_800_000_000_000 * MS

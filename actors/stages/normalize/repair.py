@@ -7,9 +7,9 @@ first frame may take. A connection that gives nothing at all, or many silent ite
 from typing import Final
 
 from actors.model.events import SECOND
-from actors.stages.sink import Sink
-from actors.stages.statuses import Statuses
-from actors.stages.subscriptions import Conn, Ledger, Sub
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.statuses import Statuses
+from actors.stages.normalize.subscriptions import Conn, Ledger, Sub
 from actors.venues.base import Item, Venue
 
 ACK_NS: Final = 10 * SECOND  # chosen: venues answer within one

@@ -8,9 +8,9 @@ from actors.model.codec import encode
 from actors.model.errors import Unparseable
 from actors.model.events import AnyEvent, Cause, Channel, Event, Gap
 from actors.stages.control import ControlOp, ControlRequest
+from actors.stages.dead import letter
 from actors.stages.fold import Output
 
-_MOST_RECORD: Final = 64 * 1024  # chosen: more of a bad record helps nobody
 _encode = msgspec.json.encode
 _COUNTED: Final[dict[type, tuple[str, str]]] = {
     kind: ("tapeline_events_total", str(kind.__struct_config__.tag)) for kind in get_args(AnyEvent)
@@ -100,9 +100,3 @@ class Sink:
     def dead(self, reason: str, record: bytes) -> None:
         """Keep a record that means nothing, with the reason, for people to look at."""
         self.out.lines["dead"].append(letter(reason, self._role, self._partition, self.k, record))
-
-
-def letter(reason: str, stage: str, partition: str, identity: int | str, record: bytes) -> bytes:
-    """Return a document of ``dead``; ``identity``: ``k`` or cursor of the event that ``record`` was."""
-    text = record[:_MOST_RECORD].decode(errors="replace")
-    return _encode({"reason": reason, "stage": stage, "partition": partition, "id": identity, "record": text})

@@ -12,14 +12,14 @@ import msgspec
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, BookState, Gap, InstrumentEvent, Status
 from actors.model.instruments import ContractKind
-from actors.stages.alignment import Alignment
-from actors.stages.candidates import begin, take_status
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.candidates import begin, take_status
+from actors.stages.bookbuild.latest import Keys, LatestKeys
+from actors.stages.bookbuild.publish import Publish
+from actors.stages.bookbuild.symbol import Contract, Symbol, SymbolState
+from actors.stages.bookbuild.sync import Outcome, Sync
 from actors.stages.control import ControlRequest
 from actors.stages.fold import JumpCause, Output
-from actors.stages.latest import Keys, LatestKeys
-from actors.stages.publish import Publish
-from actors.stages.symbol import Contract, Symbol, SymbolState
-from actors.stages.sync import Outcome, Sync
 from actors.venues.base import BookRule
 
 ROLE: Final = "bookbuilder"

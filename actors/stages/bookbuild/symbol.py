@@ -8,8 +8,8 @@ import msgspec
 from actors.model.decimals import to_base
 from actors.model.events import BookState, Level
 from actors.model.instruments import ContractKind
-from actors.stages.alignment import Alignment
-from actors.stages.sync import Sync, SyncState
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.sync import Sync, SyncState
 
 if TYPE_CHECKING:
     from actors.stages.book import Levels

@@ -9,9 +9,9 @@ from sys import maxsize
 from typing import Final
 
 from actors.model.events import Status
-from actors.stages.alignment import Alignment
-from actors.stages.symbol import Symbol
-from actors.stages.sync import CONNECTION, ITEM, Sync
+from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.symbol import Symbol
+from actors.stages.bookbuild.sync import CONNECTION, ITEM, Sync
 
 CANDIDATES: Final = 8  # chosen: two legs, each rotating, need four
 

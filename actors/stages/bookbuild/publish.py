@@ -19,11 +19,11 @@ import msgspec
 
 from actors.model.events import L1, SECOND, Book, BookState, Cause, Gap, Level, Verified
 from actors.stages.book import difference
-from actors.stages.candidates import choose
+from actors.stages.bookbuild.candidates import choose
+from actors.stages.bookbuild.latest import LatestKeys
+from actors.stages.bookbuild.symbol import CLEAN, Symbol
+from actors.stages.bookbuild.sync import Sync
 from actors.stages.fold import Output
-from actors.stages.latest import LatestKeys
-from actors.stages.symbol import CLEAN, Symbol
-from actors.stages.sync import Sync
 
 PERIOD_NS: Final = 10 * SECOND  # DESIGN 6: a snapshot of every book
 

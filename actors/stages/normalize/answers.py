@@ -5,10 +5,10 @@ import msgspec
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, Event, Trade
 from actors.model.instruments import Instrument
-from actors.stages.connections import Connections
 from actors.stages.control import retry_delay_s
-from actors.stages.sink import Sink
-from actors.stages.trades import Trades
+from actors.stages.normalize.connections import Connections
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.trades import Trades
 from actors.venues.base import Answer, Item, Scratch, Venue
 
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from actors.model.events import L1, SECOND, BookState, Level, Verified
-from actors.stages.symbol import CLEAN, Symbol
+from actors.stages.bookbuild.symbol import CLEAN, Symbol
 
 KEY_NS: Final = SECOND // 10  # DESIGN 3: at most 10 writes a second of one key
 KEY_LEVELS: Final = 20

@@ -30,16 +30,16 @@ from actors.model.events import (
     Trade,
 )
 from actors.model.instruments import Instrument
-from actors.stages.answers import Answers, Retry
-from actors.stages.connections import Connections, Lost
 from actors.stages.fold import JumpCause, Output
-from actors.stages.instruments import Instruments
-from actors.stages.marks import Marks
+from actors.stages.normalize.answers import Answers, Retry
+from actors.stages.normalize.connections import Connections, Lost
+from actors.stages.normalize.instruments import Instruments
+from actors.stages.normalize.marks import Marks
+from actors.stages.normalize.recent import Recent
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.subscriptions import BEST_FIRST, Conn, Ledger
+from actors.stages.normalize.trades import Trades
 from actors.stages.raw import Closed, LegsAlive
-from actors.stages.recent import Recent
-from actors.stages.sink import Sink
-from actors.stages.subscriptions import BEST_FIRST, Conn, Ledger
-from actors.stages.trades import Trades
 from actors.venues.base import (
     Acked,
     Answer,

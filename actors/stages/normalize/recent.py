@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from actors.model.events import Trade
-from actors.stages.marks import RESET_BELOW, Duplicate, Reset
+from actors.stages.normalize.marks import RESET_BELOW, Duplicate, Reset
 
 MOST_RECENT: Final = 4096  # DESIGN 6; forgotten are the oldest of them, some at a time
 _FORGOTTEN: Final = 512  # chosen: at once, which costs a tenth of one by one

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from actors.model.events import SECOND, Cause, Event, Trade
-from actors.stages.connections import Lost
 from actors.stages.control import retry_delay_s
-from actors.stages.marks import Duplicate, Filled, Hole, Marks, Opened, Reset, Step
-from actors.stages.recent import Recent
-from actors.stages.sink import Sink
-from actors.stages.subscriptions import Conn, Ledger, Sub
+from actors.stages.normalize.connections import Lost
+from actors.stages.normalize.marks import Duplicate, Filled, Hole, Marks, Opened, Reset, Step
+from actors.stages.normalize.recent import Recent
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.subscriptions import Conn, Ledger, Sub
 from actors.venues.base import Answer, Latest, Venue
 
 HOLD_NS: Final = 2 * SECOND  # chosen: how long a lagging leg may take to bring what another skipped

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Cause, Level
 from actors.stages.book import Levels
-from actors.stages.checksum import CHECKSUMS, Checksum
+from actors.stages.bookbuild.checksum import CHECKSUMS, Checksum
 from actors.venues.base import BookRule
 
 NEVER_TRADED: Final = -1  # binance.md 5.3: lastUpdateId of a market without any order yet

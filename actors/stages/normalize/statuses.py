@@ -1,8 +1,8 @@
 """What is told of connections and items: the ``status`` events of the normalizer."""
 
 from actors.model.events import Channel, Status, StatusState
-from actors.stages.sink import Sink
-from actors.stages.subscriptions import Ledger
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.subscriptions import Ledger
 from actors.venues.base import Item
 
 

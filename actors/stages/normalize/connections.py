@@ -10,11 +10,11 @@ import msgspec
 from msgspec.structs import replace
 
 from actors.model.events import SECOND
+from actors.stages.normalize.repair import Repair
+from actors.stages.normalize.sink import Sink
+from actors.stages.normalize.statuses import Statuses
+from actors.stages.normalize.subscriptions import Conn, Ledger, Polled, Sub
 from actors.stages.raw import Closed
-from actors.stages.repair import Repair
-from actors.stages.sink import Sink
-from actors.stages.statuses import Statuses
-from actors.stages.subscriptions import Conn, Ledger, Polled, Sub
 from actors.venues.base import Acked, Item, Refused, Subscription, Venue
 
 LATE_NS: Final = 3 * SECOND  # chosen: a tick comes each second, and one so late after an outage

@@ -34,7 +34,8 @@ from typing import Final, Literal
 import msgspec
 
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Level, Unit
-from actors.stages.alignment import (
+from actors.stages.book import Levels
+from actors.stages.bookbuild.alignment import (
     BEYOND,
     OLD,
     Alignment,
@@ -44,9 +45,8 @@ from actors.stages.alignment import (
     never_traded,
     seq_of,
 )
-from actors.stages.asking import Asking
-from actors.stages.book import Levels
-from actors.stages.buffer import Buffer
+from actors.stages.bookbuild.asking import Asking
+from actors.stages.bookbuild.buffer import Buffer
 
 GRACE_S: Final = 3  # chosen: a stream that opens with a snapshot gets so long to send it
 CROSSED_S: Final = 2  # chosen: longer than any venue needs to send both halves of a crossing

@@ -4,7 +4,7 @@ import msgspec
 
 from actors.model.events import InstrumentEvent, Status
 from actors.model.instruments import Instrument, UnknownInstrument
-from actors.stages.sink import Sink
+from actors.stages.normalize.sink import Sink
 
 
 class Instruments:

@@ -101,7 +101,8 @@ def decode(hearing: Hearing) -> None:
 def keep(hearing: Hearing, traded: Callable[[Trade], object] = lambda _: None) -> Kept:
     """Decode every line and keep the books; ``traded`` is told of each trade."""
     kept = Kept(hearing.venue)
-    scratches, decode, of = hearing.scratches(), hearing.venue.decode, kept.of
+    syncs, of = kept.syncs, kept.of
+    scratches, decode = hearing.scratches(), hearing.venue.decode
     for recv, connection, said in hearing.lines:
         scratch = scratches[connection]
         scratch.recv = recv
@@ -110,12 +111,13 @@ def keep(hearing: Hearing, traded: Callable[[Trade], object] = lambda _: None) -
                 if isinstance(event, BookSnapshot):
                     of(event).snapshot(event, recv)
             continue
-        for event in decode(said, scratch):
-            if isinstance(event, BookDelta):
-                of(event).delta(event, len(said), recv)
-            elif isinstance(event, Trade):
+        for event in decode(said, scratch):  # by its type: to ask a Struct for its class is dear
+            if type(event) is BookDelta:
+                sync = syncs.get((event.conn, event.symbol)) or of(event)
+                sync.delta(event, len(said), recv)
+            elif type(event) is Trade:
                 traded(event)
-            elif isinstance(event, BookSnapshot):
+            elif type(event) is BookSnapshot:
                 of(event).snapshot(event, recv)
     return kept
 

@@ -2,10 +2,13 @@
 
 import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from typing import Final
 
 import msgspec
 
 from actors.model.errors import Unparseable
+
+_Side = list[tuple[str, str]]  # price, size
 
 _MOST_DIGITS = 64  # chosen: no venue needs half of it, and an expanded 1e999999999 must not be built
 _encode = msgspec.json.Encoder().encode
@@ -17,8 +20,11 @@ _PRICE = r"(?=[0.]*+[1-9])" + _SIZE  # not zero
 _plain_size = re.compile(_SIZE).fullmatch
 _plain_price = re.compile(_PRICE).fullmatch
 _plain_trade = re.compile(f"{_PRICE} {_PRICE}").fullmatch
-_plain_quote = re.compile(f"{_PRICE} {_SIZE} {_PRICE} {_SIZE}").fullmatch
-_plain_levels = re.compile(rf'\[(?:\["{_PRICE}","{_SIZE}"\],?+)*+\]'.encode()).fullmatch
+_LEVELS = rf'\[(?:\["{_PRICE}","{_SIZE}"\],?+)*+\]'
+_plain_levels = re.compile(_LEVELS.encode()).fullmatch
+_plain_sides = re.compile(rf"\[{_LEVELS},{_LEVELS}\]".encode()).fullmatch
+# "bid bid_size ask ask_size": all four plain as they stand, and both prices above zero
+plain_quote: Final = re.compile(f"{_PRICE} {_SIZE} {_PRICE} {_SIZE}").fullmatch
 _exact = Context(prec=2 * _MOST_DIGITS, rounding=ROUND_HALF_EVEN)  # one for all: half the cost of a local one
 _INVERSE_STEP = Decimal("1e-12")  # DESIGN 6: inverse sizes are rounded half-even to 12 decimals
 
@@ -94,11 +100,6 @@ def trade_text(price: str, size: str) -> tuple[str, str]:
     return price_text(price), plain
 
 
-def is_plain_quote(bid: str, bid_size: str, ask: str, ask_size: str) -> bool:
-    """Tell whether all four are plain decimal text as they stand, and both prices above zero."""
-    return _plain_quote(f"{bid} {bid_size} {ask} {ask_size}") is not None
-
-
 def is_zero(plain: str) -> bool:
     """Tell whether decimal text is zero in any of its spellings (``0``, ``0.00``, ``-0``)."""
     return not plain.strip("-0.")
@@ -130,7 +131,7 @@ def to_base(contracts: str, contract_size: str, contract_kind: str, price: str) 
     return f"{_exact.normalize(value):f}"
 
 
-def levels_text(levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def levels_text(levels: _Side) -> _Side:
     """Return book levels (price, size) as plain decimal text: prices above zero, sizes not below.
 
     Levels that are plain already, as nearly all are, come back as the same list: one pass over their
@@ -142,3 +143,14 @@ def levels_text(levels: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if not levels or _plain_levels(_encode(levels)) is not None:
         return levels
     return [(price_text(price), size_text(size)) for price, size in levels]
+
+
+def sides_text(bids: _Side, asks: _Side) -> tuple[_Side, _Side]:
+    """Return both sides of a book as ``levels_text`` does each, at the cost of one.
+
+    Raises:
+        Unparseable: A price or size is none.
+    """
+    if _plain_sides(_encode((bids, asks))) is not None:
+        return bids, asks
+    return levels_text(bids), levels_text(asks)

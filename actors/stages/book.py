@@ -8,8 +8,8 @@ are exact. A price with more digits turns both sides to ``Decimal`` keys, some t
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import pairwise
-from operator import itemgetter
+from itertools import islice
+from operator import itemgetter, lt
 from sys import maxsize
 from typing import Final, cast
 
@@ -18,17 +18,13 @@ from actors.model.events import Book, BookState, Level, Verified
 _FLOAT_DIGITS: Final = 15  # IEEE 754: every decimal of so many significant digits survives a double
 _NO_HORIZON: Final = float("-inf")
 _price: Final = itemgetter(0)
+_size: Final = itemgetter(1)
 
 Key = float  # or Decimal, once a side is exact; nothing but comparing and negating is done with it
 
 
 def _beyond_float(price: str) -> bool:
     return len(price.replace(".", "").strip("0")) > _FLOAT_DIGITS
-
-
-def _is_zero(size: str) -> bool:
-    # decimals.is_zero by another road: most sizes are told apart by their first digit
-    return size[0] == "0" and not size.strip("0.")
 
 
 def _ask_float(price: str) -> Key:
@@ -82,14 +78,13 @@ class Side:
         self.horizon = _NO_HORIZON
         self._mind_digits(best_first)
         keys = list(map(self._number, map(_price, reversed(best_first))))
-        if all(a < b for a, b in pairwise(keys)) and not any(_is_zero(size) for _, size in best_first):
+        if all(map(lt, keys, islice(keys, 1, None))) and all(map(float, map(_size, best_first))):
             self.keys = keys
             self.levels = [*reversed(best_first)]
+            self._prune()
         else:
-            self._set(best_first)
-        full = len(self.keys) >= self.limit
-        self._prune()
-        if full and self._open_end:
+            self.update([*best_first])
+        if self._open_end and len(self.keys) == self.limit:
             self.horizon = self.keys[0]
 
     def update(self, changes: list[Level]) -> list[Level]:
@@ -99,15 +94,6 @@ class Side:
             What a reader of this side has to do to follow: mostly ``changes`` itself; without what
             lies below the horizon, and with the removal of what was pruned.
         """
-        skipped = self._set(changes)
-        if not skipped and len(self.keys) <= self.limit:
-            return changes
-        number = self._number
-        horizon = self.horizon
-        kept = [level for level in changes if number(level[0]) >= horizon]
-        return kept + self._prune()
-
-    def _set(self, changes: Sequence[Level]) -> bool:
         keys = self.keys
         levels = self.levels
         horizon = self.horizon
@@ -119,11 +105,11 @@ class Side:
                 key = self._number(price)
             elif len(price) > _FLOAT_DIGITS and _beyond_float(price):
                 self.make_exact()
-                return self._set(changes)  # from the start: sizes are absolute
+                return self.update(changes)  # from the start: sizes are absolute
             else:
                 key = -float(price) if is_ask else float(price)  # as _number, which would be one more call
             i = bisect_left(keys, key)
-            zero = size[0] == "0" and not size.strip("0.")  # _is_zero, not called in the hottest loop
+            zero = size[0] == "0" and not size.strip("0.")  # decimals.is_zero: most are told by one digit
             if i < len(keys) and keys[i] == key:
                 if zero:
                     del keys[i]
@@ -135,7 +121,11 @@ class Side:
             elif not zero:
                 keys.insert(i, key)
                 levels.insert(i, level)
-        return skipped
+        if not skipped and len(keys) <= self.limit:
+            return changes
+        number = self._number
+        kept = [level for level in changes if number(level[0]) >= horizon] if skipped else changes
+        return kept + self._prune()
 
     def _prune(self) -> list[Level]:
         excess = len(self.keys) - self.limit

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import levels_text, size_text, trade_text
+from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -74,7 +74,7 @@ STREAMS: Final[dict[Channel, str]] = {
 Data = TypeVar("Data")
 
 
-class _Trade(msgspec.Struct, tag_field="e", tag="trade"):
+class _Trade(msgspec.Struct, gc=False, tag_field="e", tag="trade"):
     s: str  # native symbol
     t: Id  # trade id, one above the symbol's last
     p: str  # price, quote currency a unit of base
@@ -83,7 +83,7 @@ class _Trade(msgspec.Struct, tag_field="e", tag="trade"):
     m: bool  # the buyer is the maker
 
 
-class _Depth(msgspec.Struct, tag_field="e", tag="depthUpdate"):
+class _Depth(msgspec.Struct, gc=False, tag_field="e", tag="depthUpdate"):
     E: Ms  # time of sending
     s: str
     U: Id  # first update id in this frame
@@ -92,7 +92,7 @@ class _Depth(msgspec.Struct, tag_field="e", tag="depthUpdate"):
     a: list[Level]
 
 
-class _BookTicker(msgspec.Struct):
+class _BookTicker(msgspec.Struct, gc=False):
     u: Id  # of the same ids as a depth's
     s: str
     b: str  # "0.00000000" when the side is empty
@@ -112,7 +112,7 @@ class _Ticker(msgspec.Struct, tag_field="e", tag="24hrTicker"):
     q: str  # quote volume
 
 
-class Push(msgspec.Struct, Generic[Data]):
+class Push(msgspec.Struct, Generic[Data], gc=False):
     """What stands around each payload of a combined socket."""
 
     data: Data
@@ -197,13 +197,14 @@ def _depth(said: Push[_Depth], scratch: Scratch) -> BookDelta:
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
     symbol, recv, conn = symbol_of(d.s, scratch), scratch.recv, scratch.conn
-    bids, asks = levels_text(d.b), levels_text(d.a)
+    bids, asks = sides_text(d.b, d.a)
     return BookDelta(venue, symbol, d.E * MS, recv, d.u, conn, bids, asks, first_seq=d.U, last_seq=d.u)
 
 
 def _book_ticker(said: Push[_BookTicker], scratch: Scratch) -> L1:
     t, venue = said.data, scratch.venue
-    return L1(venue, symbol_of(t.s, scratch), None, scratch.recv, t.u, *quote(t.b, t.B, t.a, t.A))
+    bid, bid_size, ask, ask_size = quote(t.b, t.B, t.a, t.A)
+    return L1(venue, symbol_of(t.s, scratch), None, scratch.recv, t.u, bid, bid_size, ask, ask_size)
 
 
 def _ticker(said: Push[_Ticker], scratch: Scratch) -> Ticker:
@@ -324,7 +325,7 @@ def whole_book(body: bytes, symbol: str, scratch: Scratch) -> BookSnapshot:
         Unparseable: The body is none.
     """
     s = read("depth", _snapshot_decoder, body)
-    bids, asks, number = levels_text(s.bids), levels_text(s.asks), s.last_update_id
+    (bids, asks), number = sides_text(s.bids, s.asks), s.last_update_id
     head = (scratch.venue, symbol, None if s.T is None else s.T * MS, scratch.recv, number, scratch.conn)
     return BookSnapshot(*head, bids, asks, last_seq=number, depth=SNAPSHOT_LEVELS)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from actors.model.decimals import decimal_text, is_plain_quote, is_zero, price_text, size_text
+from actors.model.decimals import decimal_text, is_zero, plain_quote, price_text, size_text
 from actors.model.errors import Unparseable
 from actors.model.events import Channel
 from actors.model.instruments import Instrument
@@ -111,7 +111,7 @@ def quote(
     Raises:
         Unparseable: No decimal numbers, or below zero.
     """
-    if is_plain_quote(bid, bid_size, ask, ask_size):
+    if plain_quote(f"{bid} {bid_size} {ask} {ask_size}") is not None:
         return bid, bid_size, ask, ask_size
     return (*_side(bid, bid_size), *_side(ask, ask_size))
 
@@ -147,7 +147,8 @@ def symbol_of(native: str, scratch: Scratch) -> str:
     Raises:
         Unparseable: The connection does not know it.
     """
-    return instrument_of(native, scratch).symbol
+    known = scratch.instruments.get(native)
+    return instrument_of(native, scratch).symbol if known is None else known.symbol  # a call less, mostly
 
 
 def item_of(channel: Channel | None, native: str | None, scratch: Scratch) -> Item | None:

@@ -36,7 +36,7 @@ import msgspec
 from actors.model.events import SECOND, BookDelta, BookSnapshot, Level, Unit
 from actors.stages.book import Levels
 from actors.stages.bookbuild.alignment import (
-    BEYOND,
+    FOLLOWS,
     OLD,
     Alignment,
     Fault,
@@ -147,11 +147,11 @@ class Sync:
             step = self._alignment.touches(delta, self.seq, untraded=self.book.empty)
         else:
             step = self._chains(delta, self.seq)
-        if step == OLD:
-            return self._old(delta, weight, now)
-        ts_event = delta.ts_event
-        if step == BEYOND:
+        if step != FOLLOWS:
+            if step == OLD:
+                return self._old(delta, weight, now)
             return self._lose(hole(delta, self.seq), now, delta, weight)
+        ts_event = delta.ts_event
         if ts_event is not None:
             if self.ts_event is not None and ts_event < self.ts_event - BACKWARDS_NS:
                 fault = Fault("sequence", _text(self.seq), _text(delta.last_seq), "event time went back")

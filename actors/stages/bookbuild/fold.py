@@ -174,6 +174,7 @@ class Bookbuild:
         delta = _delta_decoder.decode(line)
         publish = self._publish
         now = publish.time(delta.ts_recv)
+        # The hot path: most symbols are known, and found without a call.
         symbol = self._symbols.get(delta.symbol or "") or self._symbol(delta.symbol)
         sync = symbol.syncs.get(delta.conn)
         if sync is None:

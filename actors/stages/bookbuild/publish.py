@@ -123,7 +123,7 @@ class Publish:
         symbol.prev = self.k
         if not symbol.has_l1:
             self._derive_l1(symbol, sync)
-        if symbol.book_due == CLEAN:
+        if symbol.book_due == CLEAN:  # seldom: a key is due ten times a second
             self._latest.mark_book(symbol, self.now)
 
     def whole(self, symbol: Symbol, *, periodic: bool) -> None:

@@ -256,17 +256,15 @@ class Sync:
 
     def _join_later(self, snapshot: BookSnapshot, now: int) -> Outcome:
         """Join a snapshot that was asked for after the first of the buffer had come."""
-        if self._is_before_the_buffer(snapshot):
-            self._asking.too_old(now)
-            return "kept"
-        return self._join(snapshot, now)
+        return self._too_old(now) if self._is_before_the_buffer(snapshot) else self._join(snapshot, now)
 
     def _join(self, snapshot: BookSnapshot, now: int) -> Outcome:
         newer = self._alignment.continuing(snapshot, self._buffer.deltas)
-        if newer is None:
-            self._asking.too_old(now)
-            return "kept"
-        return self._take(snapshot, newer, now)
+        return self._too_old(now) if newer is None else self._take(snapshot, newer, now)
+
+    def _too_old(self, now: int) -> Outcome:
+        self._asking.too_old(now)
+        return "kept"
 
     def _is_before_the_buffer(self, snapshot: BookSnapshot) -> bool:
         if never_traded(snapshot):

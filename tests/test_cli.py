@@ -106,7 +106,7 @@ def test_wrong_usage_is_a_plain_message_and_code_2(tapeline: Tapeline, arguments
 def test_config_check_says_what_it_found(tapeline: Tapeline):
     done = tapeline("config", "check", "config/demo.toml")
     assert done.returncode == 0
-    assert done.stdout.startswith("ok: demo, binance (3 symbols), kraken (3 symbols), okx (4 symbols)")
+    assert done.stdout.startswith("ok: demo, binance (3 symbols), binance_us (2 symbols), ")
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("readers",), ("tail", "trade")])

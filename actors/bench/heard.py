@@ -16,9 +16,10 @@ from actors.model.events import SECOND, BookDelta, BookSnapshot, Event, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.faults import Faults
 from actors.simulator.market import Market
+from actors.simulator.session import Binary, Reply, Session
 from actors.simulator.street import load
-from actors.simulator.venue import Binary, Reply, Session, accept
 from actors.simulator.venue import Venue as Simulated
+from actors.simulator.venue import accept
 from actors.simulator.venue import hear as hear_client
 from actors.stages.bookbuild.alignment import Alignment
 from actors.stages.bookbuild.sync import Sync

@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
+_WORD: Final = "q"  # native: one store; "<q" is written byte by byte, and read half written
 _SLOTS: Final = ("sent", "received", "stop", "ready", "halt", "age_us")
 
 
@@ -23,7 +24,7 @@ class Progress:
             self._map = mmap.mmap(f.fileno(), 8 * len(_SLOTS))
 
     def __getitem__(self, slot: str) -> int:
-        return struct.unpack_from("<q", self._map, 8 * _SLOTS.index(slot))[0]
+        return struct.unpack_from(_WORD, self._map, 8 * _SLOTS.index(slot))[0]
 
     def __setitem__(self, slot: str, value: int) -> None:
-        struct.pack_into("<q", self._map, 8 * _SLOTS.index(slot), value)
+        struct.pack_into(_WORD, self._map, 8 * _SLOTS.index(slot), value)

@@ -22,8 +22,9 @@ from actors.model.events import L1, SECOND, BookDelta, Channel, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.faults import Faults
 from actors.simulator.market import Market
+from actors.simulator.session import Reply, Session
 from actors.simulator.street import load
-from actors.simulator.venue import Reply, Session, Venue, accept, hear
+from actors.simulator.venue import Venue, accept, hear
 from actors.stages import raw
 from actors.stages.normalize.marks import span
 from actors.venues import VENUES

@@ -19,7 +19,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import House, Shop, retry_after, whole
 from actors.simulator.listings import PAIRS, pick
 from actors.simulator.market import Fill, Fixed, Listing, Live, Market, Print, fixed
-from actors.simulator.venue import Every, Form, Reply, Session, Topic
+from actors.simulator.session import Every, Form, Reply, Session, Topic
 
 NAME: Final = "binance"
 US: Final = 1_000

@@ -23,7 +23,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, whole
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print, fixed
-from actors.simulator.venue import Every, Reply, Session
+from actors.simulator.session import Every, Reply, Session
 
 NAME: Final = "binance_usdm"
 STRIDE: Final = 3  # chosen: how far apart two changes of a book are, in the engine's numbers

@@ -20,7 +20,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import House, Shop, trimmed
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print
-from actors.simulator.venue import Every, Reply, Session
+from actors.simulator.session import Every, Reply, Session
 
 NAME: Final = "bitfinex"
 TIMESTAMP, SEQ_ALL, OB_CHECKSUM = 32_768, 65_536, 131_072

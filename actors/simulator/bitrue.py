@@ -23,7 +23,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, whole
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print
-from actors.simulator.venue import Every, Rate, Reply, Session, Topic
+from actors.simulator.session import Every, Rate, Reply, Session, Topic
 
 NAME: Final = "bitrue"
 PUSH_MS: Final = 300  # chosen: a book is pushed when it has changed

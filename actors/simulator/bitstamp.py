@@ -18,7 +18,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, trimmed
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print
-from actors.simulator.venue import Every, Rate, Reply, Session, Topic
+from actors.simulator.session import Every, Rate, Reply, Session, Topic
 
 NAME: Final = "bitstamp"
 US: Final = 1_000  # ns

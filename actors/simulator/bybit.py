@@ -18,7 +18,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, whole
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market
-from actors.simulator.venue import Every, Rate, Reply, Session
+from actors.simulator.session import Every, Rate, Reply, Session
 
 NAME: Final = "bybit"
 LIMITS: Final[dict[str, float]] = {

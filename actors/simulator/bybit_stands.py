@@ -13,7 +13,7 @@ from actors.model.events import MS, SECOND
 from actors.simulator.derivatives import Forced
 from actors.simulator.house import Shop, trimmed
 from actors.simulator.market import Listing, Print, fixed
-from actors.simulator.venue import Topic
+from actors.simulator.session import Topic
 from actors.simulator.window import Window
 
 DEPTHS: Final = {50: 20, 200: 100, 1000: 200}  # levels a side -> ms between updates

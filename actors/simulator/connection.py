@@ -11,7 +11,8 @@ from websockets.frames import Frame, Opcode
 
 from actors.model.events import MS, SECOND
 from actors.simulator.faults import EDITS, Active, Fault, Hurt
-from actors.simulator.venue import Binary, Session, Venue
+from actors.simulator.session import Binary, Session
+from actors.simulator.venue import Venue
 
 if TYPE_CHECKING:
     import asyncio

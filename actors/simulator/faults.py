@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from actors.model.events import Channel
-from actors.simulator.venue import Binary
+from actors.simulator.session import Binary
 
 FrameKind = Literal[
     "gap", "duplicate", "reorder", "corrupt", "null_price", "oversize", "crossed", "checksum", "silence"

@@ -18,7 +18,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, trimmed, whole
 from actors.simulator.listings import PAIRS, pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print, fixed
-from actors.simulator.venue import Every, Rate, Reply, Session, Topic
+from actors.simulator.session import Every, Rate, Reply, Session, Topic
 from actors.simulator.window import Window
 
 NAME: Final = "gateio"

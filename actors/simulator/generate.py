@@ -8,7 +8,8 @@ from actors.simulator.binance import LIMITS, LISTINGS, NAME, Binance, exchange_i
 from actors.simulator.faults import Faults
 from actors.simulator.house import TrueBook
 from actors.simulator.market import Fill, Live, Market
-from actors.simulator.venue import Reply, accept
+from actors.simulator.session import Reply
+from actors.simulator.venue import accept
 
 
 class Generated(NamedTuple):

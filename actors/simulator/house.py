@@ -12,7 +12,7 @@ from actors.simulator.book import Forgotten
 from actors.simulator.derivatives import base_text
 from actors.simulator.faults import Fault, Faults, VenueKind
 from actors.simulator.market import Fixed, Listing, Live, Market, fixed
-from actors.simulator.venue import Rate, Reply, Session
+from actors.simulator.session import Rate, Reply, Session
 
 GOODBYES: Final[Mapping[str, tuple[int, str]]] = {
     "pong": (1008, "Pong timeout"),

@@ -19,7 +19,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import House, Shop, iso, trimmed, whole
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print, fixed
-from actors.simulator.venue import Every, Reply, Session, Topic
+from actors.simulator.session import Every, Reply, Session, Topic
 
 NAME: Final = "kraken"
 US: Final = 1_000

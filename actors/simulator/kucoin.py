@@ -21,7 +21,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop
 from actors.simulator.listings import PAIRS, pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print
-from actors.simulator.venue import Every, Reply, Session, Topic
+from actors.simulator.session import Every, Reply, Session, Topic
 
 NAME: Final = "kucoin"
 BOOK_MS: Final = 50  # chosen: documented as real time

@@ -18,7 +18,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, retry_after, trimmed, whole
 from actors.simulator.listings import pick
 from actors.simulator.market import Listing, Market, Print
-from actors.simulator.venue import Binary, Every, Reply, Session, Topic
+from actors.simulator.session import Binary, Every, Reply, Session, Topic
 from actors.venues.mexc_push import Push, parse, push_type
 
 NAME: Final = "mexc"

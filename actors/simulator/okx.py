@@ -29,7 +29,7 @@ from actors.simulator.okx_stands import (
     SwapStand,
     fields,
 )
-from actors.simulator.venue import Every, Rate, Reply, Session, Topic
+from actors.simulator.session import Every, Rate, Reply, Session, Topic
 
 __all__ = ["LISTINGS", "NAME", "Okx", "serve"]
 

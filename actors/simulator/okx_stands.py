@@ -17,7 +17,7 @@ from actors.simulator.derivatives import Contract, Forced, Perpetual
 from actors.simulator.house import Shop
 from actors.simulator.listings import pick
 from actors.simulator.market import Listing, Print, fixed
-from actors.simulator.venue import Topic
+from actors.simulator.session import Topic
 from actors.simulator.window import Window
 
 NAME: Final = "okx"

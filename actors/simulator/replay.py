@@ -21,7 +21,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.generate import Generated
 from actors.simulator.house import House
 from actors.simulator.market import Listing
-from actors.simulator.venue import Edit, Reply
+from actors.simulator.session import Edit, Reply
 
 SETTLE_S: Final = 1.0  # chosen: time for the other subscriptions of a client that has just made one
 _UNTIMED_S: Final = 0.01  # chosen: what lies between two frames where the recording does not say

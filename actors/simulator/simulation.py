@@ -17,8 +17,9 @@ from actors.simulator.connection import CLOSE_S, Connection, Headers
 from actors.simulator.faults import FRAME_KINDS, Active, Fault, Faults
 from actors.simulator.market import Listing, Market
 from actors.simulator.replay import Replay
+from actors.simulator.session import Reply, Session
 from actors.simulator.street import load, simulated
-from actors.simulator.venue import Reply, Session, Venue, accept, hear
+from actors.simulator.venue import Venue, accept, hear
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

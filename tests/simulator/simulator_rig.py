@@ -15,9 +15,10 @@ from actors.simulator.binance import LISTINGS
 from actors.simulator.faults import Fault, Faults, Hurt
 from actors.simulator.market import Market
 from actors.simulator.server import serving
+from actors.simulator.session import Reply, Session
 from actors.simulator.simulation import Simulator
 from actors.simulator.street import load
-from actors.simulator.venue import Reply, Session, accept, hear
+from actors.simulator.venue import accept, hear
 
 DEADLINE_S = 10
 START = 1_767_225_600_000_000_000

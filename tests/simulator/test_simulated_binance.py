@@ -8,7 +8,8 @@ import pytest
 from simulator_rig import MS, Desk, S, heard
 
 from actors.simulator.generate import frames, generate
-from actors.simulator.venue import Reply, hear
+from actors.simulator.session import Reply
+from actors.simulator.venue import hear
 
 
 @pytest.fixture

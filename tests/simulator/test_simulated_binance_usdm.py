@@ -10,7 +10,7 @@ from venue_rig import Chain
 
 from actors.model.events import Funding, Gap, Liquidation, OpenInterest
 from actors.simulator.book import Forgotten
-from actors.simulator.venue import Reply, Session
+from actors.simulator.session import Reply, Session
 
 
 @pytest.fixture

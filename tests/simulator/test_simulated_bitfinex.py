@@ -9,7 +9,7 @@ from simulator_rig import Desk, heard
 from venue_rig import Chain
 
 from actors.simulator.bitfinex import OB_CHECKSUM, SEQ_ALL, TIMESTAMP
-from actors.simulator.venue import Session
+from actors.simulator.session import Session
 
 BTC, ETH = "tBTCUSD", "tETHUSD"
 ALL = TIMESTAMP | SEQ_ALL | OB_CHECKSUM

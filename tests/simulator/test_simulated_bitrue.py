@@ -16,8 +16,8 @@ from actors.config import Settings, VenueSettings
 from actors.model import codec
 from actors.model.events import Book, Gap, Status, Ticker, Trade
 from actors.simulator import bitrue
+from actors.simulator.session import Session
 from actors.simulator.simulation import Simulator
-from actors.simulator.venue import Session
 from actors.streams.keys import Partition
 
 BTC, ETH = "market_btcusdt_simple_depth_step0", "market_ethusdt_simple_depth_step0"

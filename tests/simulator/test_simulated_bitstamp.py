@@ -8,7 +8,7 @@ from simulator_rig import Desk, heard
 from venue_rig import Chain
 
 from actors.model.events import Gap
-from actors.simulator.venue import Session
+from actors.simulator.session import Session
 
 HEARTBEAT = {"event": "bts:heartbeat", "channel": "", "data": {"status": "success"}}
 

@@ -10,7 +10,7 @@ from simulator_rig import Desk, S, heard
 from venue_rig import Chain
 
 from actors.model.events import L1, Funding, Gap, Liquidation, OpenInterest, Ticker, Trade
-from actors.simulator.venue import Reply, Session
+from actors.simulator.session import Reply, Session
 from actors.venues import bybit
 
 SPOT, LINEAR = "/v5/public/spot", "/v5/public/linear"

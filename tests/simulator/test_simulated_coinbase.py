@@ -9,7 +9,8 @@ from simulator_rig import Desk, S, heard
 from venue_rig import Chain
 
 from actors.model.events import Gap, Trade
-from actors.simulator.venue import Reply, Session, hear
+from actors.simulator.session import Reply, Session
+from actors.simulator.venue import hear
 
 BTC, ETH = "BTC-USD", "ETH-USD"
 

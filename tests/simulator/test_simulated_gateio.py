@@ -9,7 +9,7 @@ from simulator_rig import Desk, S, heard
 from venue_rig import Chain
 
 from actors.model.events import Gap
-from actors.simulator.venue import Session
+from actors.simulator.session import Session
 
 URL = "/ws/v4/"
 BOOK = "ob.BTC_USDT.400"

@@ -10,7 +10,8 @@ import pytest
 from kraken_reference import Reference, frame_of
 from simulator_rig import Desk, S, heard
 
-from actors.simulator.venue import Reply, Session, hear
+from actors.simulator.session import Reply, Session
+from actors.simulator.venue import hear
 
 BTC, ETH = "BTC/USD", "ETH/USD"
 

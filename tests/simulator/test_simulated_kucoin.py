@@ -12,8 +12,8 @@ from actors.cli.health.net import examine_venue
 from actors.config import VenueSettings
 from actors.model.events import Gap
 from actors.simulator.kucoin import RENAMED
+from actors.simulator.session import Reply, Session
 from actors.simulator.simulation import Simulator
-from actors.simulator.venue import Reply, Session
 from actors.venues import kucoin
 
 if TYPE_CHECKING:

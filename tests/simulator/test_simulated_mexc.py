@@ -12,8 +12,8 @@ from wire_form import walk
 
 from actors.model.events import Gap
 from actors.simulator.mexc import LISTINGS
+from actors.simulator.session import Binary, Session
 from actors.simulator.simulation import Simulator
-from actors.simulator.venue import Binary, Session
 
 DEALS, DEPTH, BEST = (
     f"spot@public.aggre.{kind}.v3.api.pb@100ms@BTCUSDT" for kind in ("deals", "depth", "bookTicker")

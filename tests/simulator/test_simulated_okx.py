@@ -10,7 +10,7 @@ import pytest
 from simulator_rig import MS, START, Desk, S, heard
 
 from actors.simulator import okx_stands
-from actors.simulator.venue import Reply, Session
+from actors.simulator.session import Reply, Session
 
 PUBLIC = "/ws/v5/public"
 SPOT, PERP, COIN = "BTC-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP"

@@ -20,7 +20,8 @@ from actors.model.decimals import to_base
 from actors.model.events import AnyEvent, Book, Gap, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.house import trimmed
-from actors.simulator.venue import Binary, Reply, Session, hear
+from actors.simulator.session import Binary, Reply, Session
+from actors.simulator.venue import hear
 from actors.stages import raw
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import islice
-from operator import itemgetter, lt
+from operator import itemgetter, lt, neg
 from sys import maxsize
 from typing import Final, cast
 
@@ -77,11 +77,10 @@ class Side:
         self.levels.clear()
         self.horizon = _NO_HORIZON
         self._mind_digits(best_first)
-        keys = list(map(self._number, map(_price, reversed(best_first))))
+        keys = self._keys(reversed(best_first))
         if all(map(lt, keys, islice(keys, 1, None))) and all(map(float, map(_size, best_first))):
-            self.keys = keys
-            self.levels = [*reversed(best_first)]
-            self._prune()
+            self.keys = keys[-self.limit :]
+            self.levels = [*reversed(best_first[: self.limit])]
         else:
             self.update([*best_first])
         if self._open_end and len(self.keys) == self.limit:
@@ -138,6 +137,12 @@ class Side:
             self.horizon = self.keys[0]
         return pruned
 
+    def _keys(self, levels: Iterable[Level]) -> list[Key]:
+        prices = map(_price, levels)
+        if self._is_ask and not self.exact:
+            return list(map(neg, map(float, prices)))  # as _number, a third cheaper
+        return list(map(self._number, prices))
+
     def _mind_digits(self, changes: Iterable[Level]) -> None:
         if self.exact:
             return
@@ -152,7 +157,7 @@ class Side:
             return
         self.exact = True
         self._number = _ask_exact if self._is_ask else _bid_exact
-        self.keys = [self._number(price) for price, _ in self.levels]
+        self.keys = self._keys(self.levels)
         if self.horizon != _NO_HORIZON:
             # The horizon is a former level's key: repr of a double of at most 15 digits is that decimal.
             self.horizon = cast("Key", Decimal(repr(self.horizon)))
@@ -181,7 +186,7 @@ class Side:
         """Set what ``dump`` said."""
         self._mind_digits(levels)
         self.levels = levels
-        self.keys = list(map(self._number, map(_price, levels)))
+        self.keys = self._keys(levels)
         if horizon is not None:
             exact = self.exact or _beyond_float(horizon.removeprefix("-"))
             if exact:

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import levels_text, price_text, size_text, trade_text
+from actors.model.decimals import levels_text, price_text, sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -69,7 +69,7 @@ _Side = Literal["buy", "sell"]
 _TAKER: Final[dict[_Side, Aggressor]] = {"buy": "sell", "sell": "buy"}  # by the maker's side
 
 
-class _Match(msgspec.Struct):
+class _Match(msgspec.Struct, gc=False):
     trade_id: Id  # one above the product's last
     side: _Side  # the maker's
     size: str  # base currency
@@ -86,13 +86,13 @@ class _Snapshot(msgspec.Struct):
     time: Time | None = None
 
 
-class _Update(msgspec.Struct):
+class _Update(msgspec.Struct, gc=False):
     product_id: str
     changes: list[tuple[_Side, str, str]]  # "buy" is a bid; price, absolute size
     time: Time | None = None
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(msgspec.Struct, gc=False):
     product_id: str
     price: str
     open_24h: str
@@ -194,7 +194,7 @@ def _update(book: _Update, scratch: Scratch) -> list[Decoded]:
         (bids if side == "buy" else asks).append((price, size))
     bad: list[Decoded] = []
     try:
-        bids, asks = levels_text(bids), levels_text(asks)
+        bids, asks = sides_text(bids, asks)
     except Unparseable:  # rarely a size is no number, and only that level is wrong
         bids, asks = _sound(bids), _sound(asks)
         bad = [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
@@ -254,6 +254,7 @@ def _status(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
 
 
 _OPENING: Final = b'{"type":"'
+_NAME: Final = len(_OPENING)
 _TYPES: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
     b"l2update": decoding("l2update", _Update, _update),
     b"match": decoding("match", _Match, _match),
@@ -265,6 +266,7 @@ _TYPES: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
     b"error": decoding("error", _Error, _error),
     b"status": _status,
 }
+_OPENINGS: Final = {_OPENING + name: decoder for name, decoder in _TYPES.items()}
 _bare_decoder = msgspec.json.Decoder(_Bare)
 
 
@@ -274,9 +276,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its type promises, or is no frame of this venue.
     """
-    known = None
-    if frame.startswith(_OPENING):
-        known = _TYPES.get(frame[len(_OPENING) : frame.find(b'"', len(_OPENING))])
+    known = _OPENINGS.get(frame[: frame.find(b'"', _NAME)])
     if known is None:
         known = _TYPES.get(read("frame", _bare_decoder, frame).type.encode(errors="replace"))
     return [Ignored("unknown_channel")] if known is None else known(frame, scratch)

@@ -14,6 +14,7 @@ Times are ms: microseconds come only to who asks for them, we do not, and such a
 Source: binance-spot-api-docs web-socket-streams.md, rest-api.md, CHANGELOG.md as of 2026-07-21.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Final, Generic, TypeVar
@@ -220,8 +221,7 @@ _depths = decoding("depth", Push[_Depth], _depth)
 _book_tickers = decoding("bookTicker", Push[_BookTicker], _book_ticker)
 _tickers = decoding("ticker", Push[_Ticker], _ticker)
 
-_OPENING: Final = b'{"stream":"'
-_NAME: Final = len(_OPENING)
+_opening: Final = re.compile(rb'\{"stream":"[^@"]*(@[^"]*)"').match  # what stands after the symbol
 _STREAMS: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
     b"@trade": _trades,
     b"@depth@100ms": _depths,
@@ -250,11 +250,9 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its stream or type promises, or is no frame of this venue.
     """
-    if frame.startswith(_OPENING):
-        known = _STREAMS.get(frame[frame.find(b"@", _NAME) : frame.find(b'"', _NAME)])
-        if known is not None:
-            return [known(frame, scratch)]
-    return [_decode_other(frame, scratch)]
+    opening = _opening(frame)
+    known = None if opening is None else _STREAMS.get(opening[1])
+    return [_decode_other(frame, scratch) if known is None else known(frame, scratch)]
 
 
 def _decode_other(frame: bytes, scratch: Scratch) -> Decoded:

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import decimal_text, is_zero, levels_text, price_text, size_text, trade_text
+from actors.model.decimals import decimal_text, is_zero, price_text, sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import (
     L1,
@@ -192,7 +192,7 @@ def _trade(t: _Trade, scratch: Scratch) -> Trade:
 def _depth(d: _Depth, scratch: Scratch) -> BookDelta:
     if d.u < d.U:
         raise Unparseable(f"depth: last update id {d.u} is below the first, {d.U}")
-    symbol, bids, asks = symbol_of(d.s, scratch), levels_text(d.b), levels_text(d.a)
+    symbol, (bids, asks) = symbol_of(d.s, scratch), sides_text(d.b, d.a)
     at, recv, conn, seq = d.T * MS, scratch.recv, scratch.conn, d.u
     return BookDelta(
         NAME, symbol, at, recv, seq, conn, bids, asks, first_seq=d.U, last_seq=seq, prev_seq=d.pu

@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import levels_text, trade_text
+from actors.model.decimals import sides_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument, Unusable
@@ -163,7 +163,7 @@ def _book(said: _Frame, symbol: str, scratch: Scratch) -> Decoded:
     if at is None:
         raise Unparseable(f"depth: the book of {symbol} has no ts")
     book = read("depth", _book_decoder, said.tick)
-    bids, asks = levels_text(book.buys), levels_text(book.asks)
+    bids, asks = sides_text(book.buys, book.asks)
     # By symbol, ms of the last book that was not crossed.
     sound = cast("dict[str, int]", scratch.memory.setdefault("sound", {}))
     last = sound.get(symbol)

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from actors.model.decimals import levels_text, trade_text
+from actors.model.decimals import levels_text, sides_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Trade
 from actors.model.instruments import Instrument, Unusable
@@ -140,7 +140,7 @@ def _trade(data: msgspec.Raw, symbol: str, scratch: Scratch) -> Trade:
 def _diff(data: msgspec.Raw, symbol: str, scratch: Scratch) -> BookDelta:
     d = read("diff_order_book", _diff_decoder, data)
     at = _micros(d.microtimestamp)
-    bids, asks = levels_text(d.bids), levels_text(d.asks)
+    bids, asks = sides_text(d.bids, d.asks)
     return BookDelta(NAME, symbol, at * US, scratch.recv, at, scratch.conn, bids, asks, last_seq=at)
 
 

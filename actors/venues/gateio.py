@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import levels_text, size_text, trade_text
+from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -225,7 +225,7 @@ def _older(said: _Update[_Older], scratch: Scratch) -> Decoded:
 
 
 def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> Event:
-    bids, asks = levels_text(book.b), levels_text(book.a)
+    bids, asks = sides_text(book.b, book.a)
     head = (scratch.venue, symbol_of(pair, scratch), book.t * MS, scratch.recv, book.u, scratch.conn)
     if book.full:
         return BookSnapshot(*head, bids, asks, last_seq=book.u, depth=levels)
@@ -314,7 +314,7 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     symbol, body = asked_as("snapshot", answer)
     s = read("order_book", _snapshot_decoder, body)
     at = None if s.update is None else s.update * MS
-    bids, asks = levels_text(s.bids), levels_text(s.asks)
+    bids, asks = sides_text(s.bids, s.asks)
     head = (scratch.venue, symbol, at, scratch.recv, s.id, scratch.conn)
     return [BookSnapshot(*head, bids, asks, last_seq=s.id, depth=OLDER_LEVELS)]
 

@@ -23,7 +23,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 import msgspec
 
-from actors.model.decimals import levels_text, sides_text, size_text, trade_text
+from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument
@@ -358,7 +358,7 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """
     symbol, body = asked_as("snapshot", answer)
     s = read("orderbook", _book_decoder, _data("orderbook", body))
-    bids, asks = levels_text(s.bids or []), levels_text(s.asks or [])
+    bids, asks = sides_text(s.bids or [], s.asks or [])
     seq = s.sequence if s.sequence > 0 or bids or asks else _NEVER_TRADED
     at = None if s.time is None else s.time * MS
     head = (NAME, symbol, at, scratch.recv, seq, scratch.conn)

@@ -309,7 +309,10 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     at = frame.rfind(_TOPIC) + len(_TOPIC)  # in the older frames it stands last
     known = _DECODERS.get(frame[at : frame.find(b":", at)])
     if known is not None:
-        return [known(frame, scratch)]
+        try:
+            return [known(frame, scratch)]
+        except Unparseable:
+            return [_decode_other(frame, scratch)]  # it may be another type of frame
     return [_decode_other(frame, scratch)]
 
 

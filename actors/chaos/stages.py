@@ -41,6 +41,7 @@ READS: Final[dict[str, Stream]] = {"normalizer": "raw", "bookbuilder": "events",
 WRITES: Final[dict[str, Stream]] = {"normalizer": "events", "bookbuilder": "books", "analytics": "flow"}
 LEASE_TTL_S: Final = 0.5
 _BATCH: Final = 64  # small entries: more places to be killed at
+_HELD_S: Final = LEASE_TTL_S / 5  # chosen: long before its lease is another's
 _LONG_LEASE_S: Final = 3600.0  # the recording's own leg never dies
 
 
@@ -83,6 +84,7 @@ class Feed:
         self._appender = appender
         self._generated = generated
         self._recording = Recording(generated)
+        self._one_at_a_time = anyio.Lock()  # lines must be appended as they were taken
 
     async def begin(self) -> None:
         """Append what comes before the first frame."""
@@ -91,10 +93,11 @@ class Feed:
     async def push(self, frames: int) -> bool:
         """Append about so many frames; False when there are none left."""
         for _ in range(max(1, frames // _BATCH)):
-            lines = self._recording.take([time.time_ns()] * _BATCH)
-            if not lines:
-                return False
-            await self._appender.append(lines)
+            async with self._one_at_a_time:
+                lines = self._recording.take([time.time_ns()] * _BATCH)
+                if not lines:
+                    return False
+                await self._appender.append(lines)
         return True
 
 
@@ -297,14 +300,15 @@ class Scenario:
         """Strike while the burst comes in; tell whether there was unread input."""
         role = blow.role
         await self._until(f"{role} has an owner", lambda: self._watch.holder(role) is not None)
-        struck: list[tuple[Child | None, float]] = []
+        struck: list[tuple[Child | None, float, Cursor, bool]] = []
         async with anyio.create_task_group() as tg:
             tg.start_soon(feed.push, burst)
             await anyio.sleep(self._dice.uniform(0.0, 0.03))
-            struck.append((self._blow(blow), time.monotonic()))
-        victim, at = struck[0]
-        cursor = self._watch.cursor(role)
-        unread = self._watch.head(READS[role]).k > cursor.k
+            await self._hold(blow, feed)
+            victim, at = self._blow(blow), time.monotonic()
+            cursor = self._watch.cursor(role)  # now: by the end of the burst another owner may have read it
+            struck.append((victim, at, cursor, self._watch.head(READS[role]).k > cursor.k))
+        victim, at, cursor, unread = struck[0]
         if blow.how == "stop" and victim is not None:
             await self._until(
                 f"another {role} takes over", lambda: self._watch.holder(role) not in (None, victim)
@@ -320,6 +324,16 @@ class Scenario:
         self._report.stops += blow.how == "stop"
         self._report.redis_kills += blow.how == "redis"
         return True
+
+    async def _hold(self, blow: Kill, feed: Feed) -> None:
+        """Stop the owner where it is, and see to it that there is something that it has not read."""
+        owner = None if blow.how == "redis" else self._watch.holder(blow.role)
+        if owner is not None:
+            owner.process.send_signal(signal.SIGSTOP)
+            await feed.push(_BATCH)  # a quick one may have read the whole burst by now
+            with anyio.move_on_after(_HELD_S):
+                while self._lag(blow.role) == 0:  # noqa: ASYNC110 - other processes move it
+                    await anyio.sleep(0.001)
 
     def _blow(self, blow: Kill) -> Child | None:
         if blow.how == "redis":

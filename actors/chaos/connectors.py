@@ -38,6 +38,7 @@ SYMBOLS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _CHANNELS: Final = {"binance": ["trade", "book", "l1"], "kraken": ["trade", "book"], "okx": ["trade", "book"]}
 _EVENTS_PER_S: Final = 300  # a venue
+_PATIENCE_S: Final = 90.0  # a venue's budget of connections is a minute's, and kills may have spent it
 _CALM_S: Final = 0.4  # what a leg is left alone for after it speaks again
 _NEWEST: Final = 400  # entries of raw to look for a leg's frames in
 
@@ -212,7 +213,7 @@ class Scenario:
         for place, k in since.items():
             for leg in legs:
                 what = f"leg {leg} of {place.venue} speaks"
-                await_true(what, lambda p=place, leg=leg, k=k: p.speaks(leg, k), 30, 0.03)
+                await_true(what, lambda p=place, leg=leg, k=k: p.speaks(leg, k), _PATIENCE_S, 0.03)
 
     def _kill(self, place: Place, leg: str, legs: list[str]) -> None:
         """Kill the owner of a leg, and with it whatever else it holds; wait until all of it goes on."""
@@ -229,7 +230,7 @@ class Scenario:
             def goes_on(p: Place = p, each: str = each) -> bool:
                 return p.watch.leg_owner(each) not in (None, owner) and p.speaks(each, before[p])
 
-            await_true(f"leg {each} of {p.venue} goes on", goes_on, 60, 0.01)
+            await_true(f"leg {each} of {p.venue} goes on", goes_on, _PATIENCE_S, 0.01)
         self._report.recoveries_s.append(time.monotonic() - at)
         time.sleep(self._dice.uniform(0.0, _CALM_S))
 

@@ -215,7 +215,8 @@ def last_k(running: Demo, stream: str) -> int:
 @pytest.mark.parametrize("running", [None], indirect=True, ids=["every venue"])
 def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo):
     for venue, settings in CONFIGURED.items():  # told of fewer where the rest took its time, and then of all
-        live = f"{venue} live: {len(settings.symbols)} symbols, first trade after "
+        number = len(settings.symbols)
+        live = f"{venue} live: {number} symbol{'s' * (number > 1)}, first trade after "
         await_true(live, lambda live=live: live in running.said())
 
     def all_live() -> dict:

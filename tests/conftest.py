@@ -1,9 +1,12 @@
 """What every test may ask for: Redis servers that end with the test, and settings that name them."""
 
-from collections.abc import Callable, Iterator
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import anyio
 import pytest
 from redis_rig import Binary, Server
 
@@ -26,6 +29,27 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = in_time(item.obj, limit_s(item))
+
+
+def limit_s(item: pytest.Item) -> float:
+    """Return what pytest-timeout allows ``item``, and a little less."""
+    marker = item.get_closest_marker("timeout")
+    own = marker.args[0] if marker else item.config.getoption("timeout") or item.config.getini("timeout")
+    return 0.9 * float(own)
+
+
+def in_time(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    """End a test that waits for ever: uvloop swallows what pytest-timeout's alarm raises in its callbacks."""
+
+    @functools.wraps(test)
+    async def limited(*args: object, **fixtures: object) -> None:
+        with anyio.fail_after(seconds):
+            await test(*args, **fixtures)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

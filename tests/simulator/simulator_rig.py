@@ -157,6 +157,18 @@ async def frames(ws: ClientConnection, n: int) -> list[Any]:
     return [await frame(ws) for _ in range(n)]
 
 
+async def past(ws: ClientConnection, happened: Callable[[Any, Any], bool], n: int = 40) -> list[Any]:
+    """Return the frames up to the first that ``happened(before, it)`` accepts, and ``n`` more.
+
+    What waited when a fault began comes first, however much a busy machine let wait.
+    """
+    seen = [await frame(ws), await frame(ws)]
+    with anyio.fail_after(DEADLINE_S):
+        while not happened(*seen[-2:]):
+            seen.append(await frame(ws))
+    return seen + await frames(ws, n)
+
+
 async def command(ws: ClientConnection, method: str, *params: object, request: object = 1) -> Any:
     """Send a control message; return its answer."""
     document: dict[str, object] = {"method": method, "id": request}

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from actors.model.errors import Unparseable
 from actors.model.events import SECOND, BookDelta, BookSnapshot
@@ -10,7 +11,8 @@ from actors.stages.bookbuild.alignment import Alignment, Fault
 from actors.stages.bookbuild.sync import Sync, SyncState
 from actors.venues.base import BookRule
 
-RANGE = BookRule(snapshot="rest", join="range", chain="range", depth=1000)
+RANGE = BookRule(snapshot="rest", join="range", chain="range", contained=True, depth=1000)
+TOUCHING = replace(RANGE, contained=False)
 NEXT = BookRule(snapshot="rest", join="next", chain="next")
 POINTER = BookRule(snapshot="stream", join="pointer", chain="pointer")
 BLIND = BookRule(snapshot="rest", join="none", chain="none", verified="none")
@@ -80,11 +82,20 @@ def test_old_deltas_are_dropped_and_the_first_kept_one_contains_the_next_number(
     assert book.levels == ([("99", "1")], [("101", "5"), ("102", "2")])
 
 
-def test_a_snapshot_strictly_older_than_the_first_buffered_delta_is_asked_for_again():
-    book = Book()
+def test_a_snapshot_that_ends_just_before_the_first_buffered_delta_joins_where_touching_will_do():
+    book = Book(TOUCHING)
+    book.delta(100, 105, bids=[("99", "7")])
+    assert book.ask()
+    assert book.snapshot(99) == "joined"
+    assert (book.sync.seq, book.levels[0][0]) == (105, ("99", "7"))
+
+
+@pytest.mark.parametrize(("rule", "seq"), [(TOUCHING, 98), (RANGE, 99)])
+def test_a_snapshot_older_than_the_first_buffered_delta_is_asked_for_again(rule, seq):
+    book = Book(rule)
     book.delta(100, 105)
     assert book.ask()
-    assert book.snapshot(99) == "kept"
+    assert book.snapshot(seq) == "kept"
     assert not book.sync.joined
     assert not book.ask()
     book.wait(1)

@@ -191,6 +191,8 @@ class BookRule(msgspec.Struct, frozen=True):
         join: How the first delta touches the snapshot. ``range``: first_seq <= seq + 1 <= last_seq;
             ``next``: first_seq (or last_seq where there is none) == seq + 1; ``pointer``: prev_seq ==
             seq; ``overlap``: that, or first_seq <= seq < last_seq; ``none``: any delta that is not older.
+        contained: With ``range``: a snapshot that ends just before the first delta does not do, it must have
+            that delta's first number (Binance's words).
         chain: How a delta follows another; the same words. A delta with last_seq <= seq is old.
         checksum: Name of the checksum in ``stages.checksum``, or None.
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
@@ -202,6 +204,7 @@ class BookRule(msgspec.Struct, frozen=True):
     snapshot: Literal["rest", "stream", "every"]
     join: Literal["range", "next", "pointer", "overlap", "none"]
     chain: Literal["range", "next", "pointer", "none"]
+    contained: bool = False
     checksum: str | None = None
     depth: int | None = None
     open_end: bool = False

@@ -400,7 +400,9 @@ plan = planner("/stream", LIMITS.items_per_connection, subscribe)
 
 # A snapshot holds the best 1000; a diff may overlap it or, after an outage of the venue's own, the last
 # one ("U > id + 1 is a gap", no more): sizes are absolute, so overlap is harmless.
-BOOK_RULE: Final = BookRule(snapshot="rest", join="range", chain="range", depth=SNAPSHOT_LEVELS)
+BOOK_RULE: Final = BookRule(
+    snapshot="rest", join="range", chain="range", contained=True, depth=SNAPSHOT_LEVELS
+)
 
 VENUE: Final = Venue(
     name=NAME,

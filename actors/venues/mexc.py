@@ -298,7 +298,7 @@ VENUE: Final = Venue(
     channels=frozenset(STREAMS),
     limits=LIMITS,
     # The first change must reach the snapshot and may begin before it; each next begins where the last ended.
-    book_rule=BookRule(snapshot="rest", join="range", chain="next", depth=SNAPSHOT_LEVELS),
+    book_rule=BookRule(snapshot="rest", join="range", chain="next", contained=True, depth=SNAPSHOT_LEVELS),
     trade_ids="unordered",
     # Chosen: tickers come each 3 s; a book that stalls looks like a quiet one, and makers quote everywhere.
     silence_s={"ticker": 60.0, "book": 60.0},

@@ -130,15 +130,13 @@ class Alignment:
 
     def is_before(self, snapshot: BookSnapshot, oldest: BookDelta) -> bool:
         """Tell whether ``snapshot`` was made before ``oldest``, the first delta that was buffered."""
-        match self.rule.join:
-            case "range":
-                first = oldest.first_seq
-            case "none":
-                first = oldest.last_seq
-            case _:
-                return False
+        if self.rule.contained:
+            first = oldest.first_seq
+        elif self.rule.join == "none":
+            first = oldest.last_seq
+        else:
+            return False  # the join itself tells
         seq = seq_of(snapshot)
-        # binance.md 5.3, step 2: strictly, though one that ends just before would touch
         return seq is not None and first is not None and seq < first
 
     def proves(self, book: Levels, checksum: int | None) -> bool:

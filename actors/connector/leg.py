@@ -13,13 +13,14 @@ import structlog
 from anyio.abc import TaskGroup
 
 from actors.config import Settings
-from actors.connector.links import Side, Slot
+from actors.connector.links import Side
 from actors.connector.listing import Listing, select
 from actors.connector.planning import plan
 from actors.connector.polling import poll
 from actors.connector.requests import FIRST_LEG, Requests
 from actors.connector.rest import Reply, Rest, answer_to
 from actors.connector.sink import Sink
+from actors.connector.slots import Slot
 from actors.model.events import Channel
 from actors.model.instruments import Instrument, UnknownInstrument, shard
 from actors.stages.raw import Closed, line

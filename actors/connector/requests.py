@@ -16,9 +16,10 @@ import structlog
 from anyio.abc import TaskGroup
 
 from actors.connector.clock import Clock
-from actors.connector.links import Link, Slot
+from actors.connector.links import Link
 from actors.connector.rest import Reply, Rest, answer_to
 from actors.connector.sink import Sink
+from actors.connector.slots import Slot
 from actors.model.instruments import Instrument
 from actors.stages.control import ControlRequest
 from actors.stages.raw import line

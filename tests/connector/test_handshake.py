@@ -8,7 +8,7 @@ import pytest
 from fake_venue import CONTROL, KEYS, PARTITION, FakeVenue, ask, lines, of, running, trade, until
 from msgspec.structs import replace
 
-from actors.connector import links
+from actors.connector import links, slots
 from actors.connector.links import Link
 from actors.connector.sockets import Refused, dial
 from actors.stages.control import ControlRequest
@@ -173,8 +173,8 @@ async def test_a_venue_that_only_greets_does_not_start_the_back_off_anew(
     redis_server, settings_for, monkeypatch
 ):
     made: list[int] = []
-    real = links.backoff
-    monkeypatch.setattr(links, "backoff", lambda: made.append(1) or real(first=0.01))
+    real = slots.backoff
+    monkeypatch.setattr(slots, "backoff", lambda: made.append(1) or real(first=0.01))
     server = redis_server()
     async with guard("1", "2", "3") as venue:
         venue.acknowledges = False

@@ -1,4 +1,4 @@
-"""What no socket brings and must be asked for again and again: open interest and trades of some venues."""
+"""What no socket brings and must be asked for again and again: open interest, trades and tickers of some."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -46,9 +46,10 @@ async def poll(
             reply = await fetch(question)
             if reply is not None:
                 write(question, reply)
-            (answered.add if reply is not None and reply.status == 200 else answered.discard)(
-                instrument.symbol
-            )
+            if reply is not None and reply.status == 200:
+                answered.add(instrument.symbol)
+            else:
+                answered.discard(instrument.symbol)
             await anyio.sleep(pause_s(venue, channel, question, len(turn)))
         if not turn:
             await anyio.sleep(_IDLE_S)

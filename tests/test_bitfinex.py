@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from chain_rig import SECOND, START, Chain
 
-from actors.model.events import Book, Gap, Level, Status, Trade
+from actors.model.events import Book, BookSnapshot, Gap, Level, Status, Trade
 from actors.model.instruments import Instrument
 from actors.stages.book import Levels
 from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.venues import bitfinex
+from actors.venues.base import Scratch
 
 BTC = Instrument("BTC-USDT", "tBTCUST", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "tETHUST", "ETH", "USDT")
@@ -206,3 +207,21 @@ def test_a_trade_is_told_once_though_it_comes_twice(chain: Chain, one: Connectio
     assert [(event.symbol, event.id) for event in chain.told(Trade)] == [
         ("BTC-USDT", "7"), ("BTC-USDT", "8"), ("ETH-USDT", "9"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bids", "asks"), [SMALL[:2], DEEP[:2]])
+def test_a_snapshot_that_is_written_otherwise_says_the_same(bids, asks):
+    plain = "[" + ",".join(f"[{price},2,{size}]" for price, size in (*bids, *asks)) + "]"
+    first, *others = [
+        heard_of(f"[5,{snapshot},9,{MS}]")
+        for snapshot in (plain, plain.replace(",", ", "), plain.replace("e-", "E-"))
+    ]
+    assert [len(first.bids), len(first.asks)] == [len(bids), len(asks)]
+    assert others == [first, first]
+
+
+def heard_of(frame: str) -> BookSnapshot:
+    memory = {"seq": 8, "channels": {"5": ["book", "BTC-USDT", None]}}
+    [snapshot] = bitfinex.decode(frame.encode(), Scratch("a.1", {"tBTCUST": BTC}, memory))
+    assert isinstance(snapshot, BookSnapshot)
+    return snapshot

@@ -143,13 +143,11 @@ class Side:
             return list(map(neg, map(float, prices)))  # as _number, a third cheaper
         return list(map(self._number, prices))
 
-    def _mind_digits(self, changes: Iterable[Level]) -> None:
-        if self.exact:
+    def _mind_digits(self, changes: Sequence[Level]) -> None:
+        if self.exact or max(map(len, map(_price, changes)), default=0) <= _FLOAT_DIGITS:
             return
-        for level in changes:
-            if len(level[0]) > _FLOAT_DIGITS and _beyond_float(level[0]):
-                self.make_exact()
-                return
+        if any(len(price) > _FLOAT_DIGITS and _beyond_float(price) for price, _ in changes):
+            self.make_exact()
 
     def make_exact(self) -> None:
         """Go over to ``Decimal`` keys, for good."""

@@ -59,7 +59,10 @@ def _next(delta: BookDelta, seq: int | None) -> int:
 def _pointer(delta: BookDelta, seq: int | None) -> int:
     # okx.md 5.2: the sequence goes back at a venue's reset, so a lower one proves no age. Old is only
     # what says again what was said last.
-    if _number(delta.prev_seq, delta, "prev_seq") == seq:
+    prev = delta.prev_seq
+    if prev is None:
+        _number(prev, delta, "prev_seq")
+    if prev == seq:
         return FOLLOWS
     return OLD if delta.last_seq is not None and delta.last_seq == seq else BEYOND
 
@@ -76,7 +79,8 @@ def _overlap(delta: BookDelta, seq: int | None) -> int:
 
 
 def _none(delta: BookDelta, seq: int | None) -> int:
-    return OLD if delta.last_seq is not None and seq is not None and delta.last_seq <= seq else FOLLOWS
+    last = delta.last_seq
+    return OLD if last is not None and seq is not None and last <= seq else FOLLOWS
 
 
 _RELATIONS: Final[Mapping[str, Relation]] = {

@@ -169,7 +169,8 @@ class Sync:
             self.seq = last
         self._fresh = False
         self._old_since = None
-        if self._alignment.checksum is not None and not self._alignment.proves(book, delta.checksum):
+        checksum = delta.checksum
+        if checksum is not None and not self._alignment.proves(book, checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum differs")
             return self._lose(fault, now, None, 0)
         if book.crossed:

@@ -19,8 +19,12 @@ Then, venue by venue, only what is decoded and kept (``handlers``): the same fra
 cryptofeed's message handler with callbacks that do nothing, and through our ``decode`` and the alignment
 machine that keeps and proves the book. CPU of one pass, its snapshots included, in alternating pairs. Both
 must have told the same trades and hold the same books as deep as ours are; what differs is told. Frames are
-recorded ones where there are enough, else simulated. cryptofeed keeps its books in C (``order_book``); ours
-are Python, and about a third of what a frame costs; JSON is a tenth, the rest is finding out what a frame is,
-the check of each price and size as text, and the event made of it. Coinbase's protocol of today is that of
-cryptofeed 2.3.2, which is in an environment of its own.
+recorded ones where there are enough, else simulated.
+
+cryptofeed is timed twice. With its ``cross_check``: both sides then know after each change whether the book
+is crossed (ours also proves sequences and checksums): ``ratio``. And as it comes (``ratio_bare``): changes go
+into a map in C (``order_book``), and nobody puts it in order, since no callback looks at it. Of ours a third
+is the book, in Python; JSON is a tenth, the rest is finding out what a frame is, the check of each price and
+size as text, and the event made of it. Coinbase's protocol of today is that of cryptofeed 2.3.2, which is in
+an environment of its own.
 """

@@ -75,9 +75,11 @@ def _handlers(name: str, python: Path, pairs: int, say: Callable[[str], None]) -
         return {"frames": found.origin, "same": False, "apart": found.apart}
     # The best pair is one in which the other side was slowed: the median is what holds.
     ratio = statistics.median(_ratios(found.our_us, found.their_us))
+    bare = statistics.median(_ratios(found.our_us, found.their_bare_us))
     say(
         f"  {name} ({found.origin}): cryptofeed {statistics.median(found.their_us):.2f} us a frame, tapeline "
-        f"{statistics.median(found.our_us):.2f}, ratio {ratio:.2f}; "
+        f"{statistics.median(found.our_us):.2f}, ratio {ratio:.2f}; cryptofeed without a look at its books "
+        f"{statistics.median(found.their_bare_us):.2f}, ratio {bare:.2f}; "
         f"{'; '.join(found.apart) or 'the same trades and books'}"
     )
     return {
@@ -85,7 +87,9 @@ def _handlers(name: str, python: Path, pairs: int, say: Callable[[str], None]) -
         "frames_per_run": found.frames,
         **_figures("us_per_frame", found.our_us, 2),
         **_figures("us_per_frame_cryptofeed", found.their_us, 2),
+        **_figures("us_per_frame_cryptofeed_bare", found.their_bare_us, 2),
         "ratio": round(ratio, 3),
+        "ratio_bare": round(bare, 3),
         "same": not found.apart,
         "apart": found.apart,
         "why": handlers.SPOKEN[name].apart if found.apart else "",

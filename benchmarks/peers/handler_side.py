@@ -2,9 +2,10 @@
 
 ``handler_side.py DOCUMENT``, a JSON file: ``feed``, ``listing`` (answers to its requests for symbols),
 ``channels`` (cryptofeed's name -> native symbols), ``rest`` (native symbol -> answers to its requests for a
-book) and ``frames``. Each line on stdin is answered by a JSON line. ``check``: the ``trades`` that it told in
-one pass over the frames, and the ``books`` that it holds after it. A number: the CPU time of so many passes,
-``cpu_s``, with callbacks that do nothing.
+book) and ``frames``. ``handler_side.py DOCUMENT checked``: with its check for crossed books. Each line on
+stdin is answered by a JSON line. ``check``: the ``trades`` that it told in one pass over the frames, and the
+``books`` that it holds after it. A number: the CPU time of so many passes, ``cpu_s``, with callbacks that do
+nothing.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ async def _ignore(_told: Any, _timestamp: float) -> None:
 class Feed:
     """One of its feeds and the frames of it."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], *, checked: bool) -> None:
         answers = iter(document["listing"])
         HTTPSync.read = lambda *_args, **_options: next(answers)
         HTTPSync.write = lambda *_args, **_options: TOKEN
@@ -72,7 +73,7 @@ class Feed:
         subscription = {c: [symbols[each] for each in natives] for c, natives in document["channels"].items()}
         config = {"log": {"disabled": True}, document["feed"].lower(): KEYS}
         callbacks = dict.fromkeys(subscription, _ignore)
-        self.feed = kind(subscription=subscription, callbacks=callbacks, config=config)
+        self.feed = kind(subscription=subscription, callbacks=callbacks, config=config, cross_check=checked)
         natives = {kind.std_channel_to_exchange(c): natives for c, natives in document["channels"].items()}
         self.wire = Wire(natives, document["rest"])
         self.feed.http_conn = self.wire
@@ -120,4 +121,4 @@ async def main(feed: Feed) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Feed(json.loads(Path(sys.argv[1]).read_text()))))
+    asyncio.run(main(Feed(json.loads(Path(sys.argv[1]).read_text()), checked="checked" in sys.argv[2:])))

@@ -3,6 +3,10 @@
 Frames are recorded ones of ``../shared/wire`` where there are enough, else what the simulator says. Both
 sides are given them in memory, decode all and keep the books; nobody waits, and nothing is sent on. First
 both are asked what they told: the trades, and the books at the end, as deep as ours are.
+
+cryptofeed is timed twice: with ``cross_check``, which looks at the best bid and ask after each change as
+ours always does, and as it comes: then changes go into a map that nobody looks at, and its order is never
+made.
 """
 
 import json
@@ -13,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, cast
+from typing import IO, Any, Final, NamedTuple, Self, cast
 
 import orjson
 
@@ -269,11 +273,11 @@ class Failed(Exception):
 class Peer:
     """cryptofeed's side, a process of its own."""
 
-    def __init__(self, python: Path, path: Path) -> None:
+    def __init__(self, python: Path, path: Path, *options: str) -> None:
         pipe = subprocess.PIPE
-        self._log = path.with_suffix(".log")
+        self._log = path.with_suffix(".".join(("", *options, "log")))
         with self._log.open("wb") as errors:
-            command = [python, SIDE, path]
+            command = [python, SIDE, path, *options]
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)  # noqa: S603 - ours
 
     def _ask(self, what: str) -> Any:
@@ -300,7 +304,10 @@ class Peer:
         """Return the CPU time of so many passes."""
         return self._ask(str(passes))["cpu_s"]
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End it."""
         self._process.communicate()
 
@@ -351,12 +358,16 @@ def our_cpu_s(hearing: Hearing, passes: int) -> float:
 
 
 class Compared(NamedTuple):
-    """One venue: where its frames are from, microseconds a frame run by run, what was told otherwise."""
+    """One venue: where its frames are from, microseconds a frame run by run, what was told otherwise.
+
+    ``their_us``: with its check for crossed books. ``their_bare_us``: as it comes.
+    """
 
     origin: str
     frames: int
     our_us: list[float]
     their_us: list[float]
+    their_bare_us: list[float]
     apart: list[str]
 
 
@@ -370,15 +381,18 @@ def compare(name: str, python: Path, runs: int) -> Compared | None:
     with tempfile.TemporaryDirectory(prefix="tapeline-peers-") as folder:
         path = Path(folder) / "frames.json"
         path.write_bytes(orjson.dumps(document(name, hearing)))
-        peer = Peer(python, path)
-        result = Compared(origin, hearing.frames, [], [], [])
+        result = Compared(origin, hearing.frames, [], [], [], [])
+        per_us = 1e6 / (passes * hearing.frames)
         try:
-            result.apart.extend(differences(ours(hearing), peer.told()))
-            for _ in range(runs):
-                result.their_us.append(peer.cpu_s(passes) / (passes * hearing.frames) * 1e6)
-                result.our_us.append(our_cpu_s(hearing, passes) / (passes * hearing.frames) * 1e6)
+            with Peer(
+                python, path
+            ) as peer:  # not the one that is timed: what it did before tells in its malloc
+                result.apart.extend(differences(ours(hearing), peer.told()))
+            with Peer(python, path, "checked") as checked, Peer(python, path) as bare:
+                for _ in range(runs):
+                    result.their_us.append(checked.cpu_s(passes) * per_us)
+                    result.our_us.append(our_cpu_s(hearing, passes) * per_us)
+                    result.their_bare_us.append(bare.cpu_s(passes) * per_us)
         except Failed as e:
             result.apart.append(f"cryptofeed cannot take these frames: {e}")
-        finally:
-            peer.close()
     return result

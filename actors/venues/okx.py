@@ -28,8 +28,8 @@ import msgspec
 from actors.model.decimals import (
     decimal_text,
     is_zero,
-    levels_text,
     price_text,
+    sides_text,
     size_text,
     to_base,
     trade_text,
@@ -43,12 +43,10 @@ from actors.model.events import (
     Channel,
     Event,
     Funding,
-    Level,
     Liquidation,
     OpenInterest,
     Ticker,
     Trade,
-    Unit,
 )
 from actors.model.instruments import ContractKind, Instrument, Unusable
 from actors.venues.base import (
@@ -275,33 +273,18 @@ def _trade(t: _Trade, instrument: Instrument, scratch: Scratch, *, backfilled: b
     return Trade(NAME, symbol, at, recv, t.seq_id, number, price, base, t.side, first, contracts, backfilled)
 
 
-def _levels(levels: list[_Level]) -> list[Level]:
-    return levels_text([(level.px, level.sz) for level in levels])
-
-
 def _books(said: _Books, scratch: Scratch) -> list[Decoded]:
-    instrument = instrument_of(said.arg.inst_id, scratch)
-    make = _snapshot if said.action == "snapshot" else _delta
+    instrument, whole = instrument_of(said.arg.inst_id, scratch), said.action == "snapshot"
+    return [_book(b, whole, instrument, scratch) for b in said.data]
+
+
+def _book(b: _Book, whole: bool, instrument: Instrument, scratch: Scratch) -> BookSnapshot | BookDelta:
+    kind, prev, depth = (BookSnapshot, None, BOOK_LEVELS) if whole else (BookDelta, b.prev_seq_id, None)
     unit = "base" if instrument.contract_size is None else "contracts"
-    return [make(b, instrument.symbol, unit, scratch) for b in said.data]
-
-
-def _snapshot(b: _Book, symbol: str, unit: Unit, scratch: Scratch) -> BookSnapshot:
-    at, recv, conn = ms_text(b.ts), scratch.recv, scratch.conn
-    bids, asks = _levels(b.bids), _levels(b.asks)
+    head = (NAME, instrument.symbol, ms_text(b.ts), scratch.recv, b.seq_id, scratch.conn)
+    bids, asks = sides_text([(bid.px, bid.sz) for bid in b.bids], [(ask.px, ask.sz) for ask in b.asks])
     seq, crc = b.seq_id, b.checksum or None
-    return BookSnapshot(
-        NAME, symbol, at, recv, seq, conn, bids, asks, unit, last_seq=seq, checksum=crc, depth=BOOK_LEVELS
-    )
-
-
-def _delta(b: _Book, symbol: str, unit: Unit, scratch: Scratch) -> BookDelta:
-    at, recv, conn = ms_text(b.ts), scratch.recv, scratch.conn
-    bids, asks = _levels(b.bids), _levels(b.asks)
-    seq, prev, crc = b.seq_id, b.prev_seq_id, b.checksum or None
-    return BookDelta(
-        NAME, symbol, at, recv, seq, conn, bids, asks, unit, last_seq=seq, prev_seq=prev, checksum=crc
-    )
+    return kind(*head, bids, asks, unit, last_seq=seq, prev_seq=prev, checksum=crc, depth=depth)
 
 
 def _touch(levels: list[_Level], instrument: Instrument) -> tuple[str | None, str | None]:
@@ -365,8 +348,8 @@ def _liquidation(d: _Detail, instrument: Instrument, scratch: Scratch) -> Liquid
 
 def _open_interest(o: _OpenInterest, instrument: Instrument, scratch: Scratch) -> OpenInterest:
     contracts, base, notional = size_text(o.oi), told_size(o.oi_ccy), told_size(o.oi_usd)
-    symbol, at, recv = instrument.symbol, ms_text(o.ts), scratch.recv
-    return OpenInterest(NAME, symbol, at, recv, None, contracts, base, notional)
+    symbol, at = instrument.symbol, ms_text(o.ts)
+    return OpenInterest(NAME, symbol, at, scratch.recv, None, contracts, base, notional)
 
 
 def _funding(f: _Funding, instrument: Instrument, scratch: Scratch) -> Funding:
@@ -377,13 +360,11 @@ def _funding(f: _Funding, instrument: Instrument, scratch: Scratch) -> Funding:
 
 
 def _mark(m: _Mark, instrument: Instrument, scratch: Scratch) -> Funding:
-    symbol, at = instrument.symbol, ms_text(m.ts)
-    return Funding(NAME, symbol, at, scratch.recv, None, mark=price_text(m.mark_px))
+    return Funding(NAME, instrument.symbol, ms_text(m.ts), scratch.recv, None, mark=price_text(m.mark_px))
 
 
 def _index(i: _Index, instrument: Instrument, scratch: Scratch) -> Funding:
-    symbol, at = instrument.symbol, ms_text(i.ts)
-    return Funding(NAME, symbol, at, scratch.recv, None, index=price_text(i.idx_px))
+    return Funding(NAME, instrument.symbol, ms_text(i.ts), scratch.recv, None, index=price_text(i.idx_px))
 
 
 def _rows(
@@ -425,31 +406,27 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its channel promises, or is no frame of this venue.
     """
+    known = None
     if frame.startswith(_OPENING):
         end = frame.find(b'"', len(_OPENING))
-        known = _DECODERS.get(frame[len(_OPENING) : end])
-        if known is not None and frame.startswith(_DATA, frame.find(b"}", end)):
-            return known(frame, scratch) or [Ignored("empty")]
+        if frame.startswith(_DATA, frame.find(b"}", end)):
+            known = _DECODERS.get(frame[len(_OPENING) : end])
     elif frame == b"pong":
         return [Ignored("heartbeat")]
-    return _decode_other(frame, scratch)
-
-
-def _decode_other(frame: bytes, scratch: Scratch) -> list[Decoded]:
-    bare = read("frame", _bare_decoder, frame)
-    if bare.event is not None:
-        return [_control(bare, bare.event, scratch)]
-    if bare.arg is None:
-        raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
-    known = _DECODERS.get(bare.arg.channel.encode(errors="replace"))
     if known is None:
-        return [Ignored("unknown_channel")]
-    return known(frame, scratch) or [Ignored("empty")]
+        bare = read("frame", _bare_decoder, frame)
+        if bare.event is not None:
+            return [_control(bare, bare.event, scratch)]
+        if bare.arg is None:
+            raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+        known = _DECODERS.get(bare.arg.channel.encode(errors="replace"))
+    return [Ignored("unknown_channel")] if known is None else known(frame, scratch) or [Ignored("empty")]
 
 
 # ---- control frames -------------------------------------------------------------------------------------
 
 _IGNORED: Final = {
+    "notice": "notice",
     "channel-conn-count": "connection_count",
     "channel-conn-count-error": "connection_count",
 }
@@ -466,11 +443,9 @@ def _control(bare: _Bare, event: str, scratch: Scratch) -> Decoded:
         case "unsubscribe":
             return Ignored("unsubscribed") if ours is None else Acked(ours)
         case "error":
-            return _refusal(f"{bare.code}: {bare.msg or ''}"[:200], bare.msg or "", ours, scratch)
+            return _refusal(bare, ours, scratch)
         case "notice" if bare.code == _SERVICE:
             return Closing(f"{bare.code}: {(bare.msg or '')[:200]}")
-        case "notice":
-            return Ignored("notice")
         case _:
             return Ignored(_IGNORED.get(event, "unknown_event"))
 
@@ -495,8 +470,9 @@ def _consent(arg: _Arg, ours: int | None, scratch: Scratch) -> Decoded:
     return Acked(ours, items) if items else Ignored("not_ours")
 
 
-def _refusal(reason: str, text: str, ours: int | None, scratch: Scratch) -> Decoded:
-    named = _named(text)
+def _refusal(bare: _Bare, ours: int | None, scratch: Scratch) -> Decoded:
+    text = bare.msg or ""
+    reason, named = f"{bare.code}: {text}"[:200], _named(text)
     if named is None:
         return Refused(reason, ours)
     channel, inst = named.groups()

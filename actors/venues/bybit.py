@@ -93,7 +93,6 @@ STREAMS: Final[dict[Channel, str]] = {
     "open_interest": "tickers",
     "funding": "tickers",
 }
-SPOT: Final[frozenset[Channel]] = frozenset(("trade", "book", "l1", "ticker"))
 _Data = TypeVar("_Data")
 _Side = Literal["Buy", "Sell"]
 _Kind = Literal["snapshot", "delta"]
@@ -212,10 +211,6 @@ _listing_decoder = msgspec.json.Decoder(_Listing)
 # ---- channels -------------------------------------------------------------------------------------------
 
 
-def _trades(said: _Batch[_Trade], scratch: Scratch) -> list[Decoded]:
-    return [_trade(t, scratch) for t in said.data]
-
-
 def _trade(t: _Trade, scratch: Scratch) -> Decoded:
     if t.BT:
         return Ignored("block_trade")
@@ -321,10 +316,6 @@ _OF_TICKER: Final[dict[Channel, Callable[[_Head, _Ticker, _Ticker], Event | None
 }
 
 
-def _liquidations(said: _Batch[_Liquidation], scratch: Scratch) -> list[Decoded]:
-    return [_liquidation(d, scratch) for d in said.data]
-
-
 def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
     price, size = trade_text(d.p, d.v)
     head = (scratch.venue, symbol_of(d.s, scratch), d.T * MS, scratch.recv, None)
@@ -333,11 +324,15 @@ def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
 
 
 _DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
-    b"publicTrade": decoding("publicTrade", _Batch[_Trade], _trades),
+    b"publicTrade": decoding(
+        "publicTrade", _Batch[_Trade], lambda said, s: [_trade(t, s) for t in said.data]
+    ),
     b"orderbook.1": decoding("orderbook.1", _Book, _tops),
     **dict.fromkeys((name.encode() for name in _DEPTH_OF), decoding("orderbook", _Book, _book)),
     b"tickers": decoding("tickers", _Tickers, _tickers),
-    b"allLiquidation": decoding("allLiquidation", _Batch[_Liquidation], _liquidations),
+    b"allLiquidation": decoding(
+        "allLiquidation", _Batch[_Liquidation], lambda said, s: [_liquidation(d, s) for d in said.data]
+    ),
 }
 _OPENING: Final = b'{"topic":"'
 _NAME: Final = len(_OPENING)
@@ -478,7 +473,7 @@ VENUE: Final = Venue(
     name=NAME,
     markets=frozenset({"spot"}),
     endpoints=Endpoints("wss://stream.bybit.com", "https://api.bybit.com"),
-    channels=SPOT,
+    channels=frozenset(("trade", "book", "l1", "ticker")),
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="unordered",

@@ -321,18 +321,16 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    pairs = [
-        spot(row.symbol, row.base_asset, row.quote_asset, *binance.steps(row.filters))
-        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
-        if row.status == "TRADING" and row.contract_type in _PERPETUALS
-    ]
     return [
-        replace(pair, symbol=f"{pair.symbol}-PERP", contract_size="1", contract_kind="linear")
-        for pair in pairs
+        _perpetual(row)
+        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
+        if row.status == "TRADING" and row.contract_type in ("PERPETUAL", "TRADIFI_PERPETUAL")
     ]
 
 
-_PERPETUALS: Final = ("PERPETUAL", "TRADIFI_PERPETUAL")
+def _perpetual(row: _Row) -> Instrument:
+    pair = spot(row.symbol, row.base_asset, row.quote_asset, *binance.steps(row.filters))
+    return replace(pair, symbol=f"{pair.symbol}-PERP", contract_size="1", contract_kind="linear")
 
 
 def snapshot(instrument: Instrument) -> Request:

@@ -58,6 +58,7 @@ from actors.venues.common import (
     quote,
     spot,
     symbol_of,
+    told_ms,
 )
 
 NAME: Final = "binance"
@@ -324,7 +325,7 @@ def whole_book(body: bytes, symbol: str, scratch: Scratch) -> BookSnapshot:
     """
     s = read("depth", _snapshot_decoder, body)
     (bids, asks), number = sides_text(s.bids, s.asks), s.last_update_id
-    head = (scratch.venue, symbol, None if s.T is None else s.T * MS, scratch.recv, number, scratch.conn)
+    head = (scratch.venue, symbol, told_ms(s.T), scratch.recv, number, scratch.conn)
     return BookSnapshot(*head, bids, asks, last_seq=number, depth=SNAPSHOT_LEVELS)
 
 

@@ -45,6 +45,11 @@ Ms = Annotated[int, msgspec.Meta(ge=1_000_000_000_000, lt=9_223_372_036_854)]
 Time = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339, which must name its zone
 
 
+def told_ms(ms: int | None) -> int | None:
+    """Return ms as ns, None for what was not told."""
+    return None if ms is None else ms * MS
+
+
 def ms_text(text: str | None) -> int | None:
     """Return ms as ns; None where the venue gives no time, which it may spell ``""`` or ``"0"``.
 

@@ -16,7 +16,7 @@ Source: gate.com, Spot WebSocket v4 and REST v4 as of 2026-05. Read against capt
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -47,6 +47,7 @@ from actors.venues.base import (
 )
 from actors.venues.common import (
     MS,
+    Decimals,
     Id,
     Ms,
     Op,
@@ -62,6 +63,7 @@ from actors.venues.common import (
     spot,
     step_text,
     symbol_of,
+    told_ms,
 )
 
 NAME: Final = "gateio"
@@ -169,8 +171,8 @@ class _Pair(msgspec.Struct):
     base: str
     quote: str
     trade_status: str
-    precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
-    amount_precision: Annotated[int, msgspec.Meta(ge=0, le=32)] | None = None
+    precision: Decimals | None = None
+    amount_precision: Decimals | None = None
 
 
 _bare_decoder = msgspec.json.Decoder(_Bare)
@@ -241,7 +243,7 @@ def _book_ticker(said: _Update[_BookTicker], scratch: Scratch) -> Decoded:
 
 
 def _ticker(said: _Tickers, scratch: Scratch) -> Decoded:
-    t, at = said.result, None if said.time_ms is None else said.time_ms * MS
+    t, at = said.result, told_ms(said.time_ms)
     last, high, low = map(price_or_none, (t.last, t.high_24h, t.low_24h))
     volumes = size_text(t.base_volume), size_text(t.quote_volume)
     symbol = symbol_of(t.currency_pair, scratch)
@@ -313,9 +315,8 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """
     symbol, body = asked_as("snapshot", answer)
     s = read("order_book", _snapshot_decoder, body)
-    at = None if s.update is None else s.update * MS
     bids, asks = sides_text(s.bids, s.asks)
-    head = (scratch.venue, symbol, at, scratch.recv, s.id, scratch.conn)
+    head = (scratch.venue, symbol, told_ms(s.update), scratch.recv, s.id, scratch.conn)
     return [BookSnapshot(*head, bids, asks, last_seq=s.id, depth=OLDER_LEVELS)]
 
 
@@ -325,10 +326,9 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no list of pairs.
     """
-    listed = read("currency_pairs", _pairs_decoder, body)
     return [
         spot(row.id, row.base, row.quote, step_text(row.precision), step_text(row.amount_precision))
-        for row in listed
+        for row in read("currency_pairs", _pairs_decoder, body)
         if row.trade_status in ("tradable", "sellable")
     ]
 

@@ -173,9 +173,9 @@ _past_trades_decoder = msgspec.json.Decoder(_Answer[msgspec.Raw])  # the pair, b
 _past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
 
 
-def _ns(time: datetime) -> int:
+def _ns(time: datetime | None) -> int | None:
     ns = date_ns(time)
-    if ns is None:
+    if ns is None and time is not None:
         raise Unparseable(f"no time of a venue: {time}")
     return ns
 
@@ -197,7 +197,7 @@ def _levels(levels: list[_Level]) -> list[Level]:
 
 
 def _book(b: _Book, kind: type[BookSnapshot | BookDelta], scratch: Scratch) -> Decoded:
-    symbol, at = symbol_of(b.symbol, scratch), None if b.timestamp is None else _ns(b.timestamp)
+    symbol, at = symbol_of(b.symbol, scratch), _ns(b.timestamp)
     bids, asks = _levels(b.bids), _levels(b.asks)
     return kind(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks, checksum=b.checksum)
 
@@ -207,14 +207,11 @@ def _books(said: _Push[_Book], scratch: Scratch) -> list[Decoded]:
     return [_book(b, kind, scratch) for b in said.data]
 
 
-def _price_or_none(raw: msgspec.Raw) -> str | None:
-    return price_or_none(number_text(raw))  # 0: a market that sleeps
-
-
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     symbol, volume = symbol_of(t.symbol, scratch), size_text(number_text(t.volume))
-    at = None if t.timestamp is None or t.timestamp == _EPOCH else _ns(t.timestamp)
-    last, high, low = _price_or_none(t.last), _price_or_none(t.high), _price_or_none(t.low)
+    at = None if t.timestamp == _EPOCH else _ns(t.timestamp)
+    # A price of 0: a market that sleeps.
+    last, high, low = (price_or_none(number_text(each)) for each in (t.last, t.high, t.low))
     return Ticker(NAME, symbol, at, scratch.recv, None, last, None, high, low, volume)
 
 
@@ -223,14 +220,14 @@ def _tickers(said: _Told[_Ticker], scratch: Scratch) -> list[Decoded]:
 
 
 def _statuses(said: _Told[_Status], _scratch: Scratch) -> list[Decoded]:
-    return [Ignored(_SYSTEM.get(status.system, "status")) for status in said.data]
+    return [Ignored(status.system if status.system in _NOT_OPEN else "status") for status in said.data]
 
 
 def _heartbeat(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
     return [Ignored("heartbeat")]
 
 
-_SYSTEM: Final = {"maintenance": "maintenance", "cancel_only": "cancel_only", "post_only": "post_only"}
+_NOT_OPEN: Final = ("maintenance", "cancel_only", "post_only")
 _OPENING: Final = b'{"channel":"'
 _CHANNELS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
     b"book": decoding("book", _Push[_Book], _books),

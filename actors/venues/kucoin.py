@@ -49,7 +49,6 @@ from actors.venues.base import (
     read,
 )
 from actors.venues.common import (
-    MS,
     Id,
     IdText,
     Ms,
@@ -64,6 +63,7 @@ from actors.venues.common import (
     quote,
     spot,
     symbol_of,
+    told_ms,
 )
 
 NAME: Final = "kucoin"
@@ -213,11 +213,9 @@ def _side(entries: list[Entry] | None) -> tuple[list[Level], list[int]]:
     """Return levels and their sequences, which order them, without the entries that only count."""
     levels: list[Level] = []
     numbers: list[int] = []
-    if not entries:
-        return levels, numbers
-    if len(entries) > 1:
+    if entries and len(entries) > 1:
         entries.sort(key=_sequence)
-    for price, size, number in entries:
+    for price, size, number in entries or ():
         if price[:1] != "0" or price.strip("0."):
             levels.append((price, size))
             numbers.append(number)
@@ -232,18 +230,10 @@ def _level2(said: _Push[_Level2], scratch: Scratch) -> Event:
     bids, asks = sides_text(bids, asks)
     if last < first:
         raise Unparseable(f"level2: changes from {first} to {last}")
+    numbers = None if first == last else bid_numbers + ask_numbers
+    symbol, at, recv, conn = symbol_of(d.symbol, scratch), told_ms(d.time), scratch.recv, scratch.conn
     return BookDelta(
-        NAME,
-        symbol_of(d.symbol, scratch),
-        None if d.time is None else d.time * MS,
-        scratch.recv,
-        last,
-        scratch.conn,
-        bids,
-        asks,
-        first_seq=first,
-        last_seq=last,
-        level_seqs=None if first == last else bid_numbers + ask_numbers,
+        NAME, symbol, at, recv, last, conn, bids, asks, first_seq=first, last_seq=last, level_seqs=numbers
     )
 
 
@@ -254,8 +244,7 @@ def _ticker(said: _Push[_Ticker], scratch: Scratch) -> Event:
     bid, bid_size = _best(t.best_bid, t.best_bid_size)
     ask, ask_size = _best(t.best_ask, t.best_ask_size)
     bid, bid_size, ask, ask_size = quote(bid, bid_size, ask, ask_size)
-    ts_event = None if at is None else at * MS
-    return L1(NAME, symbol, ts_event, scratch.recv, t.sequence, bid, bid_size, ask, ask_size)
+    return L1(NAME, symbol, told_ms(at), scratch.recv, t.sequence, bid, bid_size, ask, ask_size)
 
 
 def _best(price: str | None, size: str | None) -> tuple[str, str]:
@@ -266,36 +255,33 @@ def _best(price: str | None, size: str | None) -> tuple[str, str]:
     return price, size
 
 
-def _snapshot(said: _Push[_Snapshot], scratch: Scratch) -> Event:
-    s, d = said.data, said.data.data
+def _day(said: _Push[_Snapshot], scratch: Scratch) -> Event:
+    d = said.data.data
+    symbol = symbol_of(d.symbol, scratch)  # the topic may be a whole market's
     return Ticker(
         NAME,
-        symbol_of(d.symbol, scratch),  # the topic may be a whole market's
-        None if d.datetime is None else d.datetime * MS,
+        symbol,
+        told_ms(d.datetime),
         scratch.recv,
-        s.sequence,
-        last=_price(d.last_traded_price),
-        open=_price(d.open),
-        high=_price(d.high),
-        low=_price(d.low),
-        volume_base=_volume(d.vol),
-        volume_quote=_volume(d.vol_value),
+        said.data.sequence,
+        last=_told(d.last_traded_price, price_or_none),
+        open=_told(d.open, price_or_none),
+        high=_told(d.high, price_or_none),
+        low=_told(d.low, price_or_none),
+        volume_base=_told(d.vol, size_text),
+        volume_quote=_told(d.vol_value, size_text),
     )
 
 
-def _price(number: msgspec.Raw) -> str | None:
-    return None if bytes(number) == b"null" else price_or_none(number_text(number))
-
-
-def _volume(number: msgspec.Raw) -> str | None:
-    return None if bytes(number) == b"null" else size_text(number_text(number))
+def _told(number: msgspec.Raw, plain: Callable[[str], str | None]) -> str | None:
+    return None if bytes(number) == b"null" else plain(number_text(number))
 
 
 _DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
     STREAMS["trade"].encode(): decoding("match", _Push[_Trade], _trade, strict=False),
     STREAMS["book"].encode(): decoding("level2", _Push[_Level2], _level2, strict=False),
     STREAMS["l1"].encode(): decoding("ticker", _Push[_Ticker], _ticker, strict=False),
-    STREAMS["ticker"].encode(): decoding("snapshot", _Push[_Snapshot], _snapshot, strict=False),
+    STREAMS["ticker"].encode(): decoding("snapshot", _Push[_Snapshot], _day, strict=False),
 }
 _TOPIC: Final = b'"topic":"'
 
@@ -346,11 +332,11 @@ def _error(said: _Frame) -> Decoded:
 # ---- REST -----------------------------------------------------------------------------------------------
 
 
-def _data(what: str, body: bytes) -> msgspec.Raw:
+def _data(what: str, decoder: msgspec.json.Decoder[Data], body: bytes) -> Data:
     said = read(what, _said_decoder, body)
     if said.code != SUCCESS:
         raise Unparseable(f"{what}: {said.code[:20]}: {said.msg[:200]}")
-    return said.data
+    return read(what, decoder, said.data)
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
@@ -360,11 +346,10 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
         Unparseable: The body is not what its request promises.
     """
     symbol, body = asked_as("snapshot", answer)
-    s = read("orderbook", _book_decoder, _data("orderbook", body))
+    s = _data("orderbook", _book_decoder, body)
     bids, asks = sides_text(s.bids or [], s.asks or [])
     seq = s.sequence if s.sequence > 0 or bids or asks else _NEVER_TRADED
-    at = None if s.time is None else s.time * MS
-    head = (NAME, symbol, at, scratch.recv, seq, scratch.conn)
+    head = (NAME, symbol, told_ms(s.time), scratch.recv, seq, scratch.conn)
     return [BookSnapshot(*head, bids, asks, last_seq=seq, depth=LEVELS)]
 
 
@@ -374,10 +359,9 @@ def rows(body: bytes) -> list[Instrument]:
     Raises:
         Unparseable: The body is no list of pairs.
     """
-    listed = read("symbols", _pairs_decoder, _data("symbols", body))
     return [
         spot(row.symbol, row.base_currency, row.quote_currency, row.price_increment, row.base_increment)
-        for row in listed
+        for row in _data("symbols", _pairs_decoder, body)
         if row.enable_trading
     ]
 
@@ -399,7 +383,7 @@ def address(planned: str, body: bytes, unique: str) -> str:
     Raises:
         Unparseable: The body brings no token, or no address of a WebSocket.
     """
-    given = read("bullet-public", _token_decoder, _data("bullet-public", body))
+    given = _data("bullet-public", _token_decoder, body)
     base = given.instance_servers[0].endpoint if planned == ENDPOINTS.ws else planned
     try:
         url = urlsplit(base)
@@ -429,17 +413,14 @@ def _frames(
     op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
 ) -> list[Subscription]:
     """Return the frames that ask for ``items``, numbered from ``first_id``; each is of one channel."""
-    of_one = [
-        part
-        for wanted in grouped(items, lambda item: item[0]).values()
-        for part in parts(wanted, NAMES_PER_FRAME)
-    ]
     subscriptions: list[Subscription] = []
-    for number, part in enumerate(of_one, first_id):
-        names = ",".join(instruments[symbol].native for _, symbol in part)
-        topic = f"{STREAMS[part[0][0]]}:{names}"
-        document = {"id": number, "type": op, "topic": topic, "privateChannel": False, "response": True}
-        subscriptions.append(asking(op, part, document, number))
+    for stream, wanted in grouped(items, lambda item: STREAMS[item[0]]).items():
+        for part in parts(wanted, NAMES_PER_FRAME):
+            number = first_id + len(subscriptions)
+            names = ",".join(instruments[symbol].native for _, symbol in part)
+            topic = f"{stream}:{names}"
+            document = {"id": number, "type": op, "topic": topic, "privateChannel": False, "response": True}
+            subscriptions.append(asking(op, part, document, number))
     return subscriptions
 
 

@@ -215,16 +215,8 @@ def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     return Ticker(NAME, symbol, at, scratch.recv, None, last, None, high, low, volume)
 
 
-def _tickers(said: _Told[_Ticker], scratch: Scratch) -> list[Decoded]:
-    return [_ticker(t, scratch) for t in said.data]
-
-
 def _statuses(said: _Told[_Status], _scratch: Scratch) -> list[Decoded]:
     return [Ignored(status.system if status.system in _NOT_OPEN else "status") for status in said.data]
-
-
-def _heartbeat(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
-    return [Ignored("heartbeat")]
 
 
 _NOT_OPEN: Final = ("maintenance", "cancel_only", "post_only")
@@ -232,8 +224,8 @@ _OPENING: Final = b'{"channel":"'
 _CHANNELS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
     b"book": decoding("book", _Push[_Book], _books),
     b"trade": decoding("trade", _Push[_Trade], _trades),
-    b"ticker": decoding("ticker", _Told[_Ticker], _tickers),
-    b"heartbeat": _heartbeat,
+    b"ticker": decoding("ticker", _Told[_Ticker], lambda said, s: [_ticker(t, s) for t in said.data]),
+    b"heartbeat": lambda _frame, _scratch: [Ignored("heartbeat")],
     b"status": decoding("status", _Told[_Status], _statuses),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import anyio
 from broadcaster_rig import PARTITION, Script, heard, until
 from native_rig import Heard, NativeClient, dial
@@ -68,6 +69,17 @@ class Stage:
         async with connect(url, proxy=None, compression=None) as client:
             assert (await heard(client))["type"] == "welcome"
             yield client
+
+    async def stands_at(self, cursor: str) -> None:
+        """Return once it reads ``events`` from ``cursor`` on: what came before is not told."""
+        url = f"http://127.0.0.1:{self.settings.broadcaster.port}/healthz"
+        async with aiohttp.ClientSession() as http:
+            with anyio.fail_after(20):
+                while True:
+                    async with http.get(url) as answer:
+                        partitions = (await answer.json())["partitions"]
+                    if partitions[str(PARTITION)]["cursors"]["events"] == cursor:
+                        return
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

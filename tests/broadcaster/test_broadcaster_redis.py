@@ -42,6 +42,7 @@ async def test_clients_stay_while_redis_is_away_and_miss_nothing(stage: Stage):
     s = stage.script
     stage.write("events", s.trade())
     async with stage.broadcasting(), stage.client("?kind=trade") as client:
+        await stage.stands_at("1-1")
         await anyio.to_thread.run_sync(stage.server.kill9)
         await until(lambda: stage.count("tapeline_redis_reconnects_total", role="broadcaster") > 0)
         await anyio.to_thread.run_sync(stage.server.start)

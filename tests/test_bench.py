@@ -136,9 +136,10 @@ def test_what_is_heard_of_a_venue_comes_the_same_again_and_every_book_is_joined(
     trades = [[], []]
     kept = [heard.keep(first, each.append) for each in trades]
     assert trades[0] == trades[1]
-    assert {symbol for _, symbol in kept[0].syncs} == {row.symbol for row in first.instruments.values()}
-    assert all(sync.joined for sync in kept[0].syncs.values())
-    assert {trade.symbol for trade in trades[0]} <= {symbol for _, symbol in kept[0].syncs}
+    books = {symbol: sync for of_one in kept[0].syncs.values() for symbol, sync in of_one.items()}
+    assert books.keys() == {row.symbol for row in first.instruments.values()}
+    assert all(sync.joined for sync in books.values())
+    assert {trade.symbol for trade in trades[0]} <= books.keys()
 
 
 def test_the_cost_of_a_frame_is_told_of_each_venue_that_can_be_simulated():

@@ -5,6 +5,7 @@ whenever the alignment machine wants one. What comes can be played to it again a
 each time.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -68,13 +69,14 @@ class Kept:
 
     def __init__(self, venue: Venue) -> None:
         self._alignment = Alignment(venue.book_rule)
-        self.syncs: dict[tuple[str, str | None], Sync] = {}
+        self.syncs: dict[str, dict[str | None, Sync]] = defaultdict(dict)  # by connection id, by symbol
 
     def of(self, event: BookDelta | BookSnapshot) -> Sync:
         """Return the book that a change, or a whole book, is of."""
-        sync = self.syncs.get((event.conn, event.symbol))
+        books = self.syncs[event.conn]
+        sync = books.get(event.symbol)
         if sync is None:
-            sync = self.syncs[event.conn, event.symbol] = Sync(self._alignment, event.conn, event.ts_recv)
+            sync = books[event.symbol] = Sync(self._alignment, event.conn, event.ts_recv)
         return sync
 
 
@@ -102,8 +104,9 @@ def decode(hearing: Hearing) -> None:
 def keep(hearing: Hearing, traded: Callable[[Trade], object] = lambda _: None) -> Kept:
     """Decode every line and keep the books; ``traded`` is told of each trade."""
     kept = Kept(hearing.venue)
-    syncs, of = kept.syncs, kept.of
+    of = kept.of
     scratches, decode = hearing.scratches(), hearing.venue.decode
+    books = [kept.syncs[scratch.conn] for scratch in scratches]
     for recv, connection, said in hearing.lines:
         scratch = scratches[connection]
         scratch.recv = recv
@@ -114,8 +117,7 @@ def keep(hearing: Hearing, traded: Callable[[Trade], object] = lambda _: None) -
             continue
         for event in decode(said, scratch):  # by its type: to ask a Struct for its class is dear
             if type(event) is BookDelta:
-                sync = syncs.get((event.conn, event.symbol)) or of(event)
-                sync.delta(event, len(said), recv)
+                (books[connection].get(event.symbol) or of(event)).delta(event, len(said), recv)
             elif type(event) is Trade:
                 traded(event)
             elif type(event) is BookSnapshot:

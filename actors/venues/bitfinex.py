@@ -265,11 +265,11 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     Raises:
         Unparseable: It does not mean what its channel promises, or is no frame of this venue.
     """
-    if not frame.startswith(b"["):
-        return [_event(read("frame", _event_decoder, frame), scratch)]
     change = _changed(frame, scratch)
     if change is not None:
         return change
+    if not frame.startswith(b"["):
+        return [_event(read("frame", _event_decoder, frame), scratch)]
     data = _taken_apart(frame)
     said = [] if data.seq is None else _lost(scratch, data.seq)
     known = _channels(scratch).get(data.chan)
@@ -299,7 +299,7 @@ def _changed(frame: bytes, scratch: Scratch) -> list[Decoded] | None:
     chan, price, count, minus, size, number, mts = change.groups()
     memory: dict[str, Any] = scratch.memory
     known = memory["channels"].get(chan) if "channels" in memory else None
-    if known is None or known[0] != "book" or known[2] is None:
+    if known is None or known[2] is None:  # no book, or one without its snapshot
         return None
     seq = int(number)
     said: list[Decoded] = [] if memory.get("seq") == seq - 1 else _lost(scratch, seq)

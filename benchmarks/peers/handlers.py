@@ -321,7 +321,7 @@ def ours(hearing: Hearing) -> Told:
     trades: list[Trade] = []
     kept = heard.keep(hearing, trades.append)
     books: dict[tuple[str, str], list[tuple[Decimal, Decimal]]] = {}
-    for (_, symbol), sync in kept.syncs.items():
+    for symbol, sync in (each for of_one in kept.syncs.values() for each in of_one.items()):
         if sync.joined and symbol is not None:
             bids, asks = sync.book.best_first()
             books[symbol, "bids"], books[symbol, "asks"] = _decimals(bids), _decimals(asks)

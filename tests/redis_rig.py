@@ -65,7 +65,7 @@ class Server:
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, password=self.password, decode_responses=True, socket_timeout=5)
+        return redis.Redis(port=self.port, password=self.password, decode_responses=True, socket_timeout=20)
 
     def start(self) -> "Server":
         command = [

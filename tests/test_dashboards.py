@@ -145,7 +145,7 @@ class Prometheus:
     def _ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=30):
                 return True
         except OSError:
             return False
@@ -153,7 +153,7 @@ class Prometheus:
     def get(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as e:
             raise AssertionError(f"{query}: {e.read().decode()}") from e
@@ -164,7 +164,7 @@ class Prometheus:
     def close(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(5)
+            self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

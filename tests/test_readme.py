@@ -191,7 +191,7 @@ def test_the_simulator_runs_alone(tmp_path: Path, running: Demo):
         assert b"simulator_ready" in said
         assert json.loads(running.get("/control/status", 9800))["seed"] == 7
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()

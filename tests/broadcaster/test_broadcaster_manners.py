@@ -67,7 +67,7 @@ class Raw:
             return taken
 
         try:
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while True:
                     opcode, length = await more(2)
                     if length > 125:
@@ -217,7 +217,7 @@ async def test_what_is_not_http_is_dropped(first: bytes):
         await heard(good)
         stream = await anyio.connect_tcp("127.0.0.1", r.server.port)
         await stream.send(first)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             try:
                 while True:
                     await stream.receive()
@@ -289,7 +289,7 @@ async def get(rig: Rig, target: str, method: str = "GET") -> tuple[int, dict[str
     await stream.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     data = b""
     try:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while True:
                 data += await stream.receive()
     except anyio.EndOfStream:
@@ -366,7 +366,7 @@ async def test_stopping_says_goodbye_even_to_those_who_do_not_listen():
         while not stuck.unread():
             await r.tell(s.entry("events", *[s.trade() for _ in range(100)]))
             await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(2):
+        with anyio.fail_after(20):
             await r.server.stop(0.3)
         async for _ in client:
             pass

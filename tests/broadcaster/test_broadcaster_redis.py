@@ -84,7 +84,7 @@ async def test_a_rollback_is_counted_and_the_books_are_said_whole(stage: Stage):
 
 async def messages(subscriber: Any, n: int) -> list[tuple[str, str]]:
     got: list[tuple[str, str]] = []
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         while len(got) < n:
             message = subscriber.get_message(ignore_subscribe_messages=True)
             if message is None:
@@ -102,7 +102,7 @@ async def test_subscribers_get_what_they_asked_for_and_nothing_is_published_for_
             by_name = control.pubsub()
             by_name.subscribe("md.trade.binance.ETH-USDT")
             pings = 0
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while not stage.count("tapeline_published_total", kind="trade"):
                     stage.write("events", s.trade("ETH-USDT"), s.trade("BTC-USDT"))
                     pings += 1
@@ -112,7 +112,7 @@ async def test_subscribers_get_what_they_asked_for_and_nothing_is_published_for_
 
             by_pattern = control.pubsub()
             by_pattern.psubscribe("md.book.*.BTC-USDT")
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while not stage.count("tapeline_published_total", kind="book"):
                     stage.write("books", s.book("snapshot", [("1", "1")], []))
                     await anyio.sleep(0.05)

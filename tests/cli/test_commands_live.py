@@ -118,7 +118,7 @@ def test_it_starts_and_says_what_it_passes_over(there: Collector):
 
 def test_status_says_that_all_is_live_and_who_does_what(there: Collector, command: Command):
     with connect(f"ws://127.0.0.1:{9001 + there.offset}") as client:
-        client.recv(timeout=5)
+        client.recv(timeout=30)
         await_true("all is live", lambda: (found := status(command))["ok"] and found["beside"]["clients"])
         report = status(command)
     roles = [instance["role"] for instance in report["instances"]]
@@ -150,7 +150,7 @@ def test_status_watches_until_interrupted(there: Collector):
             reports = [json.loads(process.stdout.readline()) for _ in range(3)]
             assert all(report["mode"] == "demo" for report in reports)
             process.send_signal(signal.SIGINT)
-            assert process.wait(5) == 130
+            assert process.wait(30) == 130
         finally:
             process.kill()
 
@@ -450,11 +450,11 @@ def test_the_barter_document_names_every_kind_that_is_sent(there: Collector):
     text = (ROOT / "docs/migrate-barter.md").read_text(encoding="utf-8")
     seen: dict[str, Any] = {}
     with connect(f"ws://127.0.0.1:{9001 + there.offset}") as client:
-        welcome = json.loads(client.recv(timeout=5))
+        welcome = json.loads(client.recv(timeout=30))
         assert f'"message":"{welcome["message"]}"' in text
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and len(seen) < 4:
-            event = json.loads(client.recv(timeout=5))
+            event = json.loads(client.recv(timeout=30))
             seen.setdefault(event["kind"], event)
     assert {*seen} == {"trade", "order_book_l1", "order_book_l2", "cumulative_volume_delta"}
     for kind, event in seen.items():

@@ -327,7 +327,7 @@ async def test_an_instance_that_is_stopped_frees_its_lease_at_once(redis_server,
                 await until(lambda: venue.received)
             lease = client.hgetall(KEYS.lease(PARTITION, "connector", "a"))
             assert lease["until"] == "0"
-            with anyio.fail_after(2):
+            with anyio.fail_after(20):
                 async with running(settings, 2):
                     await until(lambda: len(venue.received) == 2)
             assert [line.json["reason"] for line in of(client, "x")] == ["new owner", "shutdown"] * 2

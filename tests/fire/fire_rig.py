@@ -160,7 +160,7 @@ class Follower(threading.Thread):
 
     def close(self) -> None:
         self.over.set()
-        self.join(10)
+        self.join(30)
         if self.error is not None:
             raise self.error
         assert not self.is_alive()
@@ -286,7 +286,8 @@ class Barter(Follower):
     def __init__(self, made: Fire) -> None:
         super().__init__()
         self._stack = ExitStack()
-        opening = connect(f"ws://127.0.0.1:{9001 + made.offset}", max_size=None, open_timeout=10)
+        url = f"ws://127.0.0.1:{9001 + made.offset}"
+        opening = connect(url, max_size=None, open_timeout=10, close_timeout=1)  # there may be much to come
         self._socket = self._stack.enter_context(opening)
         self.trades: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
         self.books: dict[str, dict[str, dict[Decimal, Decimal]]] = {}

@@ -142,7 +142,7 @@ class Running:
 
     async def stop(self) -> None:
         self.actor.stopping.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await self.stopped.wait()
 
 

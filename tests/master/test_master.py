@@ -269,7 +269,8 @@ async def test_health_is_told_over_plain_http(tmp_path: Path):
 
         def get(path: str) -> tuple[int, bytes]:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{rig.server.port}{path}", timeout=5) as answer:
+                url = f"http://127.0.0.1:{rig.server.port}{path}"
+                with urllib.request.urlopen(url, timeout=30) as answer:
                     return answer.status, answer.read()
             except urllib.error.HTTPError as e:
                 return e.code, e.read()

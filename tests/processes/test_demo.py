@@ -225,10 +225,10 @@ def test_a_newcomer_sees_data_everywhere_and_ctrl_c_leaves_nothing(running: Demo
 
     report = await_true("all that is configured is live", all_live)
     with connect(f"ws://127.0.0.1:{9001 + running.offset}", proxy=None) as client:
-        assert json.loads(client.recv(5))["type"] == "welcome"
+        assert json.loads(client.recv(30))["type"] == "welcome"
         kinds: set[str] = set()
         while not kinds >= {"trade", "order_book_l1", "Snapshot", "Update", "cumulative_volume_delta"}:
-            message = json.loads(client.recv(5))
+            message = json.loads(client.recv(30))
             kinds.add(message["kind"])
             if message["kind"] == "order_book_l2":
                 kinds |= {*message["data"]}

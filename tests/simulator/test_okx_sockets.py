@@ -121,7 +121,7 @@ async def test_the_connector_keeps_a_quiet_connection_awake(redis_server, settin
         async with anyio.create_task_group() as tg:
             actor = make_actor("connector", settings, Metrics())
             tg.start_soon(connector.run, actor)
-            with anyio.fail_after(15):
+            with anyio.fail_after(30):
                 while not (opened := list(it.simulator.connections.values())) or opened[0].frames < 12:
                     await anyio.sleep(0.05)
             (connection,) = it.simulator.connections.values()

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -142,9 +143,19 @@ def test_status_says_that_all_is_live_and_who_does_what(there: Collector, comman
     assert KEY not in done.stdout + json.dumps(report)
 
 
+# A shell's job in the background ignores SIGINT, and so would what it starts.
+HEARING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def test_status_watches_until_interrupted(there: Collector):
     words = [BIN / "tapeline", "status", "--watch", "--every", "0.2", "--json"]
-    with subprocess.Popen(words, cwd=there.folder, env=there.env, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEARING, *words], cwd=there.folder, env=there.env, stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout is not None
             reports = [json.loads(process.stdout.readline()) for _ in range(3)]

@@ -9,18 +9,18 @@ import pytest
 from actors.chaos.report import MUST_BE_ZERO, Report
 
 
-def run(*arguments: str) -> tuple[int, dict[str, object]]:
+def run(*arguments: str) -> tuple[int, dict[str, object], str]:
     command = [sys.executable, "-m", "actors", "chaos", "--json", "--short", *arguments]
     done = subprocess.run(command, capture_output=True, timeout=170, check=False)
     assert done.stdout, done.stderr.decode()
-    return done.returncode, orjson.loads(done.stdout)
+    return done.returncode, orjson.loads(done.stdout), done.stderr.decode()
 
 
 @pytest.mark.redis
 @pytest.mark.timeout(180)
 def test_nothing_is_lost_whoever_is_killed():
-    code, report = run()
-    assert {name: report[name] for name in MUST_BE_ZERO} == dict.fromkeys(MUST_BE_ZERO, 0)
+    code, report, said = run()
+    assert {name: report[name] for name in MUST_BE_ZERO} == dict.fromkeys(MUST_BE_ZERO, 0), said
     assert code == 0
     assert report["kills"] >= 8 + 4 + 5
     assert report["forwarded"] > 5_000

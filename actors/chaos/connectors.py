@@ -270,7 +270,12 @@ class Scenario:
             tape = self._control.tape(place.venue, symbol, min(ids))
             report.events += ids.total()
             report.duplicated += ids.total() - len(ids)
-            report.lost += len(set(range(min(ids), last[symbol] + 1)) - set(tape))  # the tape itself is whole
+            torn = set(range(min(ids), last[symbol] + 1)) - set(tape)  # the tape itself is whole
+            report.lost += len(torn)
+            if torn:
+                log.error(
+                    "chaos_differs", what="tape", venue=place.venue, symbol=symbol, ids=sorted(torn)[:3]
+                )
             for trade in set(tape) - set(ids):
                 report.unexplained += not any(first <= trade <= final for first, final in holes[symbol])
             report.unexplained += len(set(ids) - set(tape))  # a trade that never was

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 import redis
+import structlog
 
 from actors.chaos.recording import Recording, opening
 from actors.chaos.report import Report
@@ -33,6 +34,8 @@ from actors.simulator.generate import generate
 from actors.stages.book import View
 from actors.streams.keys import Cursor, Keys, Stream
 from actors.streams.partition import Entry
+
+log: Any = structlog.get_logger()
 
 _STREAMS: Final[tuple[Stream, ...]] = ("events", "books")
 _EPOCH: Final = 1
@@ -226,7 +229,12 @@ class Scenario:
         cursors = [_cursor(line) for line in got]
         report.duplicated += len(cursors) - len({*cursors})
         report.reordered += sum(a > b for a, b in pairwise(cursors))
-        report.lost += len({message.cursor for message in due} - {*cursors})
+        lost = {message.cursor for message in due} - {*cursors}
+        report.lost += len(lost)
+        if lost:
+            log.error(
+                "chaos_differs", what="lost", stream=stream, first=str(min(lost)), last=str(max(cursors))
+            )
         truth = _views_at(lines, {cursor.k for cursor in cursors})
         report.books_differing += sum(
             line.decode() != truth.get(cursor.k) for cursor, line in zip(cursors, got, strict=True)

@@ -3,7 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from statistics import quantiles
+from typing import Any, Final
+
+import structlog
+
+log: Any = structlog.get_logger()
+_SHOWN: Final = 3  # lines that differ, for people
+_SHOWN_BYTES: Final = 300
 
 MUST_BE_ZERO = (
     "lost", "duplicated", "reordered", "books_differing", "sums_differing", "unexplained",
@@ -54,6 +62,14 @@ class Report:
         lost, more = wanted - there, there - wanted
         self.lost += lost.total()
         self.duplicated += more.total()
+        for what, lines in (("lost", lost), ("duplicated", more)):
+            for line in islice(lines, _SHOWN):
+                log.error(
+                    "chaos_differs",
+                    what=what,
+                    of=len(expected),
+                    line=line[:_SHOWN_BYTES].decode(errors="replace"),
+                )
         if not lost and not more:
             self.reordered += sum(
                 k != place or text != expected[place - 1] for place, (k, text) in enumerate(got, 1)

@@ -384,9 +384,7 @@ def compare(name: str, python: Path, runs: int) -> Compared | None:
         result = Compared(origin, hearing.frames, [], [], [], [])
         per_us = 1e6 / (passes * hearing.frames)
         try:
-            with Peer(
-                python, path
-            ) as peer:  # not the one that is timed: what it did before tells in its malloc
+            with Peer(python, path) as peer:  # not the one that is timed: malloc remembers
                 result.apart.extend(differences(ours(hearing), peer.told()))
             with Peer(python, path, "checked") as checked, Peer(python, path) as bare:
                 for _ in range(runs):

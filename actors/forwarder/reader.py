@@ -153,7 +153,7 @@ class Reader:
         teller = self._teller
         if isinstance(teller, Views):
             key = keys.stream(self._partition, self.stream)
-            enough = partial(Enough, self._symbols, _BACK_NS, _BACK_BYTES)
+            enough = partial(Enough, self._symbols, to, _BACK_NS, _BACK_BYTES)
             entries = await persist(hot, lambda: read_back(hot, key, to, enough()), lost)
             teller.restore(entries, to)
         self._pending.clear()

@@ -266,19 +266,21 @@ def _begins(line: bytes) -> str | None:
 class Enough:
     """Tells when reading back has found what every book begins with."""
 
-    def __init__(self, symbols: Collection[str], most_ns: int, most_bytes: int) -> None:
-        """Expect the books of ``symbols``, but go no further back than ``most_ns`` and ``most_bytes``."""
-        self._missing = {*symbols}
+    def __init__(self, symbols: Collection[str], end: Cursor, most_ns: int, most_bytes: int) -> None:
+        """Expect the books of ``symbols`` up to ``end``, at most ``most_ns`` and ``most_bytes`` back."""
+        self._missing: set[str | None] = {*symbols}
+        self._end = end  # it may lie within an entry: a book that begins after it has another beginning
         self._newest_ns = 0
         self._most_ns = most_ns
         self._left = most_bytes
 
     def __call__(self, entry: Entry) -> bool:
         """Learn of an entry; tell whether it is enough."""
-        for line in reversed(entry.lines):
+        for k in range(entry.k, entry.first - 1, -1):
+            line = entry.lines[k - entry.first]
             self._left -= len(line)
-            if line.startswith(_BOOK) and (symbol := _begins(line)) is not None:
-                self._missing.discard(symbol)
+            if line.startswith(_BOOK) and Cursor(entry.epoch, k) <= self._end:
+                self._missing.discard(_begins(line))
         ts = received(entry.lines[0])
         self._newest_ns = self._newest_ns or ts
         return not self._missing or self._newest_ns - ts > self._most_ns or self._left < 0

@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from actors.chaos.report import Report
-from actors.chaos.stages import LEASE_TTL_S, READS, Watch, agrees, numbered, undisturbed, views
+from actors.chaos.stages import LEASE_TTL_S, READS, Watch, agrees, compare, numbered, views
 from actors.formation import Formation, Unfinished, await_true, free_port
 from actors.model import codec
 from actors.model.events import Cvd, Gap, Level, Trade
@@ -123,8 +123,7 @@ class Place:
     def __init__(self, venue: str, made: Formation, keys: Keys) -> None:
         self.venue = venue
         self.symbols = SYMBOLS[venue]
-        self.partition = Partition(venue, 0)
-        self.watch = Watch(made, keys, self.partition)
+        self.watch = Watch(made, keys, Partition(venue, 0))
 
     def speaks(self, leg: str, after_k: int) -> bool:
         """Whether a leg has written data after number ``after_k`` of raw."""
@@ -204,7 +203,7 @@ class Scenario:
             self._compare(place, plan)
         self._made.close_actors()
         for place in self._places:
-            self._compare_folds(place)
+            compare(place.watch, self._report, has_l1="l1" in _CHANNELS[place.venue])
 
     def _all(self, holds: Callable[[Place], bool]) -> Callable[[], bool]:
         return lambda: all(holds(place) for place in self._places)
@@ -284,15 +283,6 @@ class Scenario:
         report.gaps += gaps
         if plan.legs > 1:
             report.unexplained += gaps  # with two legs there is no reason for one
-
-    def _compare_folds(self, place: Place) -> None:
-        """Compare all that the stages wrote with one fold of what they have folded."""
-        watch = place.watch
-        raw = (line for _, line in numbered(watch.entries("raw")))
-        ends = {role: watch.cursor(role).k for role in READS}
-        expected = undisturbed(place.partition, raw, has_l1="l1" in _CHANNELS[place.venue], ends=ends)
-        for stream, lines in expected.items():
-            self._report.compare(lines, numbered(watch.entries(stream)))
 
 
 def sums_of(trades: Iterable[Mapping[str, str]]) -> tuple[Decimal, Decimal]:

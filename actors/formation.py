@@ -87,6 +87,11 @@ class Child:
         return self.process.pid
 
     @property
+    def role(self) -> str:
+        """The role that it is an instance of."""
+        return self.name.partition(".")[0]
+
+    @property
     def running(self) -> bool:
         """Whether it has not exited."""
         return self.process.poll() is None

@@ -1,4 +1,4 @@
-"""Scenario 3: the forwarder, the master, or both killed while events come in; and the master away for long.
+"""Scenario 4: the forwarder, the master, or both killed while events come in; and the master away for long.
 
 ``events`` and ``books`` are those of an undisturbed fold of generated frames, written as the stages write
 them. Afterwards the master's files must hold, by text, every message that the streams give, once and in

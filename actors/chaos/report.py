@@ -25,11 +25,11 @@ _TIMES = {"recovery_s": "recoveries_s", "master_recovery_s": "master_recoveries_
 class Report:
     """Counts over all scenarios of one run.
 
-    ``events``: how many there were in ``events`` (of the second scenario: trades). ``lost``,
+    ``events``: how many there were in ``events`` (of venues: trades). ``faults``: of the venues. ``lost``,
     ``duplicated``, ``reordered``: lines of the outputs against the undisturbed fold of the same ``raw``.
     ``unexplained``: trades of a venue's tape that are neither in ``events`` nor inside a gap.
     ``books_differing``: published books unlike the truth. ``sums_differing``: cumulative volume deltas unlike
-    the sum of the trades on the tape. ``forwarded``: messages in the master's files, which the third
+    the sum of the trades on the tape. ``forwarded``: messages in the master's files, which the last
     scenario compares with its streams under the same names.
     """
 
@@ -38,6 +38,7 @@ class Report:
     kills: int = 0
     stops: int = 0
     redis_kills: int = 0
+    faults: int = 0
     lost: int = 0
     duplicated: int = 0
     reordered: int = 0

@@ -280,7 +280,7 @@ def chaos(*, seed: int = 1, short: Switch = False, server: Path | None = None, a
     seed:
         Of the market, of who is killed and when.
     short:
-        A tenth of it, in about half a minute.
+        A tenth of it, in about a minute.
     server:
         A Redis or Valkey server; the embedded one unless given.
     """

@@ -29,8 +29,8 @@ FEW = "binance,kraken,okx"  # of the demo's venues: enough for most tests
 PORTS = (6391, 7400, *METRICS.values(), 8766, 9001, 9700)
 
 
-def await_true(what: str, probe: Callable[[], T], within_s: float = 20.0) -> T:
-    """Return the first true answer of ``probe``."""
+def await_true(what: str, probe: Callable[[], T], within_s: float = 60.0) -> T:
+    """Return the first true answer of ``probe``. A crowded machine needs what a quiet one does not."""
     deadline = time.monotonic() + within_s
     while not (answer := probe()):
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
@@ -101,10 +101,7 @@ class Demo:
             assert process.poll() is None, self.said()
             return "Ctrl-C stops everything" in self.said()
 
-        try:
-            await_true("the guide has said all", probe, 30)
-        except AssertionError as e:
-            raise AssertionError(f"{e}\n{self.said()}") from e
+        await_true("the guide has said all", probe)
         return self
 
     def processes(self) -> dict[int, str]:
@@ -131,10 +128,10 @@ class Demo:
         )
 
     def client(self) -> "redis.Redis":
-        return redis.Redis(port=6391 + self.offset, decode_responses=True, socket_timeout=5)
+        return redis.Redis(port=6391 + self.offset, decode_responses=True, socket_timeout=20)
 
     def get(self, path: str, port: int = 9001) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port + self.offset}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port + self.offset}{path}", timeout=20) as answer:
             return answer.read()
 
     def tapeline(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -143,7 +140,7 @@ class Demo:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
 
@@ -175,3 +172,5 @@ def demo(folder: Path, venues: str | None = None) -> Iterator[Demo]:
         yield made
     finally:
         made.close()
+        if made.started:
+            sys.stdout.write(made.said())  # pytest shows it where the test failed

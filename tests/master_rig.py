@@ -21,7 +21,7 @@ KEY = "canary-key-93c1"
 PLACE = ("binance.0", "events")
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
     with anyio.fail_after(within_s):
         while not condition():
             await anyio.sleep(0.005)
@@ -112,5 +112,5 @@ async def master(folder: Path, **settings: Any) -> AsyncIterator[Rig]:
 
 
 async def heard(socket: ClientConnection) -> dict[str, Any]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return json.loads(await socket.recv())

@@ -141,7 +141,7 @@ class Replay:
             if row["dir"] == "in":
                 await self._send(socket, frame_in(row))
             elif row["dir"] == "http" and self.manner.waits:
-                with anyio.fail_after(10):
+                with anyio.fail_after(30):
                     await self._asked[self.manner.asked(row["url"])].wait()
         self.played.set()
 

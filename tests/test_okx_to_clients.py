@@ -95,7 +95,7 @@ async def formation(
 
 
 async def _connected(port: int) -> ClientConnection:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while True:
             try:
                 return await connect(f"ws://127.0.0.1:{port}", proxy=None, compression=None)

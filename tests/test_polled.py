@@ -105,7 +105,7 @@ async def test_each_instrument_is_asked_in_turn_whatever_the_answer(monkeypatch:
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(poll, venue, "open_interest", fetch, write, wanted)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await enough.wait()
         tg.cancel_scope.cancel()
     btc, eth = ("BTC-USDT-PERP", 400), ("ETH-USDT-PERP", 200)
@@ -132,7 +132,7 @@ async def test_a_longer_page_is_asked_for_where_the_last_answer_was_none(monkeyp
     enough = anyio.Event()
     async with anyio.create_task_group() as tg:
         tg.start_soon(poll, venue, "trade", fetch, lambda _question, _reply: None, wanted)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await enough.wait()
         tg.cancel_scope.cancel()
     assert asked[:6] == ["1000", "1000", "500", "500", "1000", "500"]

@@ -112,7 +112,7 @@ def test_a_command_of_the_readme_shows_what_it_promises(running: Demo, command: 
             words, cwd=running.folder, env=env, stdin=subprocess.PIPE, stdout=file, stderr=file
         )
     try:
-        await_true(command, lambda: HERE[command] in out.read_text() or process.poll() is not None, 10)
+        await_true(command, lambda: HERE[command] in out.read_text() or process.poll() is not None)
         assert HERE[command] in out.read_text()
     finally:
         process.kill()

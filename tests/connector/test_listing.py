@@ -45,7 +45,7 @@ async def listed(pages: Pages) -> Listing:
     listing = Listing(bybit_linear.VENUE, rest, store, Keys(), Metrics())
     async with anyio.create_task_group() as tg:
         tg.start_soon(listing.run)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await listing.next()
         tg.cancel_scope.cancel()
     return listing

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from actors.chaos.connectors import Control, sums_of
+from actors.chaos.places import Control, sums_of
 from actors.chaos.stages import agrees
 from actors.config import load
 from actors.model import codec

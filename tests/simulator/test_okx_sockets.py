@@ -38,7 +38,7 @@ async def test_who_hears_and_says_nothing_is_closed_and_a_bare_ping_keeps_awake(
         await it.post("/control/pause")
         await it.post("/control/limits", venue="okx", idle_s=1.5)
         async with it.connect(PUBLIC, "okx") as idle, it.connect(PUBLIC, "okx") as awake:
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while idle.close_code is None:
                     await awake.send("ping")
                     assert await awake.recv() == "pong"

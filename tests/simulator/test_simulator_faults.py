@@ -33,7 +33,7 @@ async def test_gap_leaves_out_frames_of_one_connection_only() -> None:
     async with rig() as it, it.stream(TRADES) as ws, it.stream(TRADES) as other:
         ids = [(await frame(ws))["data"]["t"]]
         await it.fault("gap", symbol="btc/usdt", channel="trade", count=3, connection=1)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(ids) < 2 or ids[-1] == ids[-2] + 1:
                 ids.append((await frame(ws))["data"]["t"])
         assert ids[-1] == ids[-2] + 4
@@ -48,7 +48,7 @@ async def test_a_gap_in_a_book_breaks_its_sequence_once() -> None:
         last: dict[str, int] = {}
         jumps: list[str] = []
         asked, more = False, 12
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while more:
                 data = (await frame(ws))["data"]
                 if data["U"] != last.get(data["s"], data["U"] - 1) + 1:
@@ -115,7 +115,7 @@ async def test_frames_that_are_no_text_or_no_utf8() -> None:
     async with rig() as it:
         async with it.stream(TRADES) as ws:
             await it.fault("corrupt", how="binary")
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while isinstance(await ws.recv(), str):
                     pass
                 assert isinstance(await ws.recv(), str)
@@ -130,7 +130,7 @@ async def test_frames_that_are_no_text_or_no_utf8() -> None:
 async def test_an_oversized_frame() -> None:
     async with rig() as it, it.stream(TRADES) as ws:
         await it.fault("oversize", size=300_000)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             sizes = [len(await ws.recv())]
             while sizes[-1] <= 1_000:
                 sizes.append(len(await ws.recv()))
@@ -142,7 +142,7 @@ async def test_a_crossed_book_carries_a_bid_above_the_best_ask() -> None:
     async with rig() as it, it.stream(DEPTH) as ws:
         await it.fault("crossed", symbol="BTC-USDT")
         crossed = [False]
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not any(crossed[:-2]):  # two more after it
                 data = (await frame(ws))["data"]
                 truth = await it.get("/control/truth", symbol="BTC-USDT", seq=data["u"], depth=1)
@@ -156,7 +156,7 @@ async def test_silence_withholds_what_it_names_and_ends() -> None:
         await frame(ws)
         asked = await it.fault("silence", symbol="BTC-USDT", for_s=30)
         seen = ["BTCUSDT"]
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while "BTCUSDT" in seen[-60:]:  # the first may have been on their way
                 seen.append((await frame(ws))["data"]["s"])
         await ws.ping()
@@ -265,7 +265,7 @@ async def test_a_schedule_comes_in_its_time_and_can_be_called_off() -> None:
         waiting = (await it.get("/control/faults"))["waiting"]
         assert [each["id"] for each in waiting] == [ids[0], ids[0], ids[1]]
         seen: list[int] = []
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while sum(before == after for before, after in pairwise(seen)) < 2:
                 seen.append((await frame(ws))["data"]["t"])
         it.simulator.clear(ids[1])

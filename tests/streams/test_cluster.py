@@ -87,7 +87,7 @@ async def test_partitions_on_three_masters_are_folded_exactly(tmp_path: Path, se
                 appender = await appending(connection, client, p)
                 for n in range(20):
                     await appender.append([f"0 - f w{n}.{i}".encode() for i in range(5)])
-                with anyio.fail_after(15):
+                with anyio.fail_after(30):
                     while (await newest(connection, KEYS, p, "events")).k < 100:
                         await anyio.sleep(0.02)
                 assert (await newest(connection, KEYS, p, "events")).k == 100

@@ -99,6 +99,15 @@ class Control:
         """Return every trade of the tape, from number ``first`` on."""
         return self.get("tape", venue=venue, symbol=symbol, first=first)["trades"]
 
+    def tape(self, venue: str, symbol: str, first: int) -> dict[int, dict[str, str]]:
+        """Return every trade from id ``first`` on, by id, of a venue whose ids are contiguous."""
+        return {int(trade["id"]): trade for trade in self.trades(venue, symbol, first)}
+
+    def last_trades(self, venue: str) -> dict[str, int]:
+        """Return the number of each symbol's last trade."""
+        symbols = self.get("status")["venues"][venue]["symbols"]
+        return {symbol: symbols[symbol]["last_trade"] for symbol in symbols}
+
 
 class Trades(NamedTuple):
     """What ``events`` says of the trades of one symbol."""
@@ -168,8 +177,7 @@ class Place:
         """Return the venue's trades of a symbol; where ids are contiguous from the first that was seen."""
         if not self.contiguous:
             return {trade["id"]: trade for trade in self._control.trades(self.venue, symbol)}
-        first = min(int(each) for each in trades.seen)
-        return {int(trade["id"]): trade for trade in self._control.trades(self.venue, symbol, first)}
+        return {**self._control.tape(self.venue, symbol, min(int(each) for each in trades.seen))}
 
     def arrived(self) -> bool:
         """Whether the last trade of each tape has come, or is inside a gap."""

@@ -1,9 +1,9 @@
 """What stands in the streams of the simulator's venues, and what the simulator knows of them."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from time import sleep
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -100,7 +100,7 @@ class Control:
         return self.get("tape", venue=venue, symbol=symbol, first=first)["trades"]
 
     def tape(self, venue: str, symbol: str, first: int) -> dict[int, dict[str, str]]:
-        """Return every trade from id ``first`` on, by id, of a venue whose ids are contiguous."""
+        """Return every trade from id ``first`` on, by id, where ids are contiguous."""
         return {int(trade["id"]): trade for trade in self.trades(venue, symbol, first)}
 
     def last_trades(self, venue: str) -> dict[str, int]:
@@ -164,14 +164,19 @@ class Place:
         for event in self._found():
             symbol = event.symbol or ""
             if isinstance(event, Trade):
-                first, last = span(event) if self.contiguous else (0, 0)
-                seen[symbol].update(range(first, last + 1) if self.contiguous else [event.id])
+                seen[symbol].update(self._ids(event))
             elif event.channel == "trade" and symbol in seen:
                 gaps[symbol] += not event.filled
                 if self.contiguous and event.first and event.last:
                     hole = (int(event.first), int(event.last))
                     holes[symbol].remove(hole) if event.filled else holes[symbol].append(hole)
         return {symbol: Trades(seen[symbol], holes[symbol], gaps[symbol]) for symbol in self.symbols}
+
+    def _ids(self, trade: Trade) -> Iterable[Id]:
+        if not self.contiguous:
+            return [trade.id]
+        first, last = span(trade)
+        return range(first, last + 1)
 
     def tape(self, symbol: str, trades: Trades) -> Tape:
         """Return the venue's trades of a symbol; where ids are contiguous from the first that was seen."""
@@ -239,7 +244,7 @@ def calm(places: Sequence[Place], control: Control) -> None:
         except Unfinished:
             holes = {symbol: trades.holes for symbol, trades in place.trades().items()}
             log.info("chaos_gaps_stay_open", venue=place.venue, gaps=holes)
-    sleep(1.0)
+    time.sleep(1.0)
     await_true("all is folded", all_of(places, Place.folded), 30, 0.1)
 
 

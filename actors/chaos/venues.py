@@ -1,4 +1,4 @@
-"""Scenario 3: all venues of the demo at once, whatever can go wrong at them, and any actor killed meanwhile.
+"""Scenario 3: all venues of the demo at once, with faults, and any actor killed meanwhile.
 
 Faults come at random: frames dropped, doubled, swapped, damaged, with crossed books or wrong checksums,
 connections closed, reset or silent, snapshots that are old, subscriptions that are refused. When they have

@@ -25,10 +25,14 @@ _BARRING: Final[Mapping[int, float]] = {429: 15.0, 418: 120.0, 403: 60.0}
 
 
 class Reply(NamedTuple):
-    """What came back. ``status`` 0: nothing did, and ``body`` says why."""
+    """What came back. ``status`` 0: nothing did, and ``body`` says why.
+
+    ``reached``: somebody took the connection, so that the venue may have counted the request.
+    """
 
     status: int
     body: bytes
+    reached: bool = True
 
     @property
     def text(self) -> str:
@@ -95,8 +99,11 @@ class Rest:
         Waits for the budget, and for as long as the venue has asked everybody to wait. None, and nothing
         was asked, when it was not ``wanted`` any more after that.
         """
-        await self._limit.take("weight", request.weight, self._venue.limits.weight_per_minute)
-        return await self._ask(request, most_bytes) if wanted() else None
+        taken = await self._limit.take("weight", request.weight, self._venue.limits.weight_per_minute)
+        reply = await self._ask(request, most_bytes) if wanted() else None
+        if reply is None or not reply.reached:
+            await self._limit.give_back("weight", request.weight, taken)
+        return reply
 
     async def _ask(self, request: Request, most_bytes: int) -> Reply:
         self._metrics.count("tapeline_rest_requests_total", venue=self._venue.name, reason=request.op)
@@ -134,7 +141,8 @@ async def ask(
     except aiohttp.ClientConnectorError as e:
         refused = isinstance(e.os_error, ConnectionRefusedError)  # its text only repeats the address
         why = "refused" if refused else e.os_error.strerror or type(e.os_error).__name__
-        reply = Reply(0, f"no connection to {e.host}:{e.port}: {why}".encode())
+        text = f"no connection to {e.host}:{e.port}: {why}"
+        reply = Reply(0, text.encode(), reached=isinstance(e, aiohttp.ClientSSLError))
     except (aiohttp.ClientError, OSError, ValueError) as e:
         # ValueError: a URL or header that cannot be. The rest is the network and what it brings.
         reply = Reply(0, f"{type(e).__name__}: {e}".encode())

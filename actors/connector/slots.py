@@ -136,7 +136,7 @@ class Slot:
         """Make one attempt; return the link, or None and the least time to wait."""
         side = self._side
         await until(lambda: side.room.roomy)  # Redis is away or slow: more sockets would only overflow
-        await side.limit.take("connect", 1, side.venue.limits.connects_per_minute)
+        taken = await side.limit.take("connect", 1, side.venue.limits.connects_per_minute)
         link = Link(side, self._sink, self._leg, self._planned.url, self._wake)
         if self.link is not None and not self.link.ended.is_set():
             self.old = self.link
@@ -147,6 +147,8 @@ class Slot:
             await link.open()
         except Refused as e:
             self.link, self.old = self.old, None
+            if not e.reached:
+                await side.limit.give_back("connect", 1, taken)
             seconds = bar_s(e.status, e.retry_after_s)
             if seconds is not None:
                 await side.limit.bar("connect", seconds)

@@ -6,6 +6,7 @@ frame of 180 bytes, the line for ``raw`` included, against 4.8 through ``recv(de
 """
 
 from functools import partial
+from ssl import SSLError
 from typing import Any, Final, Protocol, cast
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -49,15 +50,23 @@ class Refused(Exception):
         status: HTTP status of the answer, or None.
         retry_after_s: What the venue asks to wait, or None.
         cause: A word of a closed set, for metrics.
+        reached: Somebody took the connection, so that the venue may have counted the attempt.
     """
 
     def __init__(
-        self, cause: str, reason: str, status: int | None = None, retry_after_s: float | None = None
+        self,
+        cause: str,
+        reason: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        *,
+        reached: bool = True,
     ) -> None:
         super().__init__(reason)
         self.cause = cause
         self.status = status
         self.retry_after_s = retry_after_s
+        self.reached = reached
 
 
 class Socket(ClientConnection):
@@ -152,11 +161,11 @@ def address(handshake: Handshake, planned: str, reply: Reply, unique: str) -> st
     """
     if reply.status != 200:
         status = f"HTTP {reply.status}: " if reply.status else ""
-        raise Refused("handshake", f"before dialing: {status}{reply.text[:200]}")
+        raise Refused("handshake", f"before dialing: {status}{reply.text[:200]}", reached=False)
     try:
         return handshake.url(planned, reply.body, unique)
     except Unparseable as e:
-        raise Refused("handshake", f"before dialing: {e}") from e
+        raise Refused("handshake", f"before dialing: {e}", reached=False) from e
 
 
 async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
@@ -193,9 +202,11 @@ async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
     except TimeoutError as e:
         raise Refused("timeout", f"no answer within {OPEN_S:g} s") from e
     except OSError as e:
-        raise Refused("unreachable", e.strerror or str(e) or type(e).__name__) from e
+        reached = isinstance(e, SSLError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
+        reason = e.strerror or str(e) or type(e).__name__
+        raise Refused("unreachable", reason, reached=reached) from e
     except ValueError as e:  # a host that cannot be
-        raise Refused("unreachable", _unsaid(str(e), url)) from e
+        raise Refused("unreachable", _unsaid(str(e), url), reached=False) from e
     except WebSocketException as e:
         raise Refused("handshake", _unsaid(str(e), url)) from e
     return cast("Socket", opened)

@@ -1,10 +1,11 @@
--- Take from one of an address' budgets at a venue, or bar it for a while; by the server's clock.
+-- Take from one of an address' budgets at a venue, give back, or bar it for a while; by the server's clock.
 --
 -- KEYS[1]  limit:<venue>:<egress>  hash, expires: <budget>:<server s> what was taken in that second,
 --          bar:<budget> server ms until which nothing may be taken. Owner: this script.
 -- ARGV     take  2 budget   3 how much   4 the most in a window   5 window in s
+--          back  2 budget   3 how much   4 the second that take told of
 --          bar   2 budget   3 ms from now; a shorter bar never replaces a longer one
--- Returns  ms to wait before asking again; 0: it is taken
+-- Returns  {ms to wait before asking again, 0: it is taken; the server's second}
 --
 -- The window rolls: what was taken in a second counts until window + 1 s after that second began, so no
 -- span of that length ever holds more than the most, wherever it begins.
@@ -13,6 +14,16 @@ local time = redis.call('TIME')
 local second, now = tonumber(time[1]), time[1] * 1000 + math.floor(time[2] / 1000)
 local bar_field = 'bar:' .. budget
 local barred = tonumber(redis.call('HGET', KEYS[1], bar_field) or '0')
+
+if verb == 'back' then
+  -- Out of the second it was taken in: anywhere else it would leave room for more than the most for a while.
+  local slot = budget .. ':' .. ARGV[4]
+  local spent = tonumber(redis.call('HGET', KEYS[1], slot) or '0')
+  if spent > 0 then
+    redis.call('HINCRBY', KEYS[1], slot, string.format('%.0f', -math.min(spent, tonumber(ARGV[3]))))
+  end
+  return {0, second}
+end
 
 local function keep(ms)
   if redis.call('PTTL', KEYS[1]) < ms then
@@ -26,11 +37,11 @@ if verb == 'bar' then
     redis.call('HSET', KEYS[1], bar_field, string.format('%.0f', till))
     keep(tonumber(ARGV[3]) + 1000)
   end
-  return math.max(0, math.max(till, barred) - now)
+  return {math.max(0, math.max(till, barred) - now), second}
 end
 
 if barred > now then
-  return barred - now
+  return {barred - now, second}
 end
 local cost, most, window = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 cost = math.min(cost, most)
@@ -55,10 +66,10 @@ if spent + cost > most then
   for _, slot in ipairs(taken) do
     spent = spent - slot[2]
     if spent + cost <= most then
-      return math.max(1, (slot[1] + window + 1) * 1000 - now)
+      return {math.max(1, (slot[1] + window + 1) * 1000 - now), second}
     end
   end
 end
 redis.call('HINCRBY', KEYS[1], budget .. ':' .. time[1], string.format('%.0f', cost))
 keep((window + 2) * 1000)
-return 0
+return {0, second}

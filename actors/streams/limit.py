@@ -29,23 +29,32 @@ class Limit:
         self._window_s = window_s
         self._key = keys.limit(venue, egress)
 
-    async def take(self, budget: Budget, cost: int, most: int) -> None:
-        """Wait until ``cost`` of ``most`` in a window is ours to spend, and until no bar holds."""
+    async def take(self, budget: Budget, cost: int, most: int) -> int:
+        """Wait until ``cost`` of ``most`` in a window is ours to spend, and until no bar holds.
+
+        Returns:
+            When it was taken, for ``give_back``: a second of the server's clock.
+        """
         while True:
-            wait_ms = await self._ask("take", budget, cost, most, self._window_s)
+            wait_ms, second = await self._ask("take", budget, cost, most, self._window_s)
             if wait_ms == 0:
-                return
+                return second
             # Jitter: those who wait for the same second do not come back in the same millisecond.
             await anyio.sleep(wait_ms / 1000 + random.uniform(0, 0.1))
+
+    async def give_back(self, budget: Budget, cost: int, taken: int) -> None:
+        """Let others have what was taken and not spent: the venue was never reached."""
+        await self._ask("back", budget, cost, taken)
 
     async def bar(self, budget: Budget, seconds: float) -> None:
         """Let nobody spend of ``budget`` for ``seconds``; a longer bar stays."""
         await self._ask("bar", budget, int(seconds * 1000))
 
-    async def _ask(self, *args: str | int) -> int:
+    async def _ask(self, *args: str | int) -> tuple[int, int]:
         while True:
             try:
-                return int(await _LIMIT.by(self._client, [self._key], args))
+                wait_ms, second = await _LIMIT.by(self._client, [self._key], args)
+                return int(wait_ms), int(second)
             except FAULTS as e:
                 if not is_passing(e):
                     raise

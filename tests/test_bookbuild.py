@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from actors.model import codec
 from actors.model.events import (
@@ -283,6 +284,16 @@ def test_dropped_frames_end_a_book_only_where_no_sequence_would_show_them():
     desk = Desk(BookRule(snapshot="rest", join="none", chain="none", verified="none"))
     desk.join()
     assert brief(desk.take(gap)) == ["snapshot resyncing"]
+
+
+def test_a_book_that_may_lack_a_change_resyncs_and_no_other():
+    desk = Desk(BookRule(snapshot="rest", join="none", chain="none", verified="none"))
+    desk.join()
+    gap = Gap("binance", "BTC-USDT", None, desk.now, None, "book", "sequence", None, None, conn="a.9")
+    assert desk.take(gap) == []
+    told = desk.take(replace(gap, conn="a.1"))
+    assert brief(told) == ["gap sequence 100-None", "snapshot resyncing"]
+    assert [request.op for request in desk.asked()][-1:] == ["snapshot"]
 
 
 # Connections

@@ -16,12 +16,13 @@ from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.stages.normalize.marks import MOST_HOLES
-from actors.venues import binance
+from actors.venues import binance, coinbase
 from actors.venues.base import Acked, Answer, Channel, Decoded, Item, Latest, Missed, Scratch, Venue
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "ETHUSDT", "ETH", "USDT")
 KNOWN = {known.symbol: known for known in (BTC, ETH)}
+COINBASE = {"BTC-USD": Instrument("BTC-USD", "BTC-USD", "BTC", "USD")}
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 ALL: tuple[Channel, ...] = ("trade", "book", "l1", "ticker")
@@ -596,6 +597,50 @@ def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_tra
     feed.trade("a.1", 5)
     feed.say("a.1", "f", b"{")  # here the next id tells
     assert not feed.of(Gap)
+
+
+def test_where_no_later_change_would_tell_a_frame_that_cannot_be_read_may_have_been_a_book_s() -> None:
+    feed = Feed(replace(binance.VENUE, book_rule=replace(binance.VENUE.book_rule, chain="none")))
+    feed.open("a.1", "book", "trade")
+    feed.open("b.1", "book")
+    feed.open("b.2", "book", symbol="ETH-USDT")
+    feed.say("b.1", "s", binance.subscribe([("book", "ETH-USDT")], KNOWN, 99)[0])
+
+    def lost(conn: str, frame: bytes) -> list[tuple[str | None, str | None]]:
+        feed.say(conn, "f", frame)
+        return [(gap.symbol, gap.conn) for gap in feed.of(Gap) if gap.channel == "book"]
+
+    assert lost("a.1", b"{") == [("BTC-USDT", "a.1")]
+    assert lost("b.1", b"{") == [("BTC-USDT", "b.1"), ("ETH-USDT", "b.1")]  # of either
+    assert lost("b.1", b'{"s":"ETHUSDT","u":') == [("ETH-USDT", "b.1")]  # it names one
+    assert lost("b.1", b'{"s":"ETHUSDT') == [
+        ("BTC-USDT", "b.1"),
+        ("ETH-USDT", "b.1"),
+    ]  # or the half of another
+    assert lost("b.1", b'{"s":"BTCUSDT-PERP","') == [("BTC-USDT", "b.1"), ("ETH-USDT", "b.1")]
+    feed = Feed()
+    feed.open("a.1", "book")
+    assert lost("a.1", b"{") == []  # here the next number tells
+
+
+@pytest.mark.parametrize(
+    ("frame", "channels"),
+    [
+        (b'{"type":"l2update","product_id":"BTC-USD","changes":[["buy",null,"1"]]}', ["book"]),
+        (b'{"type":"ticker","product_id":"BTC-USD","price":null}', []),
+        (b'{"type":"match","product_id":"BTC-USD","price":null}', []),  # its ids tell
+        (b'{"type":"l2up', ["book"]),
+    ],
+)
+def test_a_frame_that_cannot_be_read_takes_no_more_than_its_own_channel(
+    frame: bytes, channels: list[str]
+) -> None:
+    feed = Feed(coinbase.VENUE)
+    feed.say("a.*", "i", COINBASE["BTC-USD"])
+    feed.say("a.1", "o", b"ws://x")
+    feed.say("a.1", "s", coinbase.subscribe([("book", "BTC-USD"), ("trade", "BTC-USD")], COINBASE, 1)[0])
+    feed.say("a.1", "f", frame)
+    assert [gap.channel for gap in feed.of(Gap)] == channels
 
 
 def test_a_quiet_channel_that_its_successor_has_acknowledged_leaves_no_gap() -> None:

@@ -369,6 +369,29 @@ def test_a_blind_rule_takes_whatever_is_not_older():
     assert book.delta() == "applied"
 
 
+def test_what_may_lack_a_change_begins_anew():
+    book = joined(BLIND)
+    assert book.sync.doubt(book.now) == "lost"
+    assert book.sync.fault == Fault("sequence", "100", None, "a frame could not be read")
+    assert book.ask()
+    assert book.snapshot(120) == "kept"  # perhaps of before the frame that could not be read
+    assert not book.sync.joined
+    book.delta(None, 130, bids=[("97", "5")])
+    book.wait(2)
+    assert book.ask()
+    assert book.snapshot(140) == "joined"
+    assert book.levels == (BIDS, ASKS)
+    book = Book(BLIND)
+    book.delta(None, 100)
+    assert book.sync.doubt(book.now) == "kept"
+    assert book.sync.dump().buffer == []
+    stream = Book(replace(POINTER, join="none", chain="none"))
+    stream.snapshot(100)
+    assert stream.sync.doubt(stream.now) == "lost"
+    assert stream.ask()
+    assert stream.snapshot(101) == "joined"
+
+
 def test_without_numbers_that_touch_a_snapshot_older_than_what_was_seen_is_asked_for_again():
     book = Book(BLIND)
     book.delta(None, 150)

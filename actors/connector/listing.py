@@ -102,7 +102,8 @@ class Listing:
                 found.update((row.symbol, row) for row in rows if isinstance(row, Instrument))
                 unusable.update((row.symbol, row.reason) for row in rows if isinstance(row, Unusable))
         if not found:
-            raise Unlisted(None, "the venue lists none")
+            why = next((f": {reason}" for reason in unusable.values()), "")
+            raise Unlisted(None, f"the venue lists none that can be used{why}")
         self._complain(unusable)
         return found
 

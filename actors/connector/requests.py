@@ -40,6 +40,7 @@ _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
 
 _decoder = msgspec.json.Decoder(ControlRequest)
 _encoder = msgspec.json.Encoder()
+_Subject = tuple[str, str | None, str | None]  # operation, connection, symbol
 
 
 class _Open(NamedTuple):
@@ -83,6 +84,7 @@ class Requests:
         self._hot = hot
         self._born = born
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._waiting: set[_Subject] = set()  # of snapshots whose turn has not come
         self._open: deque[_Open] = deque()
         self._slot_free = anyio.Event()
         self._moved = anyio.Event()
@@ -216,7 +218,14 @@ class Requests:
         except ValueError as e:  # a range that is no range of ids
             log.warning("request_not_served", partition=str(self._partition), id=request.id, reason=str(e))
             return None
-        reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
+        if _subject(request) in self._waiting:
+            return None  # that one waits for the budget still: its answer will be newer than this request
+        if request.op == "snapshot":
+            self._waiting.add(_subject(request))
+        try:
+            reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
+        finally:
+            self._waiting.discard(_subject(request))
         return None if reply is None else self._write(request, question, reply)
 
     def _question(self, request: ControlRequest) -> Request:
@@ -240,6 +249,8 @@ class Requests:
         raise ValueError(f"{self._venue.name} has no {request.op}")
 
     def _is_wanted(self, request: ControlRequest) -> bool:
+        """Tell whether its answer would still be of use, now that it is its turn."""
+        self._waiting.discard(_subject(request))
         return request.conn is None or self._link(request.conn) is not None
 
     def _write(self, request: ControlRequest, question: Request, reply: Reply) -> int:
@@ -258,6 +269,10 @@ class Requests:
 
 
 _Serve = Callable[[ControlRequest], Awaitable[int | None]]
+
+
+def _subject(request: ControlRequest) -> _Subject:
+    return request.op, request.conn, request.symbol
 
 
 def _matches(item: Item, request: ControlRequest) -> bool:

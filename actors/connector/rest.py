@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -11,7 +12,7 @@ from aiohttp import ClientSession, ClientTimeout
 from actors.config.judge import is_loopback
 from actors.runtime.metrics import Metrics
 from actors.streams.limit import Limit
-from actors.venues.base import Answer, Endpoints, Request, Venue
+from actors.venues.base import Answer, Endpoints, Limits, Request, Venue
 
 USER_AGENT: Final = "tapeline"
 TIMEOUT_S: Final = 10.0  # FAULTS V19
@@ -19,9 +20,9 @@ MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a book of 5,000 levels a side is 
 MOST_LISTING_BYTES: Final = 64 * 1024 * 1024  # chosen: Binance lists its instruments in some 10 MB
 _MOST_COMPLAINT: Final = 2000  # characters kept of an answer that is no answer: 403 brings whole pages
 _MOST_WAIT_S: Final = 3 * 86400.0  # documented: the longest ban (Binance)
-# Statuses that say "stop asking", and how long where the answer does not say. 418: the address is
-# banned (Binance); 403: a web firewall took offence.
-_BARRING: Final[Mapping[int, float]] = {429: 15.0, 418: 120.0, 403: 60.0}
+# Statuses that say "stop asking", and how long where neither the answer nor the venue says. 418: the
+# address is banned (Binance); 412: too much was asked (Bitrue).
+_BARRING: Final[Mapping[int, float]] = {429: 15.0, 412: 15.0, 418: 120.0, 403: 60.0}
 
 
 class Reply(NamedTuple):
@@ -60,11 +61,13 @@ def retry_after(text: str | None) -> float | None:
     return min(max(0.0, seconds), _MOST_WAIT_S) if seconds == seconds else None  # noqa: PLR0124 - not NaN
 
 
-def bar_s(status: int | None, wait_s: float | None) -> float | None:
+def bar_s(status: int | None, wait_s: float | None, limits: Limits) -> float | None:
     """Return how long this status forbids to ask again, None when it does not."""
     if status is None or (status not in _BARRING and wait_s is None):
         return None
-    return wait_s if wait_s is not None else _BARRING[status]
+    if wait_s is not None:
+        return wait_s
+    return limits.forbidden_s if status == HTTPStatus.FORBIDDEN else _BARRING[status]
 
 
 def session_to(url: str) -> ClientSession:
@@ -99,7 +102,9 @@ class Rest:
         Waits for the budget, and for as long as the venue has asked everybody to wait. None, and nothing
         was asked, when it was not ``wanted`` any more after that.
         """
-        taken = await self._limit.take("weight", request.weight, self._venue.limits.weight_per_minute)
+        limits = self._venue.limits
+        weights = limits.weight_per_minute, limits.weight_per_s
+        taken = await self._limit.take("weight", request.weight, *weights)
         reply = await self._ask(request, most_bytes) if wanted() else None
         if reply is None or not reply.reached:
             await self._limit.give_back("weight", request.weight, taken)
@@ -117,10 +122,10 @@ class Rest:
         return reply
 
     async def _heed(self, status: int, wait_s: float | None) -> None:
-        seconds = bar_s(status, wait_s)
+        seconds = bar_s(status, wait_s, self._venue.limits)
         if seconds is not None:
             await self._limit.bar("weight", seconds)
-            if status != 429:
+            if status not in (429, 412):
                 await self._limit.bar("connect", seconds)  # the address, not the pace, is what is refused
 
 

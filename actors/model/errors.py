@@ -7,4 +7,12 @@
 
 
 class Unparseable(ValueError):
-    """A frame, body or line that does not mean what its channel promises. Says what and where."""
+    """A frame, body or line that does not mean what its channel promises. Says what and where.
+
+    Attributes:
+        channel: What alone may be lost with it, None where that is not known.
+    """
+
+    def __init__(self, reason: str, channel: str | None = None) -> None:
+        super().__init__(reason)
+        self.channel = channel

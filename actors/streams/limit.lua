@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  limit:<venue>:<egress>  hash, expires: <budget>:<server s> what was taken in that second,
 --          bar:<budget> server ms until which nothing may be taken. Owner: this script.
--- ARGV     take  2 budget   3 how much   4 the most in a window   5 window in s
+-- ARGV     take  2 budget   3 how much   then pairs: the most in a window, window in s; the longest last
 --          back  2 budget   3 how much   4 the second that take told of
 --          bar   2 budget   3 ms from now; a shorter bar never replaces a longer one
 -- Returns  {ms to wait before asking again, 0: it is taken; the server's second}
@@ -43,33 +43,33 @@ end
 if barred > now then
   return {barred - now, second}
 end
-local cost, most, window = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-cost = math.min(cost, most)
-local taken, spent, old = {}, 0, {}
+local cost, longest = tonumber(ARGV[3]), tonumber(ARGV[#ARGV])
+local taken, old = {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local name, at = string.match(fields[i], '^(.*):(%d+)$')
   if name == budget then
-    if tonumber(at) < second - window then
+    if tonumber(at) < second - longest then
       old[#old + 1] = fields[i]
     else
       taken[#taken + 1] = {tonumber(at), tonumber(fields[i + 1])}
-      spent = spent + tonumber(fields[i + 1])
     end
   end
 end
 if #old > 0 then
   redis.call('HDEL', KEYS[1], unpack(old))
 end
-if spent + cost > most then
-  table.sort(taken, function(a, b) return a[1] < b[1] end)
-  for _, slot in ipairs(taken) do
-    spent = spent - slot[2]
-    if spent + cost <= most then
+table.sort(taken, function(a, b) return a[1] > b[1] end)
+for i = 4, #ARGV, 2 do
+  local most, window = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+  local spent = math.min(cost, most)
+  for _, slot in ipairs(taken) do -- newest first: the one that is too much has to leave the window
+    spent = spent + slot[2]
+    if slot[1] >= second - window and spent > most then
       return {math.max(1, (slot[1] + window + 1) * 1000 - now), second}
     end
   end
 end
 redis.call('HINCRBY', KEYS[1], budget .. ':' .. time[1], string.format('%.0f', cost))
-keep((window + 2) * 1000)
+keep((longest + 2) * 1000)
 return {0, second}

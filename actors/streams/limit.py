@@ -29,14 +29,21 @@ class Limit:
         self._window_s = window_s
         self._key = keys.limit(venue, egress)
 
-    async def take(self, budget: Budget, cost: int, most: int) -> int:
+    async def take(self, budget: Budget, cost: int, most: int, per_s: int | None = None) -> int:
         """Wait until ``cost`` of ``most`` in a window is ours to spend, and until no bar holds.
+
+        Args:
+            budget: Of what.
+            cost: How much.
+            most: In any window.
+            per_s: In any second; None: as ``most``.
 
         Returns:
             When it was taken, for ``give_back``: a second of the server's clock.
         """
+        windows = [most, self._window_s] if per_s is None else [per_s, 1, most, self._window_s]
         while True:
-            wait_ms, second = await self._ask("take", budget, cost, most, self._window_s)
+            wait_ms, second = await self._ask("take", budget, cost, *windows)
             if wait_ms == 0:
                 return second
             # Jitter: those who wait for the same second do not come back in the same millisecond.

@@ -210,14 +210,21 @@ class BookRule(msgspec.Struct, frozen=True):
     open_end: bool = False
     verified: Verified = "sequence"
 
+    @property
+    def blind(self) -> bool:
+        """No later frame shows for sure that a change is missing: a checksum is only of the best levels."""
+        return self.snapshot != "every" and self.chain == "none"
+
 
 class Limits(msgspec.Struct, frozen=True):
     """A venue's limits, each from its sheet.
 
     ``lifetime_s``: the venue cuts a connection at this age; ours is replaced before. ``frames_per_s``:
     what we may send on one connection. ``weight_per_minute``: REST budget of one address.
-    ``connects_per_minute``: connection attempts of one address. ``subscriptions_per_hour``: frames that
-    subscribe or end it, on one connection; at the last of them it is replaced.
+    ``connects_per_minute``: connection attempts of one address. ``weight_per_s``, ``connects_per_s``: in
+    any second of it, where the venue counts so finely. ``subscriptions_per_hour``: frames that subscribe or
+    end it, on one connection; at the last of them it is replaced. ``forbidden_s``: how long an address that
+    is told 403 stays away.
     """
 
     items_per_connection: int
@@ -227,6 +234,9 @@ class Limits(msgspec.Struct, frozen=True):
     lifetime_s: float | None = None
     max_frame_bytes: int = 4 * 1024 * 1024
     subscriptions_per_hour: int | None = None
+    weight_per_s: int | None = None
+    connects_per_s: int | None = None
+    forbidden_s: float = 60.0  # chosen: a web firewall took offence
 
 
 class Poll(msgspec.Struct, frozen=True):
@@ -280,20 +290,27 @@ def read(what: str, decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw)
 
 
 def decoding(
-    what: str, kind: type[T], make: Callable[[T, Scratch], R], *, strict: bool = True
+    what: str,
+    kind: type[T],
+    make: Callable[[T, Scratch], R],
+    *,
+    strict: bool = True,
+    channel: Channel | None = None,
 ) -> Callable[[bytes | msgspec.Raw, Scratch], R]:
     """Return what reads a text as ``kind``, as ``read`` does, and gives what ``make`` makes of it.
 
-    For tables that say what to do with which frame.
+    For tables that say what to do with which frame. ``channel``: all that is lost if it cannot be read.
     """
     decode = msgspec.json.Decoder(kind, strict=strict).decode
 
     def decoded(text: bytes | msgspec.Raw, scratch: Scratch) -> R:
         try:
-            said = decode(text)
+            return make(decode(text), scratch)
+        except Unparseable as e:
+            e.channel = channel
+            raise
         except _WRONG as e:
-            raise Unparseable(f"{what}: {e}") from e
-        return make(said, scratch)
+            raise Unparseable(f"{what}: {e}", channel) from e
 
     return decoded
 

@@ -13,7 +13,7 @@ Source: bitstamp.net, WebSocket API v2 and HTTP API order_book, trading-pairs-in
 against captures of 2022 to 2026.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 
@@ -144,6 +144,12 @@ def _diff(data: msgspec.Raw, symbol: str, scratch: Scratch) -> BookDelta:
     return BookDelta(NAME, symbol, at * US, scratch.recv, at, scratch.conn, bids, asks, last_seq=at)
 
 
+_MAKERS: Final[Sequence[tuple[Channel, str, Callable[[msgspec.Raw, str, Scratch], Event]]]] = (
+    ("book", "data", _diff),
+    ("trade", "trade", _trade),
+)
+
+
 def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     """Return what one frame says.
 
@@ -171,15 +177,16 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
 
 
 def _of_channel(said: _Frame, scratch: Scratch) -> Decoded:
-    if said.channel.startswith(STREAMS["book"]) and said.event == "data":
-        return _diff(said.data, _symbol(said.channel, STREAMS["book"], scratch), scratch)
-    if said.channel.startswith(STREAMS["trade"]) and said.event == "trade":
-        return _trade(said.data, _symbol(said.channel, STREAMS["trade"], scratch), scratch)
+    for channel, event, make in _MAKERS:
+        stream = STREAMS[channel]
+        if said.channel.startswith(stream) and said.event == event:
+            symbol = symbol_of(said.channel[len(stream) :], scratch)  # which may have a "_" of its own
+            try:
+                return make(said.data, symbol, scratch)
+            except Unparseable as e:
+                e.channel = channel
+                raise
     return Ignored("unknown_channel")
-
-
-def _symbol(channel: str, stream: str, scratch: Scratch) -> str:
-    return symbol_of(channel[len(stream) :], scratch)  # not after the last "_": ids are the venue's
 
 
 def _item(channel: str, scratch: Scratch) -> Item | None:

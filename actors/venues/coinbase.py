@@ -256,11 +256,11 @@ def _status(_frame: bytes, _scratch: Scratch) -> list[Decoded]:
 _OPENING: Final = b'{"type":"'
 _NAME: Final = len(_OPENING)
 _TYPES: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
-    b"l2update": decoding("l2update", _Update, _update),
-    b"match": decoding("match", _Match, _match),
-    b"ticker": decoding("ticker", _Ticker, _ticker),
+    b"l2update": decoding("l2update", _Update, _update, channel="book"),
+    b"match": decoding("match", _Match, _match, channel="trade"),
+    b"ticker": decoding("ticker", _Ticker, _ticker, channel="ticker"),
     b"heartbeat": decoding("heartbeat", _Heartbeat, _heartbeat),
-    b"snapshot": decoding("snapshot", _Snapshot, _snapshot),
+    b"snapshot": decoding("snapshot", _Snapshot, _snapshot, channel="book"),
     b"last_match": decoding("last_match", _LastMatch, _last_match),
     b"subscriptions": decoding("subscriptions", _Subscriptions, _subscriptions),
     b"error": decoding("error", _Error, _error),

@@ -12,7 +12,7 @@ import msgspec
 from actors.model.decimals import decimal_text, is_zero, plain_quote, price_text, size_text
 from actors.model.errors import Unparseable
 from actors.model.events import Channel
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Answer,
     Connection,
@@ -168,6 +168,26 @@ def spot(
     """Return a spot pair, whose codes may be in either case."""
     base, quote = base.upper(), quote.upper()
     return Instrument(f"{base}-{quote}", native, base, quote, None, None, price_step, size_step)
+
+
+def rows_of(
+    kind: type[Row], texts: Iterable[msgspec.Raw], make: Callable[[Row], Instrument | Unusable | None]
+) -> list[Instrument | Unusable]:
+    """Return what ``make`` makes of each row of a list, None left out; a row that cannot be read is unusable.
+
+    For a listing: one odd row must not cost the others.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+    found: list[Instrument | Unusable] = []
+    for text in texts:
+        try:
+            row = make(decode(text))
+        except (msgspec.MsgspecError, UnicodeDecodeError, Unparseable) as e:
+            named = str(text, "utf-8", "replace")[:80]
+            row = Unusable(named, named, str(e)[:200])
+        if row is not None:
+            found.append(row)
+    return found
 
 
 # ---- subscriptions --------------------------------------------------------------------------------------

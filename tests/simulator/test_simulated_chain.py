@@ -83,7 +83,9 @@ def test_books_are_true_and_holes_are_named_whatever_breaks(name: str, updates: 
             case "checksum":
                 chain.fault("checksum")
             case kind:
-                chain.fault(kind, count=dice.choice((1, 3)), channel="trade")
+                unseen = kind == "gap" and VENUES[name].book_rule.blind
+                channel = "trade" if unseen else dice.choice(("trade", "book"))
+                chain.fault(kind, count=dice.choice((1, 3)), channel=channel)
     chain.run(10)
     while any(chain.views[symbol].state != "live" for symbol in symbols):
         chain.run(1)  # the more often a book was lost, the later it is asked for anew

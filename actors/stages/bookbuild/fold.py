@@ -253,8 +253,14 @@ class Bookbuild:
         self._publish.time(gap.ts_recv)
         if gap.channel is not None and gap.channel != "book":
             return
+        if gap.conn is not None:  # of one candidate, which may lack a change
+            known = self._symbols.get(gap.symbol or "")
+            sync = None if known is None else known.syncs.get(gap.conn)
+            if known is not None and sync is not None:
+                self._follow_up(known, sync, sync.doubt(self._publish.now))
+            return
         # Sequences show what they lack; a lost raw line may have been a close, which nothing shows.
-        blind = self._rule.chain == "none" and gap.cause == "overflow"
+        blind = self._rule.blind and gap.cause == "overflow"
         if not blind and gap.cause not in ("retention", "rollback"):
             return
         for symbol in self._symbols.values():

@@ -18,6 +18,7 @@ Events and what they do::
     tick        asks (again) when due                     crossed or old for too long: a fault -> waiting
                                                           (opened crossed twice by the stream: far longer);
                                                           thin: asks for a new snapshot, stays joined
+    doubt       the buffer is dropped                     a fault -> waiting
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
                 stays waiting
 
@@ -85,6 +86,7 @@ class SyncState(msgspec.Struct, array_like=True):
     silence: int
     reason: str
     crossed_openings: int = 0
+    doubted: bool = False
 
 
 class Sync:
@@ -104,9 +106,9 @@ class Sync:
     """
 
     __slots__ = (
-        "_alignment", "_asking", "_buffer", "_chains", "_crossed_openings", "_fresh", "_held", "_joined_at",
-        "_limit", "_old_since", "_open_end", "_refreshing", "_rest", "book", "changes", "conn",
-        "crossed_since", "fault", "joined", "seq", "silence", "ts_event", "unit",
+        "_alignment", "_asking", "_buffer", "_chains", "_crossed_openings", "_doubted", "_fresh", "_held",
+        "_joined_at", "_limit", "_old_since", "_open_end", "_refreshing", "_rest", "book", "changes",
+        "conn", "crossed_since", "fault", "joined", "seq", "silence", "ts_event", "unit",
     )  # fmt: skip
 
     def __init__(self, alignment: Alignment, conn: str, now: int) -> None:
@@ -135,6 +137,7 @@ class Sync:
         self._refreshing = False
         self._joined_at = now
         self._old_since: int | None = None
+        self._doubted = False  # of ``rest``: a snapshot may lack what could not be read, until a delta tells
 
     # What comes in
 
@@ -193,11 +196,26 @@ class Sync:
             return self._take(snapshot, [], now)
         if self.joined:
             return self._join_later(snapshot, now) if self._refreshing else "old"
+        if not self._buffer.deltas and self._doubted:  # it may be without what could not be read
+            return self._too_old(now)
         if not self._buffer.deltas and not self._is_behind(snapshot):
             self._held = snapshot  # not a failure: the next delta decides
             self._asking.due = None
             return "kept"
         return self._join_later(snapshot, now)
+
+    def doubt(self, now: int) -> Outcome:
+        """Learn that a change may be missing, and that no later one would show it."""
+        reason = "a frame could not be read"
+        if self.joined:
+            self._doubted = self._rest
+            return self._lose(Fault("sequence", _text(self.seq), None, reason), now, None, 0)
+        self._buffer.clear()
+        self._doubted = self._rest
+        if self._held is not None:
+            self._held = None
+            self._asking.refresh(now, reason)
+        return "kept"
 
     def tick(self, now: int) -> Outcome:
         """Let time pass."""
@@ -253,6 +271,7 @@ class Sync:
             if self._buffer.deltas:
                 return False
         self._buffer.add(delta, weight)
+        self._doubted = False
         return True
 
     def _join_later(self, snapshot: BookSnapshot, now: int) -> Outcome:
@@ -367,6 +386,7 @@ class Sync:
             silence=self.silence,
             reason=self._asking.reason,
             crossed_openings=self._crossed_openings,
+            doubted=self._doubted,
         )
 
     @classmethod
@@ -381,6 +401,7 @@ class Sync:
         sync.silence = state.silence
         sync._asking = Asking(state.due, state.attempts, state.reason)
         sync._crossed_openings = state.crossed_openings
+        sync._doubted = state.doubted
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._open_end)
         sync.book.bids.restore(*state.bids)

@@ -113,7 +113,12 @@ class Normalize:
             trades=self._trades,
             sink=sink,
         )
-        self._numbers = venue.trade_ids == "contiguous"
+        # Of these nothing later would tell that a frame is missing.
+        self._blind: set[Channel] = set()
+        if venue.trade_ids != "contiguous":
+            self._blind.add("trade")
+        if venue.book_rule.blind:
+            self._blind.add("book")
         self._open: dict[bytes, tuple[str, Conn, Scratch]] = {}
         for name, conn in was.ledger.conns.items():
             self._bind(name, conn)
@@ -242,9 +247,7 @@ class Normalize:
             decoded = self._decode(frame, scratch)
         except Unparseable as e:
             self._sink.unparseable(e, line)
-            if not self._numbers:  # it may have been a trade, and no later one would tell
-                lost = self._connections.holed(conn)
-                self._lost([one for one in lost if one.item[0] == "trade"], "sequence")
+            self._unread(name, conn, frame, e.channel)
             return
         for said in decoded:
             if not isinstance(said, Event):
@@ -261,6 +264,23 @@ class Normalize:
                 self._take_trade(symbol, cast("Trade", said), sub)
             elif sub.active or channel == "book":
                 self._sink.event(said)
+
+    def _unread(self, name: str, conn: Conn, frame: bytes, channel: str | None) -> None:
+        """Say what may be missing with a frame that cannot be read, where nothing later would tell.
+
+        That is of the instruments that it names, and of all where it names none.
+        """
+        may_be = self._blind if channel is None else self._blind & {channel}
+        if not may_be:
+            return
+        named = self._instruments.named(frame)
+        if "trade" in may_be:
+            lost = (one for one in self._connections.holed(conn) if one.item[0] == "trade")
+            self._lost([one for one in lost if not named or one.item[1] in named], "sequence")
+        if "book" in may_be:
+            for of, symbol in conn.subs:
+                if of == "book" and (not named or symbol in named):
+                    self._sink.gap(symbol, "book", "sequence", conn=name)
 
     def _control(self, name: str, conn: Conn, said: Said, line: bytes) -> None:
         match said:

@@ -1,5 +1,7 @@
 """What the venue lists: its instruments as events, and the refusal of symbols that it does not list."""
 
+import re
+
 import msgspec
 
 from actors.model.events import InstrumentEvent, Status
@@ -51,6 +53,14 @@ class Instruments:
                 instrument.size_step,
             )
         )
+
+    def named(self, frame: bytes) -> set[str]:
+        """Return the symbols whose native names stand whole in ``frame``."""
+        return {
+            row.symbol
+            for native, row in self._instruments.items()
+            if re.search(rb"%b(?=[^\w-])" % re.escape(native.encode()), frame)
+        }
 
     def _refuse(self, unknown: UnknownInstrument) -> None:
         nearest = f"; nearest: {', '.join(unknown.nearest)}" if unknown.nearest else ""

@@ -58,10 +58,11 @@ class Sink:
         last: int | None = None,
         *,
         filled: bool = False,
+        conn: str | None = None,
     ) -> None:
-        """Name what is missing, or was and no longer is (``filled``)."""
+        """Name what is missing, or was and no longer is (``filled``); ``conn``: on one connection only."""
         ends = (None if first is None else str(first), None if last is None else str(last))
-        self.event(Gap(self._venue, symbol, None, self.now, None, channel, cause, *ends, filled))
+        self.event(Gap(self._venue, symbol, None, self.now, None, channel, cause, *ends, filled, conn))
         if not filled:
             self.count("tapeline_gaps_total", f"{channel or 'all'}/{cause}")
 

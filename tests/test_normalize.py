@@ -1,6 +1,7 @@
 """What the normalizer says in each situation: connections, trades, books, silence, requests, bad frames."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,17 @@ import pytest
 from msgspec.structs import replace
 
 from actors.model import codec
-from actors.model.events import L1, BookDelta, BookSnapshot, Gap, InstrumentEvent, Status, Tick, Trade
+from actors.model.events import (
+    L1,
+    BookDelta,
+    BookSnapshot,
+    Funding,
+    Gap,
+    InstrumentEvent,
+    Status,
+    Tick,
+    Trade,
+)
 from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages import raw
 from actors.stages.control import ControlRequest
@@ -17,11 +28,27 @@ from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.stages.normalize.marks import MOST_HOLES
 from actors.venues import binance, coinbase
-from actors.venues.base import Acked, Answer, Channel, Decoded, Item, Latest, Missed, Scratch, Venue
+from actors.venues.base import (
+    Acked,
+    Answer,
+    Channel,
+    Decoded,
+    Item,
+    Latest,
+    Missed,
+    Refused,
+    Scratch,
+    Subscription,
+    Venue,
+)  # fmt: skip
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "ETHUSDT", "ETH", "USDT")
 KNOWN = {known.symbol: known for known in (BTC, ETH)}
+# Binance's words with timings of our own.
+WATCHED = replace(
+    binance.VENUE, silence_s={"ticker": 30.0, "book": 60.0, "l1": 60.0}, first_s={}, quiet_s=None
+)
 COINBASE = {"BTC-USD": Instrument("BTC-USD", "BTC-USD", "BTC", "USD")}
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -31,7 +58,7 @@ ALL: tuple[Channel, ...] = ("trade", "book", "l1", "ticker")
 class Feed:
     """Writes lines of ``raw`` into a fold and tells what it said since one last looked."""
 
-    def __init__(self, venue: Venue = binance.VENUE) -> None:
+    def __init__(self, venue: Venue = WATCHED) -> None:
         self.fold = Normalize(venue, "binance.0")
         self.out = Output(("events", "control", "dead"))
         self.k = 0
@@ -528,7 +555,7 @@ def test_an_old_trade_repeated_is_a_duplicate_not_a_reset(feed: Feed) -> None:
 
 @pytest.mark.parametrize("ids", ["increasing", "unordered"])
 def test_where_ids_tell_no_holes_two_legs_give_each_trade_once(ids: Any) -> None:
-    venue = replace(binance.VENUE, trade_ids=ids)
+    venue = replace(WATCHED, trade_ids=ids)
     feed = Feed(venue)
     feed.open("a.1", "trade")
     feed.open("b.1", "trade")
@@ -548,7 +575,7 @@ def test_where_ids_tell_no_holes_two_legs_give_each_trade_once(ids: Any) -> None
 
 @pytest.mark.parametrize(("ids", "first"), [("increasing", "901"), ("unordered", None)])
 def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any, first: str | None) -> None:
-    feed = Feed(replace(binance.VENUE, trade_ids=ids))
+    feed = Feed(replace(WATCHED, trade_ids=ids))
     feed.open("a.1", "trade")
     feed.open("b.1", "trade")
     feed.trade("a.1", 5, 900)
@@ -562,7 +589,7 @@ def test_where_ids_tell_no_holes_the_end_of_the_last_connection_is_one(ids: Any,
 
 
 def test_what_was_left_to_a_connection_that_never_spoke_is_missing_when_it_ends() -> None:
-    venue = replace(binance.VENUE, trade_ids="increasing")
+    venue = replace(WATCHED, trade_ids="increasing")
     feed = Feed(venue)
     for conn in ("a.1", "b.1"):
         feed.open(conn, "trade", "l1")
@@ -580,7 +607,7 @@ def test_what_was_left_to_a_connection_that_never_spoke_is_missing_when_it_ends(
 
 
 def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_trade() -> None:
-    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed = Feed(replace(WATCHED, trade_ids="increasing"))
     feed.open("a.1", "trade", "l1")
     feed.trade("a.1", 5)
     feed.say("a.1", "f", b"{")
@@ -600,7 +627,7 @@ def test_where_ids_tell_no_holes_a_frame_that_cannot_be_read_may_have_been_a_tra
 
 
 def test_where_no_later_change_would_tell_a_frame_that_cannot_be_read_may_have_been_a_book_s() -> None:
-    feed = Feed(replace(binance.VENUE, book_rule=replace(binance.VENUE.book_rule, chain="none")))
+    feed = Feed(replace(WATCHED, book_rule=replace(WATCHED.book_rule, chain="none")))
     feed.open("a.1", "book", "trade")
     feed.open("b.1", "book")
     feed.open("b.2", "book", symbol="ETH-USDT")
@@ -644,7 +671,7 @@ def test_a_frame_that_cannot_be_read_takes_no_more_than_its_own_channel(
 
 
 def test_a_quiet_channel_that_its_successor_has_acknowledged_leaves_no_gap() -> None:
-    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed = Feed(replace(WATCHED, trade_ids="increasing"))
     feed.open("a.1", "trade", "ticker")
     feed.trade("a.1", 5)
     feed.open("a.2", "trade", acked=False)
@@ -657,8 +684,18 @@ def test_a_quiet_channel_that_its_successor_has_acknowledged_leaves_no_gap() -> 
     assert not feed.of(Gap)
 
 
+def test_a_channel_that_had_nothing_to_give_yet_leaves_a_gap_when_its_last_connection_closes() -> None:
+    feed = Feed(replace(WATCHED, trade_ids="unordered"))
+    feed.open("a.1", "trade", "book")
+    feed.open("b.1", "trade")
+    feed.close("a.1")
+    assert not feed.of(Gap)
+    feed.close("b.1")
+    assert [(gap.channel, gap.cause) for gap in feed.of(Gap)] == [("trade", "disconnect")]
+
+
 def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> None:
-    feed = Feed(replace(binance.VENUE, trade_ids="increasing"))
+    feed = Feed(replace(WATCHED, trade_ids="increasing"))
     feed.open("a.1", "trade")
     feed.trade("a.1", 900_000)
     feed.wait(1, "a")
@@ -672,17 +709,21 @@ def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> Non
 def talkative(frame: bytes, scratch: Scratch) -> list[Decoded]:
     """Decode as Binance does, and what only other venues say."""
     said: dict[str, Any] = json.loads(frame)
-    match said:
-        case {"latest": id}:
-            return [Latest("BTC-USDT", id)]
-        case {"missed": _}:
-            return [Missed()]
-        case {"ended": channel}:
-            return [Acked(items=[(channel, "BTC-USDT")], op="unsubscribe")]
-    return binance.decode(frame, scratch)
+    head = ("binance", "BTC-USDT", None, scratch.recv, None)
+    tells: dict[str, Callable[[Any], Decoded]] = {
+        "latest": lambda number: Latest("BTC-USDT", number),
+        "missed": lambda _: Missed(),
+        "ended": lambda channel: Acked(items=[(channel, "BTC-USDT")], op="unsubscribe"),
+        "yes": lambda items: Acked(items=items and [(channel, symbol) for channel, symbol in items]),
+        "no": lambda number: Refused("no", number, whole=True),
+        "mark": lambda price: Funding(*head, mark=price),
+        "rate": lambda rate: Funding(*head, rate=rate),
+    }
+    [(name, value), *_] = said.items()
+    return [tells[name](value)] if name in tells else binance.decode(frame, scratch)
 
 
-TALKATIVE = replace(binance.VENUE, decode=talkative)
+TALKATIVE = replace(WATCHED, decode=talkative)
 
 
 def hear(feed: Feed, **said: Any) -> None:
@@ -854,6 +895,69 @@ def test_the_steps_to_wake_an_item_grow_rarer(feed: Feed) -> None:
     assert waits == sorted(waits)
 
 
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_is_quiet_by_nature_is_left_alone_and_costs_its_neighbours_nothing(busy: bool) -> None:
+    asked: list[tuple[int, str]] = []
+    feed = Feed()
+    feed.open("a.1", "l1", "book")
+    for second in range(7200):
+        if busy and second % 10 == 0:
+            feed.l1("a.1", feed.k)
+        if second % 90 == 0:
+            feed.depth("a.1", second + 1, second + 1)
+        feed.tick("a", after_s=1)
+        asked += [(second, request.op) for request in feed.asked()]
+    times = [second for second, _ in asked]
+    waits = [later - earlier for earlier, later in pairwise(times)]
+    if busy:  # the book alone is quiet
+        assert {op for _, op in asked} == {"resubscribe"}
+        assert waits == sorted(waits)
+        assert len(times) < 8
+    else:
+        assert [op for _, op in asked].count("reconnect") < 2 + 7200 / 300
+    feed.now += 3600 * SECOND  # well for long: it begins anew
+    feed.depth("a.1", 9000, 9000)
+    feed.l1("a.1", feed.k)
+    for _ in range(200):
+        feed.l1("a.1", feed.k)
+        feed.tick("a", after_s=1)
+    assert [request.op for request in feed.asked()][:1] == ["resubscribe"]
+
+
+def test_a_symbol_s_heartbeat_keeps_its_subscriptions_and_no_other_s() -> None:
+    feed = Feed(replace(TALKATIVE, silence_s={"trade": 10.0, "l1": 10.0}, first_s={"l1": 5.0}))
+    feed.open("a.1", "trade", "l1")
+    feed.open("a.2", "trade", symbol="ETH-USDT")
+    feed.trade("a.1", 1)
+    feed.events()
+    for _ in range(20):
+        hear(feed, latest=1)
+        feed.frame("a.2", "other")
+        feed.tick("a", after_s=1)
+    assert [said for said in feed.said() if "stale" in said] == [
+        "BTC-USDT l1 stale",  # its first frame never came
+        "ETH-USDT trade stale",
+    ]
+    feed.wait(12, "a")
+    assert "BTC-USDT trade stale" in feed.said()
+
+
+def test_a_mark_price_from_a_channel_of_its_own_proves_nothing_of_the_rate() -> None:
+    feed = Feed(replace(TALKATIVE, rate_alone=True, silence_s={"funding": 60.0}))
+    feed.open("a.1")
+    feed.say("a.1", "s", Subscription("subscribe", [("funding", "BTC-USDT")], ""))
+    hear(feed, yes=[["funding", "BTC-USDT"]])
+    hear(feed, mark="5")
+    assert [event.mark for event in feed.of(Funding)] == ["5"]
+    hear(feed, rate="1")
+    assert feed.said()[-2:] == ["BTC-USDT funding live", "funding"]
+    for _ in range(70):
+        hear(feed, mark="6")
+        feed.tick("a", after_s=1)
+    assert "BTC-USDT funding stale" in feed.said()
+    assert [request.op for request in feed.asked()] == ["resubscribe"]
+
+
 def test_a_connection_that_gives_nothing_is_stale_and_replaced_once_a_minute(feed: Feed) -> None:
     feed.open("a.1", "l1", "book", "ticker")
     feed.l1("a.1", 1)
@@ -952,6 +1056,51 @@ def test_a_refusal_that_names_nothing_is_of_the_only_thing_unanswered(feed: Feed
     feed.say("a.1", "f", b'{"code":3,"msg":"Invalid JSON"}')
     assert feed.said() == []
     assert [letter["reason"] for letter in feed.dead()] == ["a refusal of nobody knows what: 3: Invalid JSON"]
+
+
+def test_a_refusal_of_a_whole_frame_that_names_nothing_is_asked_again_one_by_one() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "book", "trade", acked=False)
+    hear(feed, no=feed.ids)
+    assert "refused" not in str(feed.said())
+    assert [(r.op, r.channel) for r in feed.asked()] == [("subscribe", "book"), ("subscribe", "trade")]
+    first = feed.subscribe("a.1", "book")
+    feed.subscribe("a.1", "trade")
+    hear(feed, no=None)  # neither number nor name: the oldest
+    assert "BTC-USDT book refused" in feed.said()
+    feed.ack("a.1", first + 1)
+    assert feed.said()[-1] == "BTC-USDT trade subscribed"
+    assert feed.asked() == []
+
+
+def test_consents_without_a_name_go_to_the_oldest_frame_that_is_neither_granted_nor_live() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1")
+    for channel in ("ticker", "l1", "trade", "book"):
+        feed.subscribe("a.1", channel)
+    hear(feed, yes=[["ticker", "BTC-USDT"]])  # by its name
+    feed.l1("a.1", 1)  # its consent never comes
+    hear(feed, yes=None)
+    assert feed.said()[-2:] == ["l1 1", "BTC-USDT trade subscribed"]
+    hear(feed, yes=None)
+    assert feed.said() == ["BTC-USDT book subscribed"]
+    feed.subscribe("a.1", "book", op="unsubscribe")
+    hear(feed, yes=None)
+    assert [(r.op, r.channel) for r in feed.asked()] == [("subscribe", "book")]
+
+
+def test_frames_without_a_number_are_answered_in_their_order() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1")
+    for channel in ("book", "trade", "l1"):
+        feed.say("a.1", "s", Subscription("subscribe", [(channel, "BTC-USDT")], ""))
+    hear(feed, yes=[["book", "BTC-USDT"]])
+    hear(feed, no=None)
+    assert feed.said()[-1] == "BTC-USDT trade refused"
+    hear(feed, no=None)
+    assert feed.said() == ["BTC-USDT l1 refused"]
+    hear(feed, no=None)
+    assert [letter["reason"] for letter in feed.dead()] == ["a refusal of nobody knows what: no"]
 
 
 def test_a_planned_end_asks_for_another_connection_once(feed: Feed) -> None:

@@ -111,9 +111,14 @@ class Link:
         self.code: int | None = None
 
     @property
+    def given(self) -> int:
+        """How many frames came that answer none of ours; below zero while answers are under way."""
+        return self.frames - self._answers_due
+
+    @property
     def carries(self) -> bool:
         """Whether more came than what answers our frames."""
-        return self.frames > self._answers_due
+        return self.given > 0
 
     @property
     def spent(self) -> bool:

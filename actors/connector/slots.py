@@ -175,10 +175,10 @@ class Slot:
         old = self.old
         if old is None:
             return True
-        had = old.frames
+        had = old.given
         with anyio.move_on_after(self._side.carry_s):
             await until(lambda: fresh.carries or fresh.ended.is_set() or old.ended.is_set())
-        if not (fresh.ended.is_set() or fresh.carries or old.ended.is_set()) and old.frames > had:
+        if not (fresh.ended.is_set() or fresh.carries or old.ended.is_set()) and old.given > had:
             fresh.leave(1000, "gave nothing", "deaf")
         elif not (fresh.ended.is_set() or old.ended.is_set()):
             with anyio.move_on_after(self._side.overlap_s):

@@ -140,7 +140,8 @@ class Refused(msgspec.Struct, frozen=True):
     """The venue refused: by ``id``, by ``items``, or (both None) what it does not say.
 
     With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
-    ``whole``: the rest of that frame failed with ``items``, and is to be asked for again without them.
+    ``whole``: the rest of that frame failed with ``items``, and is to be asked for again without them; with
+    no ``items`` all of it, one by one, and with no ``id`` either it was the oldest that is unanswered.
     """
 
     reason: str
@@ -360,11 +361,14 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         answer: What must be sent back for this frame (inflated) at once (a ping), else None; a prefix test.
         inflate: How its binary frames are compressed text; None: they are not. Text is taken as it is.
         silence_s: Channel -> how long a subscription may be silent before it counts as silent; a
-            channel not named may be silent for ever (quiet markets).
+            channel not named may be silent for ever (quiet markets). ``Latest`` is a sign of life of all
+            of its symbol.
         first_s: Channel -> how long its first frame may take after the acknowledgement, where the venue
             opens each subscription with one; where not named, as ``silence_s`` says.
         quiet_s: How long a connection that has a subscription may give nothing at all, heartbeats
-            included, before it counts as dead; None: as long as the least of ``silence_s``.
+            included, before it counts as dead; None: as long as the least of ``silence_s``. Where there are
+            no heartbeats its markets may only be quiet: it is then replaced ever more rarely.
+        rate_alone: Mark and index come on channels of their own, and prove nothing of the funding rate.
         handshake: What a connection needs before it is dialed, None for nothing.
         greeting: Tells whether the first frame is the one before which nothing may be sent; a prefix test.
             What else the venue says first is a refusal. None: one may speak at once.
@@ -396,6 +400,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     polls: Mapping[Channel, Poll] = {}
     first_s: Mapping[str, float] = {}
     quiet_s: float | None = None
+    rate_alone: bool = False
     answer: Callable[[bytes], str | None] = answer_nothing
     inflate: Literal["gzip"] | None = None
     keepalive: Keepalive | None = None

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.events import SECOND
+from actors.model.events import SECOND, Channel
 from actors.stages.normalize.repair import Repair
 from actors.stages.normalize.sink import Sink
 from actors.stages.normalize.statuses import Statuses
@@ -20,6 +20,9 @@ from actors.venues.base import Acked, Item, Refused, Subscription, Venue
 LATE_NS: Final = 3 * SECOND  # chosen: a tick comes each second, and one so late after an outage
 UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not heard of that long is gone
 MOST_CLOSED: Final = 64  # closed connections remembered
+_GRANTED: Final = ("subscribed", "live", "stale")
+# There may have been nothing to give yet, and what came after the connection closed no later event shows.
+_SPARSE: Final[frozenset[Channel]] = frozenset(("trade", "liquidation"))
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -39,6 +42,8 @@ class Connections:
     """The ledger with what moves it. ``now`` (fold time) and the way out are the sink's."""
 
     def __init__(self, venue: Venue, ledger: Ledger, sink: Sink) -> None:
+        self._channels = sorted(venue.channels)
+        self._first = venue.first_s
         self._ledger = ledger
         self._sink = sink
         self._statuses = Statuses(venue.name, ledger, sink)
@@ -103,7 +108,8 @@ class Connections:
         self._statuses.connection(name, "down", reason)
         lost: list[Lost] = []
         for item, sub in conn.subs.items():
-            gave = (sub.heard or sub.heir) and sub.state != "down"
+            gave = sub.heard or sub.heir or (sub.acked and item[0] in _SPARSE)
+            gave = gave and sub.state != "down"
             sub.state, sub.acked = "down", False
             self._ledger.hand_over(item, sub)
             if gave:
@@ -114,8 +120,10 @@ class Connections:
 
     def sent(self, conn: Conn, subscription: Subscription) -> None:
         """Take an ``s`` line."""
-        if subscription.id is not None:
-            conn.pending[subscription.id] = subscription
+        number = subscription.id
+        if number is None:  # its answer names the items, or nothing
+            number = min([0, *self._unanswered(conn)]) - 1
+        conn.pending[number] = subscription
         for item in subscription.items:
             if subscription.op == "subscribe":
                 sub = conn.subs.get(item)
@@ -138,18 +146,34 @@ class Connections:
         if sub.state == "resyncing" and sub.acked:
             return sub  # still under way from the subscription that is being ended
         sub.state, sub.since, sub.heard, sub.acked = "live", self._sink.now, True, True
-        self._ledger.ladders.pop((conn.leg, *item), None)
+        self._ledger.woke(conn.leg, item)
         self._ledger.take_over(item, sub)
         self._statuses.tell(item, "data")
         if conn.quiet:
             self._repair.speaks(name, conn)
         return sub
 
+    def beats(self, conn: Conn, symbol: str) -> None:
+        """Take a symbol's heartbeat: its subscriptions live, unless one lacks its first frame."""
+        for channel in self._channels:
+            sub = conn.subs.get((channel, symbol))
+            if sub is not None and (
+                sub.state == "live" or (sub.state == "subscribed" and channel not in self._first)
+            ):
+                sub.since = self._sink.now
+
+    def beside(self, conn: Conn, item: Item) -> bool:
+        """Take a frame that proves nothing of its item; return whether it passes."""
+        sub = conn.subs.get(item)
+        if sub is not None and not sub.active:
+            self._ledger.take_over(item, sub)
+        return sub is not None and sub.active
+
     def acked(self, name: str, conn: Conn, ack: Acked) -> None:
         """Take the venue's consent: by id or items, to some of what was sent, or to the oldest unanswered."""
         number = ack.id
         if number is None and ack.items is None:
-            number = next(iter(conn.pending), None)
+            number = next(iter(self._unanswered(conn)), None)
         if (sent := self._answered(conn, number, ack.items)) is not None:
             if sent.op == "subscribe":
                 self._consented(conn, sent.items)
@@ -170,6 +194,16 @@ class Connections:
             conn.pending[number] = replace(sent, items=rest)
         return replace(sent, items=[item for item in sent.items if item in items])
 
+    def _unanswered(self, conn: Conn) -> list[int]:
+        """Return the numbers of what is unanswered, oldest first; what data or another answer settled is not.
+
+        An answer may be missing, and what names only items settles frames without saying which.
+        """
+        settled = [number for number, sent in conn.pending.items() if _is_settled(conn, sent)]
+        for number in settled:
+            del conn.pending[number]
+        return list(conn.pending)
+
     def _consented(self, conn: Conn, items: Iterable[Item]) -> None:
         for item in items:
             sub = conn.subs.get(item)
@@ -188,15 +222,20 @@ class Connections:
     def refused(self, name: str, conn: Conn, refusal: Refused) -> bool:
         """Take the venue's refusal; return False when nobody can tell what it is of.
 
-        One that names nothing is of the only thing unanswered, if it is one.
+        One that names nothing is of the only thing unanswered, if it is one; a ``whole`` one of the oldest.
         """
         items = refusal.items
         number = refusal.id
-        if items is None and number is None and len(conn.pending) == 1:
-            number = next(iter(conn.pending))
+        if items is None and number is None:
+            unanswered = self._unanswered(conn)
+            if len(unanswered) == 1 or (refusal.whole and unanswered):
+                number = unanswered[0]
         elif items is not None and number is None and refusal.whole:
             number = next((n for n, sub in conn.pending.items() if set(items) & set(sub.items)), None)
         sent = self._answered(conn, number, items)
+        if refusal.whole and items is None and sent is not None and len(sent.items) > 1:
+            self._ask_without(name, conn, sent)
+            return True
         if refusal.whole and number is not None:
             self._ask_without(name, conn, conn.pending.pop(number, None))
         if sent is not None and sent.op == "unsubscribe":
@@ -274,3 +313,11 @@ class Connections:
         """Learn that lines are missing: connections may have opened or closed in them."""
         for conn in self._ledger.conns.values():
             conn.unheard = self._sink.now
+
+
+def _is_settled(conn: Conn, sent: Subscription) -> bool:
+    """Tell whether all of what was sent is known to have been granted or refused, or has ended."""
+    subs = [sub for item in sent.items if (sub := conn.subs.get(item)) is not None]
+    if sent.op == "subscribe":
+        return all(sub.state == "refused" or (sub.acked and sub.state in _GRANTED) for sub in subs)
+    return not any(sub.acked and sub.state == "resyncing" for sub in subs)

@@ -45,6 +45,7 @@ from actors.venues.base import (
     Answer,
     Closing,
     Ignored,
+    Item,
     Latest,
     Missed,
     Refused,
@@ -113,6 +114,7 @@ class Normalize:
             trades=self._trades,
             sink=sink,
         )
+        self._rate_alone = venue.rate_alone
         # Of these nothing later would tell that a frame is missing.
         self._blind: set[Channel] = set()
         if venue.trade_ids != "contiguous":
@@ -254,6 +256,9 @@ class Normalize:
                 self._control(name, conn, said, line)
                 continue
             channel, symbol = _CHANNELS[type(said)], said.symbol or ""
+            if self._rate_alone and channel == "funding" and cast("Funding", said).rate is None:
+                self._beside(conn, said, (channel, symbol))
+                continue
             sub = conn.subs.get((channel, symbol))
             if sub is None or sub.state != "live":
                 sub = self._connections.heard(name, conn, (channel, symbol))
@@ -264,6 +269,11 @@ class Normalize:
                 self._take_trade(symbol, cast("Trade", said), sub)
             elif sub.active or channel == "book":
                 self._sink.event(said)
+
+    def _beside(self, conn: Conn, said: Event, item: Item) -> None:
+        """Take an event that proves nothing of its item."""
+        if self._connections.beside(conn, item):
+            self._sink.event(said)
 
     def _unread(self, name: str, conn: Conn, frame: bytes, channel: str | None) -> None:
         """Say what may be missing with a frame that cannot be read, where nothing later would tell.
@@ -293,6 +303,7 @@ class Normalize:
             case Closing():
                 self._connections.closing(name, conn, said.reason)
             case Latest():
+                self._connections.beats(conn, said.symbol)
                 self._trades.latest(conn, said)
             case Missed():
                 self._lost(self._connections.holed(conn), "sequence")

@@ -1,7 +1,9 @@
 """What is asked of the connector where a connection does not give what it was asked for.
 
 The ladder of a silent item: resubscribe, reconnect, resubscribe ..., each wait twice the last, from what its
-first frame may take. A connection that gives nothing at all, or many silent items, is replaced at once.
+first frame may take. A frame makes the next step a resubscription again, but no wait shorter: what is quiet
+by nature is left alone more and more, and costs its neighbours nothing. A connection that gives nothing at
+all, or many silent items, is replaced at once, and again after ever longer.
 """
 
 from typing import Final
@@ -9,14 +11,14 @@ from typing import Final
 from actors.model.events import SECOND
 from actors.stages.normalize.sink import Sink
 from actors.stages.normalize.statuses import Statuses
-from actors.stages.normalize.subscriptions import Conn, Ledger, Sub
+from actors.stages.normalize.subscriptions import LADDER_MOST_NS, Conn, Ledger, Sub
 from actors.venues.base import Item, Venue
 
 ACK_NS: Final = 10 * SECOND  # chosen: venues answer within one
 UNSUBSCRIBE_NS: Final = 5 * SECOND  # DESIGN 7
 RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be replaced again before
 REFUSED_NS: Final = 60 * SECOND  # chosen: first wait before a refused item is tried again
-LADDER_MOST_NS: Final = 1800 * SECOND  # chosen: longest wait between two steps of a ladder
+QUIET_MOST_NS: Final = 300 * SECOND  # chosen: longest wait before a connection that gives nothing is replaced
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
 
 
@@ -45,7 +47,7 @@ class Repair:
             if not conn.quiet:
                 conn.quiet = True
                 self._statuses.connection(name, "stale", "silent")
-            self.replace(name, conn, "silent")
+            self._replace_quiet(name, conn)
         else:
             if conn.quiet:  # heartbeats move no item, and items that were live are not heard anew
                 self.speaks(name, conn)
@@ -108,6 +110,14 @@ class Repair:
             if sub.acked and sub.state != "refused" and item[0] in self._silence
         ]
         return bool(watched) and self._sink.now - conn.last > min(watched)
+
+    def _replace_quiet(self, name: str, conn: Conn) -> None:
+        now = self._sink.now
+        ladder = self._ledger.quiet(conn, now)
+        if ladder.due <= now:
+            self.replace(name, conn, "silent")
+            ladder.due = now + min(RECONNECT_NS << min(ladder.steps, 16), QUIET_MOST_NS)
+            ladder.steps += 1
 
     def _climb(self, name: str, conn: Conn, item: Item, sub: Sub, step: int) -> None:
         if step % 2 and sub.state != "refused":

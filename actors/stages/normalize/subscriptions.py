@@ -26,6 +26,7 @@ import msgspec
 from actors.model.events import SECOND, Channel, StatusState
 from actors.venues.base import Item, Subscription
 
+LADDER_MOST_NS: Final = 1800 * SECOND  # chosen: longest wait between two steps of a ladder
 HOLED_NS: Final = 2 * SECOND  # chosen: connections that lose frames so close together may lose the same
 
 BEST_FIRST: Final[tuple[StatusState, ...]] = (
@@ -96,7 +97,7 @@ class Conn(msgspec.Struct):
 
 
 class Ladder(msgspec.Struct):
-    """How often a leg has tried to wake an item, and when it may again (fold time)."""
+    """How often a leg has tried to wake an item, or a connection, and when it may again (fold time)."""
 
     steps: int
     due: int
@@ -115,7 +116,8 @@ class Ledger(msgspec.Struct):
     Attributes:
         conns: By connection id.
         told: State last told of each item.
-        ladders: By leg and item.
+        ladders: By leg and item. They outlive a frame, so that what is quiet by nature is left alone.
+        quiets: The same of connections, by leg and their first item.
         legs: What was last told of a leg whose attempts fail; empty while it is connected.
         closed: Ids of connections that said goodbye, the newest last.
         polled: Items that no connection brings.
@@ -129,6 +131,7 @@ class Ledger(msgspec.Struct):
     legs: dict[str, str] = {}
     closed: list[str] = []
     polled: dict[Item, Polled] = {}
+    quiets: dict[tuple[str, Channel, str], Ladder] = {}
     ticked: int = 0
     after_outage: bool = False
 
@@ -146,11 +149,17 @@ class Ledger(msgspec.Struct):
 
     def ladder(self, leg: str, item: Item, now: int) -> Ladder:
         """Return the ladder of an item on a leg; a new one is due ``now``."""
-        key = (leg, *item)
-        ladder = self.ladders.get(key)
-        if ladder is None:
-            ladder = self.ladders[key] = Ladder(0, now)
-        return ladder
+        return _ladder(self.ladders, (leg, *item), now)
+
+    def quiet(self, conn: Conn, now: int) -> Ladder:
+        """Return the ladder of a connection that gives nothing: that of those before it, too."""
+        return _ladder(self.quiets, (conn.leg, *next(iter(conn.subs))), now)
+
+    def woke(self, leg: str, item: Item) -> None:
+        """Note that an item speaks again: the next step is no harder one."""
+        ladder = self.ladders.get((leg, *item))
+        if ladder is not None:
+            ladder.steps += ladder.steps % 2
 
     def _others(self, item: Item, sub: Sub) -> list[tuple[Conn, Sub]]:
         """Return the other open connections that have ``item``, in order of their opening."""
@@ -198,3 +207,12 @@ class Ledger(msgspec.Struct):
             sub.active, heirs[0].active = False, True
         elif sub.state == "down":
             sub.active = False
+
+
+def _ladder(
+    ladders: dict[tuple[str, Channel, str], Ladder], key: tuple[str, Channel, str], now: int
+) -> Ladder:
+    ladder = ladders.get(key)
+    if ladder is None or now - ladder.due > LADDER_MOST_NS:  # it was well for longer than any wait
+        ladder = ladders[key] = Ladder(0, now)
+    return ladder

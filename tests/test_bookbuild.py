@@ -296,6 +296,25 @@ def test_a_book_that_may_lack_a_change_resyncs_and_no_other():
     assert [request.op for request in desk.asked()][-1:] == ["snapshot"]
 
 
+def test_a_book_that_was_granted_and_does_not_change_is_fetched_all_the_same():
+    desk = Desk()
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    assert [(request.op, request.conn) for request in desk.asked()] == [("snapshot", "a.1")]
+    desk.snapshot(100)
+    desk.tick(2)
+    assert brief(desk.tick(2)) == ["snapshot live"]
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")  # nothing new
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.2")  # its successor
+    assert [(request.op, request.conn) for request in desk.asked()] == [("snapshot", "a.2")]
+    desk.snapshot(100, conn="a.2")
+    desk.tick(4)
+    assert brief(desk.status("down", conn="a.1")) == ["snapshot live"]
+    assert brief(desk.delta(101, 101, conn="a.2", bids=[("98", "3")])) == ["delta live"]
+    desk = Desk(BookRule(snapshot="stream", join="pointer", chain="pointer"))
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    assert not desk.asked()  # the stream brings it
+
+
 # Connections
 
 

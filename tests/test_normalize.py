@@ -878,7 +878,7 @@ def test_an_item_silent_among_others_is_subscribed_anew_then_its_connection_repl
             if request.op == "subscribe":
                 feed.ack("a.1", feed.subscribe("a.1", "book"))
     assert story == ["resubscribe book", "subscribe book", "reconnect a.1"]
-    states = [event.state for event in feed.of(Status) if event.channel == "book"]
+    states = [event.state for event in feed.of(Status) if event.channel == "book" and event.conn is None]
     assert states[:6] == ["wanted", "subscribed", "stale", "resyncing", "wanted", "subscribed"]
 
 
@@ -922,6 +922,26 @@ def test_what_is_quiet_by_nature_is_left_alone_and_costs_its_neighbours_nothing(
         feed.l1("a.1", feed.k)
         feed.tick("a", after_s=1)
     assert [request.op for request in feed.asked()][:1] == ["resubscribe"]
+
+
+def test_a_book_that_was_granted_and_has_not_changed_is_told_with_its_connection() -> None:
+    feed = Feed()
+    feed.open("a.1", "book", "l1")
+    feed.open("b.1", "book")
+    feed.depth("b.1", 1, 1)
+    feed.events()
+    feed.wait(3, "a", "b")
+    assert not feed.of(Status)
+    feed.wait(9, "a", "b")
+    [status] = feed.of(Status)
+    assert (status.channel, status.state, status.conn) == ("book", "subscribed", "a.1")
+    assert status.reason == "no change yet"
+    streamed = replace(WATCHED, book_rule=replace(WATCHED.book_rule, snapshot="stream"))
+    feed = Feed(streamed)
+    feed.open("a.1", "book")
+    feed.events()
+    feed.wait(9, "a")
+    assert not feed.of(Status)
 
 
 def test_a_symbol_s_heartbeat_keeps_its_subscriptions_and_no_other_s() -> None:

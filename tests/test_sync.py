@@ -29,9 +29,9 @@ def delta(first=None, last=None, *, prev=None, bids=(), asks=(), ts=None, checks
     )  # fmt: skip
 
 
-def snapshot(seq, *, bids=BIDS, asks=ASKS, depth=None, checksum=None):
+def snapshot(seq, *, bids=BIDS, asks=ASKS, depth=None, checksum=None, now=0):
     return BookSnapshot(
-        "binance", "BTC-USDT", None, 0, seq, "a.1", list(bids), list(asks),
+        "binance", "BTC-USDT", None, now, seq, "a.1", list(bids), list(asks),
         last_seq=seq, depth=depth, checksum=checksum,
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ class Book:
         return self.sync.delta(delta(first, last, **fields), 100, self.now)
 
     def snapshot(self, seq, **fields):
-        return self.sync.snapshot(snapshot(seq, **fields), self.now)
+        return self.sync.snapshot(snapshot(seq, now=self.now, **fields), self.now)
 
     def ask(self):
         return self.sync.ask(self.now)
@@ -116,10 +116,28 @@ def test_a_snapshot_without_any_delta_is_held_until_the_next_one_touches_it():
     book = Book()
     assert book.ask()
     assert book.snapshot(100) == "kept"
-    book.wait(600)
-    assert not book.ask()  # a quiet market is not asked about again and again
+    book.wait(2)
+    assert not book.ask()
     assert book.delta(101, 101, bids=[("99", "3")]) == "joined"
     assert book.levels[0][0] == ("99", "3")
+
+
+def test_a_snapshot_that_no_delta_follows_for_a_while_is_the_book():
+    book = Book()
+    assert book.ask()
+    assert book.snapshot(100) == "kept"
+    assert book.wait(2) == "kept"
+    assert book.wait(2) == "joined"
+    assert book.levels == (BIDS, ASKS)
+    book.wait(600)
+    assert not book.ask()  # a quiet market is not asked about again and again
+    assert book.delta(101, 101, bids=[("99", "3")]) == "applied"
+    book = Book()
+    assert book.ask()
+    book.snapshot(100)
+    book.wait(4)
+    assert book.delta(102, 103) == "lost"  # it shows that one is missing
+    assert book.ask()
 
 
 def test_a_held_snapshot_that_the_next_delta_does_not_touch_is_asked_for_again():

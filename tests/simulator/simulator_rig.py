@@ -38,6 +38,7 @@ class Desk:
         self.venue = file.serve(self.market, self.faults, START, chosen)
         self.house = self.venue.house
         self.opened = 0
+        self.still = False  # nobody trades, no order comes
 
     def knock(self, url: str) -> Session | Reply:
         """Try to open a connection; scheme and host of ``url`` do not matter."""
@@ -55,7 +56,7 @@ class Desk:
         until = self.now + int(seconds * S)
         while self.now < until:
             self.now += int(step_s * S)
-            while START + self.market.due * S <= self.now:
+            while not self.still and START + self.market.due * S <= self.now:
                 self.market.step(START + int(self.market.due * S))
             self.venue.publish(self.now)
 

@@ -97,6 +97,20 @@ def test_books_are_true_and_holes_are_named_whatever_breaks(name: str, updates: 
         assert not any(chain.holes(symbol) for symbol in symbols)
 
 
+@pytest.mark.parametrize("name", simulated())
+def test_a_market_that_stands_still_has_its_books_after_a_reconnect(name: str) -> None:
+    symbols = busiest(name, 2)
+    chain = Chain(name, *symbols)
+    chain.run(3)
+    chain.desk.still = True
+    chain.run(2)
+    chain.drop()
+    chain.run(20)
+    for symbol in symbols:
+        assert chain.states[symbol][-1] == "live"
+    assert chain.check_books() == len(symbols)
+
+
 @pytest.mark.parametrize("name", [each for each in simulated() if VENUES[each].book_rule.checksum])
 def test_a_wrong_checksum_is_found_and_only_that_book_suffers(name: str) -> None:
     hurt, *others = busiest(name, 3)

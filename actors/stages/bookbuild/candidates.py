@@ -1,8 +1,8 @@
 """The candidate books of one symbol, one of each connection: which there are, and which is published.
 
 A candidate is born with the first delta of a connection (or the first snapshot, where the stream brings
-it), lost by a fault (``sync``), silent by ``status`` ``stale``, gone by ``status`` ``down``, ``refused`` or
-``unsubscribed``.
+it; or, where it does not, with the word that nothing has changed yet), lost by a fault (``sync``), silent by
+``status`` ``stale``, gone by ``status`` ``down``, ``refused`` or ``unsubscribed``.
 """
 
 from sys import maxsize

@@ -216,7 +216,7 @@ class Bookbuild:
         for symbol in self._symbols.values():
             for sync in symbol.syncs.values():
                 outcome = sync.tick(now)
-                if outcome == "lost" or (sync.due is not None and now >= sync.due):
+                if outcome in ("lost", "joined") or (sync.due is not None and now >= sync.due):
                     self._follow_up(symbol, sync, outcome)
             if now >= symbol.next_at and symbol.state is not None and levels < TICK_LEVELS:
                 publish.whole(symbol, periodic=True)
@@ -230,6 +230,9 @@ class Bookbuild:
         if status.symbol is None:
             symbols = list(self._symbols.values())
         else:
+            if self._is_unmoved(status):
+                self._fetch(status, now)
+                return
             known = self._symbols.get(status.symbol)
             symbols = [] if known is None else [known]
         for symbol in symbols:
@@ -238,6 +241,16 @@ class Bookbuild:
                 publish.settle(symbol)
             if status.channel == "l1" and status.conn is None:
                 self._on_l1_status(symbol, status)
+
+    def _is_unmoved(self, status: Status) -> bool:
+        """Tell whether the book of one connection was granted and has not changed since."""
+        of_book = status.channel == "book" and status.state == "subscribed"
+        return self._rule.snapshot == "rest" and of_book and status.conn is not None
+
+    def _fetch(self, status: Status, now: int) -> None:
+        symbol, conn = self._symbol(status.symbol), status.conn or ""
+        if conn not in symbol.syncs:
+            self._follow_up(symbol, begin(symbol, self._alignment, conn, now), "kept")
 
     def _on_l1_status(self, symbol: Symbol, status: Status) -> None:
         if status.state in ("refused", "unsubscribed"):

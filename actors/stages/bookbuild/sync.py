@@ -15,8 +15,8 @@ Events and what they do::
     snapshot    touches the buffer -> joined              rest: ignored, unless a new one was asked
                 older than the buffer -> ask again        for because the book got thin -> replaced
                 rest, no delta yet -> held                stream, every: -> replaced
-    tick        asks (again) when due                     crossed or old for too long: a fault -> waiting
-                                                          (opened crossed twice by the stream: far longer);
+    tick        asks (again) when due; what is held and   crossed or old for too long: a fault -> waiting
+                no delta has followed -> joined           (opened crossed twice by the stream: far longer);
                                                           thin: asks for a new snapshot, stays joined
     doubt       the buffer is dropped                     a fault -> waiting
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
@@ -49,6 +49,7 @@ from actors.stages.bookbuild.alignment import (
 from actors.stages.bookbuild.asking import Asking
 from actors.stages.bookbuild.buffer import Buffer
 
+STILL_S: Final = 3  # chosen: a snapshot that no change follows for so long is the book
 GRACE_S: Final = 3  # chosen: a stream that opens with a snapshot gets so long to send it
 CROSSED_S: Final = 2  # chosen: longer than any venue needs to send both halves of a crossing
 AUCTION_S: Final = 600  # chosen: a stream that opens crossed twice running means it (a call auction), so long
@@ -220,7 +221,10 @@ class Sync:
     def tick(self, now: int) -> Outcome:
         """Let time pass."""
         if not self.joined:
-            return "kept"
+            held = self._held
+            return (
+                "kept" if held is None or now - held.ts_recv < STILL_S * SECOND else self._take(held, [], now)
+            )
         most_s = AUCTION_S if self._crossed_openings > 1 else CROSSED_S
         if self.crossed_since is not None and now - self.crossed_since > most_s * SECOND:
             fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {most_s} s")

@@ -210,7 +210,7 @@ class Connections:
             if sub is not None and sub.state != "resyncing":
                 sub.acked = True
                 if sub.state != "live":
-                    sub.state, sub.since = "subscribed", self._sink.now
+                    sub.state, sub.since, sub.unmoved = "subscribed", self._sink.now, False
                     self._statuses.tell(item, "acknowledged")
 
     def _ended(self, name: str, conn: Conn, items: Iterable[Item]) -> None:

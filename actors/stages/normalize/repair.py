@@ -19,6 +19,7 @@ UNSUBSCRIBE_NS: Final = 5 * SECOND  # DESIGN 7
 RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be replaced again before
 REFUSED_NS: Final = 60 * SECOND  # chosen: first wait before a refused item is tried again
 QUIET_MOST_NS: Final = 300 * SECOND  # chosen: longest wait before a connection that gives nothing is replaced
+UNMOVED_NS: Final = 3 * SECOND  # chosen: what REST answers is not so old
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
 
 
@@ -29,6 +30,7 @@ class Repair:
         self._silence = {channel: round(s * SECOND) for channel, s in venue.silence_s.items()}
         self._first = self._silence | {channel: round(s * SECOND) for channel, s in venue.first_s.items()}
         self._quiet = None if venue.quiet_s is None else round(venue.quiet_s * SECOND)
+        self._fetched = venue.book_rule.snapshot == "rest"
         self._ledger = ledger
         self._statuses = statuses
         self._sink = sink
@@ -43,6 +45,8 @@ class Repair:
                 self._ledger.hand_over(item, sub)
                 if not self._statuses.tell(item, reason):  # another connection gives it: say which does not
                     self._statuses.of_one(name, item, "stale", reason)
+        if self._fetched:
+            self._tell_unmoved(name, conn)
         if self._is_quiet(conn):
             if not conn.quiet:
                 conn.quiet = True
@@ -53,6 +57,14 @@ class Repair:
                 self.speaks(name, conn)
             self._wake(name, conn, overdue)
         self._end_overdue(name, conn)
+
+    def _tell_unmoved(self, name: str, conn: Conn) -> None:
+        """Tell of books that were granted and have not changed since: they can be fetched all the same."""
+        for item, sub in conn.subs.items():
+            waits = sub.state == "subscribed" and self._sink.now - sub.since > UNMOVED_NS
+            if item[0] == "book" and waits and not sub.unmoved:
+                sub.unmoved = True
+                self._statuses.of_one(name, item, "subscribed", "no change yet")
 
     def _wake(self, name: str, conn: Conn, overdue: list[tuple[Item, Sub]]) -> None:
         """Take the next step of each silent item whose time it is; of many, one step for all."""

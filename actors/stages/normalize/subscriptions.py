@@ -52,6 +52,7 @@ class Sub(msgspec.Struct):
         active: Of the connections that carry the item, this is the one whose single-source events pass.
         seq: The venue's number of the last frame.
         last_id: Of trades: the highest id it brought.
+        unmoved: Told to have given nothing since it was granted.
     """
 
     state: StatusState
@@ -62,6 +63,7 @@ class Sub(msgspec.Struct):
     seq: int | None = None
     last_id: int = 0
     heir: bool = False
+    unmoved: bool = False
 
 
 class Conn(msgspec.Struct):

@@ -181,7 +181,7 @@ class Slot:
         if not (fresh.ended.is_set() or fresh.carries or old.ended.is_set()) and old.given > had:
             fresh.leave(1000, "gave nothing", "deaf")
         elif not (fresh.ended.is_set() or old.ended.is_set()):
-            with anyio.move_on_after(self._side.overlap_s):
+            with anyio.move_on_after(self._overlap_s()):
                 await fresh.ended.wait()
         if fresh.ended.is_set():
             self.link, self.old = (None if old.ended.is_set() else old), None
@@ -189,6 +189,15 @@ class Slot:
         old.leave(1000, f"replaced: {self._wanted or 'its life is over'}", "replaced")
         self.old, self._wanted = None, None
         return True
+
+    def _overlap_s(self) -> float:
+        """Return how long the old link stays: until the new one's books can be had within the budget."""
+        venue = self._side.venue
+        if venue.snapshot is None:
+            return self._side.overlap_s
+        books = (self._instruments[symbol] for channel, symbol in self.items if channel == "book")
+        weight = sum(venue.snapshot(instrument).weight for instrument in books)
+        return max(self._side.overlap_s, weight / venue.limits.weight_per_minute * 60)
 
     async def _hold(self, link: Link) -> None:
         """Return when the link has ended, is to be replaced, or has lived long enough."""

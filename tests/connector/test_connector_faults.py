@@ -161,6 +161,23 @@ async def test_a_new_connection_that_only_answers_our_keepalives_does_not_replac
                 assert old.close_code is None
 
 
+async def test_a_connection_whose_markets_are_quiet_can_be_replaced(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(role, "CARRY_S", 1.0)
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    alive = replace(VENUES["binance"], keepalive=Keepalive('{"id":"alive"}', 0.3))
+    monkeypatch.setitem(VENUES, "binance", alive)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                first = (await until(lambda: of(client, "o")))[0].conn
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first, reason="silent"))
+                ended = {"code": 1000, "reason": "replaced: silent"}
+                await until(
+                    lambda: ended in [line.json for line in of(client, "x") if line.conn == first], 20
+                )
+
+
 async def test_a_connection_that_has_spent_its_subscriptions_is_replaced(
     redis_server, settings_for, monkeypatch, limits
 ):

@@ -315,6 +315,19 @@ def test_a_book_that_was_granted_and_does_not_change_is_fetched_all_the_same():
     assert not desk.asked()  # the stream brings it
 
 
+@pytest.mark.parametrize("snapshot", ["rest", "stream"])
+def test_a_book_that_fell_silent_goes_on_only_where_a_number_would_tell_what_it_missed(snapshot):
+    desk = Desk(BookRule(snapshot=snapshot, join="none", chain="none", verified="none"))
+    desk.join()
+    assert brief(desk.status("stale", symbol="BTC-USDT", channel="book")) == ["snapshot stale"]
+    assert brief(desk.delta(None, 150, bids=[("98", "7")])) == ["snapshot resyncing"]
+    assert brief(desk.snapshot(150)) == ["snapshot live"]
+    desk = Desk()
+    desk.join()
+    assert brief(desk.status("stale", symbol="BTC-USDT", channel="book")) == ["snapshot stale"]
+    assert brief(desk.delta(101, 101, bids=[("98", "7")])) == ["snapshot live"]
+
+
 # Connections
 
 

@@ -93,7 +93,7 @@ class Control:
         if view is None or view.event is None:
             return False
         seq, ts = view.event.seq, view.event.ts_event
-        return agrees(view, self.book(venue, symbol, seq=seq, ts=ts if seq is None else None))
+        return agrees(view, self.book(venue, symbol, seq=seq, ts=ts or 0 if seq is None else None))
 
     def trades(self, venue: str, symbol: str, first: int | None = None) -> list[dict[str, str]]:
         """Return every trade of the tape, from number ``first`` on."""

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from actors.model.decimals import decimal_text
+from actors.model.decimals import price_text
 from actors.model.errors import Unparseable
 from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
@@ -432,6 +432,6 @@ def _judged(row: Instrument) -> Instrument | Unusable:
 
 def _step(text: str | None) -> str | None:
     try:
-        return None if text is None else decimal_text(text)
+        return None if text is None else price_text(text)
     except Unparseable:
         return None

@@ -42,13 +42,21 @@ def take_status(symbol: Symbol, alignment: Alignment, status: Status, now: int) 
             _renew(symbol, alignment, conn, now)
     elif status.state == "stale":
         for conn in conns:
-            syncs[conn].silence |= CONNECTION if status.symbol is None else ITEM
+            syncs[conn] = _silenced(syncs[conn], alignment, status, now)
     elif status.state == "live" and status.symbol is None:
         for conn in conns:  # it speaks, though perhaps not of this symbol: its own silence stays
             syncs[conn].silence &= ~CONNECTION
     else:
         return False
     return True
+
+
+def _silenced(sync: Sync, alignment: Alignment, status: Status, now: int) -> Sync:
+    """Return a book that is silent; where nothing would show what it missed meanwhile, a new one."""
+    if status.symbol is not None and alignment.rule.blind:
+        sync = Sync(alignment, sync.conn, now)
+    sync.silence |= CONNECTION if status.symbol is None else ITEM
+    return sync
 
 
 def _renew(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> None:

@@ -429,3 +429,16 @@ def test_there_is_no_book_of_another_depth() -> None:
         "params": {"channel": "book", "depth": 1000, "snapshot": True, "symbol": ["BTC/USD"]},
         "req_id": 1,
     }
+
+
+def test_no_limit_is_above_the_documented_one() -> None:
+    # Guide "WebSocket limits": 150 connections in 10 minutes; clients keep below 20 messages a second. REST:
+    # about one request a second. A connection that is not heard for a minute is closed.
+    limits, keepalive = VENUE.limits, VENUE.keepalive
+    assert limits.connects_per_minute * 10 <= 150
+    assert limits.frames_per_s <= 20
+    assert limits.weight_per_s == 1
+    assert limits.weight_per_minute <= 60
+    assert keepalive is not None
+    assert keepalive.every_s < 60
+    assert json.loads(keepalive.frame) == {"method": "ping"}

@@ -21,10 +21,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from actors.model.decimals import levels_text, price_text, sides_text, size_text, trade_text
+from actors.model.decimals import price_text, sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
@@ -56,6 +56,7 @@ from actors.venues.common import (
     item_of,
     planner,
     price_or_none,
+    rows_of,
     spot,
     symbol_of,
 )
@@ -150,7 +151,7 @@ class _Product(msgspec.Struct):
 
 
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
-_products_decoder = msgspec.json.Decoder(list[_Product])
+_products_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _trade(
@@ -181,10 +182,10 @@ def _best(levels: list[Level], *, descending: bool) -> list[Level]:
 
 
 def _snapshot(book: _Snapshot, scratch: Scratch) -> list[Decoded]:
-    bids = _best(levels_text(book.bids), descending=True)
-    asks = _best(levels_text(book.asks), descending=False)
+    bids, asks, bad = _sides(book.bids, book.asks)  # before the cut: fewer than LEVELS are a whole side
+    bids, asks = _best(bids, descending=True), _best(asks, descending=False)
     symbol, at = symbol_of(book.product_id, scratch), date_ns(book.time)
-    return [BookSnapshot(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks)]
+    return [BookSnapshot(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks), *bad]
 
 
 def _update(book: _Update, scratch: Scratch) -> list[Decoded]:
@@ -192,14 +193,20 @@ def _update(book: _Update, scratch: Scratch) -> list[Decoded]:
     asks: list[Level] = []
     for side, price, size in book.changes:
         (bids if side == "buy" else asks).append((price, size))
-    bad: list[Decoded] = []
+    bids, asks, bad = _sides(bids, asks)
+    symbol, at = symbol_of(book.product_id, scratch), date_ns(book.time)
+    return [BookDelta(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks), *bad]
+
+
+def _sides(bids: list[Level], asks: list[Level]) -> tuple[list[Level], list[Level], list[Ignored]]:
+    """Return both sides as plain decimal text, and a word for each level that was left out."""
     try:
         bids, asks = sides_text(bids, asks)
     except Unparseable:  # rarely a size is no number, and only that level is wrong
+        told = len(bids) + len(asks)
         bids, asks = _sound(bids), _sound(asks)
-        bad = [Ignored("bad_level")] * (len(book.changes) - len(bids) - len(asks))
-    symbol, at = symbol_of(book.product_id, scratch), date_ns(book.time)
-    return [BookDelta(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks), *bad]
+        return bids, asks, [Ignored("bad_level")] * (told - len(bids) - len(asks))
+    return bids, asks, []
 
 
 def _sound(levels: list[Level]) -> list[Level]:
@@ -293,17 +300,19 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     return [_trade(row, symbol, None, scratch, backfilled=True) for row in found]
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the products of one list that trade now.
 
     Raises:
         Unparseable: The body is no list of products.
     """
-    return [
-        spot(row.id, row.base_currency, row.quote_currency, row.quote_increment, row.base_increment)
-        for row in read("products", _products_decoder, body)
-        if row.status == "online" and not row.trading_disabled
-    ]
+    return rows_of(_Product, read("products", _products_decoder, body), _product)
+
+
+def _product(row: _Product) -> Instrument | None:
+    if row.status != "online" or row.trading_disabled:
+        return None
+    return spot(row.id, row.base_currency, row.quote_currency, row.quote_increment, row.base_increment)
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:
@@ -335,6 +344,7 @@ LIMITS: Final = Limits(
     items_per_connection=300,  # chosen: none is published; a hundred products take 13 s to subscribe
     frames_per_s=8,  # documented as 10
     weight_per_minute=300,  # documented as 10 a second; half of it
+    weight_per_s=8,
     connects_per_minute=60,  # documented as 8 a second
     max_frame_bytes=32 * 1024 * 1024,  # snapshots of 5 MB were seen
 )

@@ -23,10 +23,10 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec.structs import replace
 
-from actors.model.decimals import decimal_text, levels_text, price_text, size_text, trade_text
+from actors.model.decimals import decimal_text, levels_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
@@ -59,6 +59,7 @@ from actors.venues.common import (
     parts,
     planner,
     price_or_none,
+    rows_of,
     spot,
     step_text,
     symbol_of,
@@ -144,14 +145,14 @@ class _Control(msgspec.Struct):
     req_id: int | None = None
 
 
-class _Answer(msgspec.Struct, Generic[_Row]):
+class _Answer(msgspec.Struct):
     error: list[str]
-    result: dict[str, _Row] = {}
+    result: dict[str, msgspec.Raw] = {}  # pairs by name; of Trades also "last"
 
 
 class _Pair(msgspec.Struct):
-    pair_decimals: Decimals
-    lot_decimals: Decimals
+    pair_decimals: Decimals | None = None
+    lot_decimals: Decimals | None = None
     wsname: str | None = None  # of v1; dark pools have none
     tick_size: str | None = None
     status: str | None = None
@@ -168,8 +169,7 @@ class _PastTrade(msgspec.Struct, array_like=True):
 
 
 _control_decoder = msgspec.json.Decoder(_Control)
-_asset_pairs_decoder = msgspec.json.Decoder(_Answer[_Pair])
-_past_trades_decoder = msgspec.json.Decoder(_Answer[msgspec.Raw])  # the pair, by whatever name; and "last"
+_answer_decoder = msgspec.json.Decoder(_Answer)
 _past_trade_rows_decoder = msgspec.json.Decoder(list[_PastTrade])
 
 
@@ -178,6 +178,10 @@ def _ns(time: datetime | None) -> int | None:
     if ns is None and time is not None:
         raise Unparseable(f"no time of a venue: {time}")
     return ns
+
+
+def _told_ns(time: datetime | None) -> int | None:
+    return None if time == _EPOCH else _ns(time)  # 1970: nothing has happened there yet
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
@@ -197,7 +201,7 @@ def _levels(levels: list[_Level]) -> list[Level]:
 
 
 def _book(b: _Book, kind: type[BookSnapshot | BookDelta], scratch: Scratch) -> Decoded:
-    symbol, at = symbol_of(b.symbol, scratch), _ns(b.timestamp)
+    symbol, at = symbol_of(b.symbol, scratch), _told_ns(b.timestamp)
     bids, asks = _levels(b.bids), _levels(b.asks)
     return kind(NAME, symbol, at, scratch.recv, None, scratch.conn, bids, asks, checksum=b.checksum)
 
@@ -209,7 +213,7 @@ def _books(said: _Push[_Book], scratch: Scratch) -> list[Decoded]:
 
 def _ticker(t: _Ticker, scratch: Scratch) -> Ticker:
     symbol, volume = symbol_of(t.symbol, scratch), size_text(number_text(t.volume))
-    at = None if t.timestamp == _EPOCH else _ns(t.timestamp)
+    at = _told_ns(t.timestamp)
     # A price of 0: a market that sleeps.
     last, high, low = (price_or_none(number_text(each)) for each in (t.last, t.high, t.low))
     return Ticker(NAME, symbol, at, scratch.recv, None, last, None, high, low, volume)
@@ -281,15 +285,15 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
         Unparseable: It is no such answer, or an error.
     """
     symbol, body = asked_as("backfill", answer)
-    pairs = [rows for name, rows in _result("Trades", _past_trades_decoder, body).items() if name != "last"]
+    pairs = [rows for name, rows in _result("Trades", body).items() if name != "last"]
     if len(pairs) != 1:
         raise Unparseable(f"Trades: {len(pairs)} pairs in one answer")
     trades = read("Trades", _past_trade_rows_decoder, pairs[0])
     return [_past_trade(t, symbol, scratch) for t in asked_for(trades, answer.request, lambda t: t.id)]
 
 
-def _result(what: str, decoder: msgspec.json.Decoder[_Answer[_Row]], body: bytes) -> dict[str, _Row]:
-    told = read(what, decoder, body)
+def _result(what: str, body: bytes) -> dict[str, msgspec.Raw]:
+    told = read(what, _answer_decoder, body)
     if told.error:
         raise Unparseable(f"{what}: {', '.join(told.error)[:200]}")
     return told.result
@@ -317,26 +321,24 @@ def backfill_after(instrument: Instrument, first: str, last: str, after: int) ->
     return Request("backfill", f"/0/public/Trades?{query}", instrument.symbol, first=first, last=last)
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the pairs of one AssetPairs that trade now, by the names that v2 calls them.
 
     Raises:
         Unparseable: The body is no AssetPairs, or an error.
     """
-    return [
-        _instrument(pair, pair.wsname)
-        for pair in _result("AssetPairs", _asset_pairs_decoder, body).values()
-        if pair.wsname is not None and pair.status in LISTED
-    ]
+    return rows_of(_Pair, _result("AssetPairs", body).values(), _instrument)
 
 
-def _instrument(pair: _Pair, wsname: str) -> Instrument:
+def _instrument(pair: _Pair) -> Instrument | Unusable | None:
+    if pair.wsname is None or pair.status not in LISTED:
+        return None
     # Not "base" and "quote": their legacy X and Z are on some codes and part of others.
-    base, slash, quote = wsname.partition("/")
+    base, slash, quote = pair.wsname.partition("/")
     if not (base and slash and quote):
-        raise Unparseable(f"AssetPairs: {wsname[:40]!r} is no BASE/QUOTE")
+        return Unusable(pair.wsname[:80], pair.wsname[:80], f"{pair.wsname[:40]!r} is no BASE/QUOTE")
     base, quote = RENAMED.get(base, base), RENAMED.get(quote, quote)
-    price_step = step_text(pair.pair_decimals) if pair.tick_size is None else price_text(pair.tick_size)
+    price_step = step_text(pair.pair_decimals) if pair.tick_size is None else pair.tick_size
     native = f"{base}/{quote}"  # AAPLx/USD: case counts
     return spot(native, base, quote, price_step, step_text(pair.lot_decimals))
 
@@ -372,6 +374,7 @@ LIMITS: Final = Limits(
     items_per_connection=600,  # chosen: none is published
     frames_per_s=10,  # documented as dynamic; clients keep below 20
     weight_per_minute=30,  # chosen: one request in two seconds; about one a second is documented
+    weight_per_s=1,
     connects_per_minute=12,  # documented as 150 in 10 minutes
 )
 

@@ -156,8 +156,10 @@ def test_recorded_lists_of_a_pair_and_of_a_tokenized_stock_are_read() -> None:
     ]
 
 
-def test_what_is_no_list_is_unparseable() -> None:
+def test_what_is_no_list_of_pairs_gives_none() -> None:
     for row in recording("spot-http-misc"):
         if "AssetPairs" not in row["url"]:
-            with pytest.raises(Unparseable):
-                kraken.rows(row["raw"].encode())
+            found = kraken.rows(row["raw"].encode())
+            assert not [each for each in found if isinstance(each, Instrument)]
+    with pytest.raises(Unparseable):
+        kraken.rows(b"[]")

@@ -9,6 +9,7 @@ Source: docs.cdp.coinbase.com, Exchange, read 2026-07; captures of 2021 to 2026.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Final
 
 import msgspec
@@ -24,6 +25,9 @@ NAME: Final = "coinbase"
 US: Final = 1_000  # ns
 BATCH_MS: Final = 50
 ZEROS: Final = (b"0", b"0.0", b"0.00", b"0.000", b"0.00000000")  # all of them occur, product by product
+NO_TIME: Final = b"0001-01-01T00:00:00.000000Z"
+ODD_UPDATES: Final = 300  # chosen, as the next: one in so many has no time, one a level whose size is none
+ODD_SNAPSHOTS: Final = 5  # one in so many has such a level
 LIMITS: Final[dict[str, float]] = {
     "messages": 1000,  # documented as 10 a second with bursts of 1,000
     "messages_s": 100,
@@ -32,6 +36,7 @@ LIMITS: Final[dict[str, float]] = {
     "subscribe_s": 5,  # by then something must have been asked for
     "requests": 15,  # REST
     "requests_s": 1.5,
+    "far_levels": 0,  # that a snapshot has a side, away from the market: 90,000 of BTC-USD make 4.8 MB
 }
 _STEPS: Final = {
     "BTC-USD": ("0.01", "0.00000001"),
@@ -84,10 +89,12 @@ class _Request(msgspec.Struct):
 
 
 class _Stand:
-    """A shop's topics, and how far its listeners know the book."""
+    """A shop's topics, and how far its listeners know the book. ``zero``: how the product writes it."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, zero: bytes) -> None:
         self.shop = shop
+        self._zero = zero
+        self._updates = self._snapshots = 0
         self.topics: dict[str, Topic] = {
             name: Topic(f"{name} {shop.listing.native}", channel or "ticker", shop.symbol)
             for name, channel in _CHANNELS.items()
@@ -103,35 +110,47 @@ class _Stand:
         rows = [*self._rows(b"buy", changed.bids), *self._rows(b"sell", changed.asks)]
         if not rows:
             return None
+        self._updates += 1
+        if self._updates % ODD_UPDATES == 0:
+            rows.append(b'["buy","%b","NaN"]' % self.shop.price(1))  # where nobody wants to buy
+        timeless = self._updates % ODD_UPDATES == ODD_UPDATES // 2
         return b'{"type":"l2update","product_id":"%b","changes":[%b],"time":"%b"}' % (
             self.shop.native,
             b",".join(rows),
-            self._told(now),
+            self._timeless() if timeless else self._told(now),
         )
 
-    def snapshot(self, now: int) -> bytes:
-        """Return the whole book, which all who listen know by now."""
+    def snapshot(self, now: int, far: int) -> bytes:
+        """Return the whole book, which all who listen know by now, with ``far`` more levels a side."""
         levels = self.shop.live.book.depth()
         asks, bids = (
-            b",".join([b'["%b","%b"]' % (self.shop.price(p), self.shop.size(s)) for p, s in side])
-            for side in (levels.asks, levels.bids)
+            [b'["%b","%b"]' % (self.shop.price(p), self.shop.size(s)) for p, s in side]
+            for side in (
+                [*levels.asks, *((levels.asks[-1][0] + n, 1) for n in range(1, far + 1))],
+                [*levels.bids, *((levels.bids[-1][0] - n, 1) for n in range(1, far + 1))],
+            )
         )
+        self._snapshots += 1
+        if self._snapshots % ODD_SNAPSHOTS == 0:
+            bids.append(b'["%b","NaN"]' % self.shop.price(1))
         return b'{"type":"snapshot","product_id":"%b","asks":[%b],"bids":[%b],"time":"%b"}' % (
             self.shop.native,
-            asks,
-            bids,
+            b",".join(asks),
+            b",".join(bids),
             self._told(now),
         )
 
     def _rows(self, side: bytes, levels: Sequence[tuple[int, int]]) -> list[bytes]:
         price, size = self.shop.price, self.shop.size
-        return [
-            b'["%b","%b","%b"]' % (side, price(p), size(s) if s else ZEROS[p % len(ZEROS)]) for p, s in levels
-        ]
+        return [b'["%b","%b","%b"]' % (side, price(p), size(s) if s else self._zero) for p, s in levels]
 
     def _told(self, now: int) -> bytes:
         self.shop.told(now - now % US)
         return iso(now)
+
+    def _timeless(self) -> bytes:
+        self.shop.told(0)
+        return NO_TIME
 
     def match(self, trade: Print, sequence: int, kind: bytes = b"match") -> bytes:
         """Return one trade, with the side of its maker."""
@@ -192,7 +211,8 @@ class Coinbase:
     ) -> None:
         self.house = House(NAME, LIMITS, faults, listings, market)
         self.edits = {"crossed": _crossed}
-        self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
+        zeros = cycle(ZEROS)
+        self._stands = {native: _Stand(shop, next(zeros)) for native, shop in self.house.shops.items()}
         self._batches, self._beats = Every(BATCH_MS * MS, now), Every(SECOND, now)
         self._requests = Rate()
         market.sinks[NAME] = self._act
@@ -265,7 +285,8 @@ class Coinbase:
         match name:
             case "level2_batch":
                 self._update(stand, now)  # so that all who listen are where the snapshot is
-                session.send(topic.channel, topic.symbol, stand.snapshot(now))
+                far = int(self.house.limits["far_levels"])
+                session.send(topic.channel, topic.symbol, stand.snapshot(now, far))
             case "matches" if tape.next > tape.first:
                 frame = stand.match(tape[tape.next - 1], stand.shop.live.book.sequence, b"last_match")
                 session.send(topic.channel, topic.symbol, frame)
@@ -317,7 +338,7 @@ class Coinbase:
         for session in self.house.sessions.values():
             for name, topic in session.topics.items():
                 if topic is not None and name in beats:
-                    session.beat(beats[name])
+                    session.beat(beats[name], topic.symbol)
             if not session.topics and now - session.opened > self.house.limits["subscribe_s"] * SECOND:
                 session.close = (1008, "nothing was subscribed in time")  # chosen: code and words
 

@@ -189,10 +189,9 @@ class Hurt:
         """Tell whether it is about such frames."""
         return self._channel in (None, channel) and self._symbol in (None, symbol)
 
-    @property
-    def mutes(self) -> bool:
-        """True when nothing at all comes through: a silence of no symbol or channel in particular."""
-        return self._kind == "silence" and self._channel is None and self._symbol is None
+    def mutes(self, symbol: str | None) -> bool:
+        """Tell whether nothing at all of a symbol comes through, None: of none: a silence of no channel."""
+        return self._kind == "silence" and self._channel is None and self._symbol in (None, symbol)
 
     @property
     def spent(self) -> bool:

@@ -40,9 +40,8 @@ class Wound(Protocol):
         """Return what goes out instead."""
         ...
 
-    @property
-    def mutes(self) -> bool:
-        """True when nothing at all comes through."""
+    def mutes(self, symbol: str | None) -> bool:
+        """Tell whether nothing at all of a symbol comes through; None: of none whatever."""
         ...
 
     @property
@@ -123,9 +122,12 @@ class Session:
         self.out.extend(frames)
         self.wounds = [wound for wound in self.wounds if not wound.spent]
 
-    def beat(self, payload: bytes) -> None:
-        """Send a frame that is no data, such as a heartbeat: faults spare it, unless all is silent."""
-        if not any(wound.mutes for wound in self.wounds):
+    def beat(self, payload: bytes, symbol: str | None = None) -> None:
+        """Send a frame that is no data, such as a heartbeat: faults spare it, unless all is silent.
+
+        ``symbol``: what it is about, where the venue's heart beats for each: then all of that.
+        """
+        if not any(wound.mutes(symbol) for wound in self.wounds):
             self.out.append(payload)
 
     def join(self, name: str, topic: "Topic | None") -> None:

@@ -5,14 +5,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from simulator_rig import Desk, S, heard
+import websockets
+from simulator_rig import Desk, S, heard, rig
+from simulator_rig import frame as next_frame
 from venue_rig import Chain
 
-from actors.model.events import Gap, Trade
+from actors.model.events import BookSnapshot, Gap, Trade
 from actors.simulator.session import Reply, Session
+from actors.simulator.simulation import Simulator
 from actors.simulator.venue import hear
+from actors.venues import coinbase
 
 BTC, ETH = "BTC-USD", "ETH-USD"
+FAR = 92_000  # levels: the snapshot of BTC-USD has 4.8 MB, as one that was recorded
 
 
 @pytest.fixture
@@ -79,11 +84,19 @@ def test_who_asks_for_nothing_within_five_seconds_is_closed(desk: Desk) -> None:
     assert busy.close is None
 
 
-def test_a_book_is_a_snapshot_then_what_changed_with_zeros_of_many_spellings(desk: Desk) -> None:
+def sizes(frame: dict[str, Any]) -> list[str]:
+    """Return every size of a frame of a book."""
+    return [level[-1] for side in ("bids", "asks", "changes") for level in frame.get(side, ())]
+
+
+def is_size(text: str) -> bool:
+    return text != "NaN"  # of all that may stand there the one that the simulator writes
+
+
+def test_a_book_is_a_snapshot_then_what_changed(desk: Desk) -> None:
     session = subscribe(desk, [BTC, ETH], "level2_batch")
     desk.run(20, 0.05)
     frames = heard(session)
-    zeros: set[str] = set()
     for product in (BTC, ETH):
         first, *updates = [f for f in of(frames, "snapshot", "l2update") if f["product_id"] == product]
         assert first["type"] == "snapshot"
@@ -91,13 +104,37 @@ def test_a_book_is_a_snapshot_then_what_changed_with_zeros_of_many_spellings(des
         sides = {"buy": dict(first["bids"]), "sell": dict(first["asks"])}
         for update in updates:
             for side, price, size in update["changes"]:
-                sides[side][price] = size
-                zeros |= {size} if not float(size) else set()
+                if is_size(size):
+                    sides[side][price] = size
         truth = desk.house.by_symbol[product].book()
         for side, levels in (("buy", truth.bids), ("sell", truth.asks)):
             left = {price: size for price, size in sides[side].items() if float(size)}
             assert left == dict(levels)
-    assert zeros == {"0", "0.0", "0.00", "0.000", "0.00000000"}
+
+
+def test_a_product_always_writes_zero_in_one_way_and_products_in_many() -> None:
+    desk = Desk("coinbase")
+    products = [*desk.house.shops]
+    session = subscribe(desk, products, "level2_batch")
+    desk.run(10, 0.05)
+    zeros: dict[str, set[str]] = {product: set() for product in products}
+    for frame in of(heard(session), "l2update"):
+        zeros[frame["product_id"]] |= {size for size in sizes(frame) if is_size(size) and not float(size)}
+    assert all(len(each) <= 1 for each in zeros.values())
+    assert set[str]().union(*zeros.values()) == {"0", "0.0", "0.00", "0.000", "0.00000000"}
+
+
+def test_rarely_an_update_has_no_time_or_a_size_that_is_none_and_so_has_a_snapshot(desk: Desk) -> None:
+    session = subscribe(desk, [BTC], "level2_batch")
+    desk.run(40, 0.05)
+    updates = of(heard(session), "l2update")
+    assert len(updates) > 600
+    timeless = [n for n, update in enumerate(updates, 1) if update["time"] == "0001-01-01T00:00:00.000000Z"]
+    assert timeless == [*range(150, len(updates) + 1, 300)]
+    odd = [n for n, update in enumerate(updates, 1) if not all(map(is_size, sizes(update)))]
+    assert odd == [*range(300, len(updates) + 1, 300)]
+    snapshots = [heard(subscribe(desk, [BTC], "level2_batch"))[-1] for _ in range(9)]
+    assert [n for n, each in enumerate(snapshots, 2) if not all(map(is_size, sizes(each)))] == [5, 10]
 
 
 def test_who_comes_later_has_the_same_book(desk: Desk) -> None:
@@ -112,7 +149,8 @@ def test_who_comes_later_has_the_same_book(desk: Desk) -> None:
             for side, name in (("buy", "bids"), ("sell", "asks")):
                 sides[side].update(frame.get(name, ()))
             for side, price, size in frame.get("changes", ()):
-                sides[side][price] = size
+                if is_size(size):
+                    sides[side][price] = size
         books.append([{p: s for p, s in side.items() if float(s)} for side in sides.values()])
     assert books[0] == books[1]
 
@@ -153,6 +191,9 @@ def test_a_heart_beats_each_second_a_product_and_tells_the_last_trade(desk: Desk
     assert sum(beat["product_id"] == ETH for beat in beats) in (10, 11)
     last = [beat for beat in beats if beat["product_id"] == BTC][-1]
     assert last["last_trade_id"] <= desk.house.by_symbol[BTC].truth().next_trade - 1
+    desk.fault("silence", session, symbol=BTC)
+    desk.run(3)
+    assert {beat["product_id"] for beat in heard(session)} == {ETH}
     desk.fault("silence", session)
     desk.run(3)
     assert heard(session) == []
@@ -209,6 +250,35 @@ def test_faults_are_the_venues_own(desk: Desk) -> None:
     desk.fault("crossed", session)
     desk.run(1, 0.05)
     assert len(re.findall(rb'\["buy","99999999","1"\]', b"".join(session.out))) == 1
+
+
+async def test_a_snapshot_of_several_megabytes_goes_out_and_ends_who_does_not_take_it() -> None:
+    async with rig(Simulator(seed=1, venues=["coinbase"])) as it:
+        it.simulator.venues["coinbase"].house.limits["far_levels"] = FAR
+        url = f"ws://127.0.0.1:{it.port}/coinbase/"
+        async with websockets.connect(url, max_size=coinbase.LIMITS.max_frame_bytes) as ws:
+            await ws.send(ask("subscribe", [BTC], "level2_batch"))
+            snapshot = await next_frame(ws, lambda said: said["type"] == "snapshot")
+            assert len(snapshot["bids"]) > FAR
+            assert len(msgspec.json.encode(snapshot)) > 4_800_000
+        async with websockets.connect(url) as ws:  # with the library's own limit, a MiB
+            await ws.send(ask("subscribe", [BTC], "level2_batch"))
+            with pytest.raises(websockets.ConnectionClosedError) as caught:
+                await next_frame(ws, lambda said: said["type"] == "snapshot")
+            assert caught.value.sent is not None
+            assert caught.value.sent.code == 1009
+
+
+def test_a_snapshot_of_several_megabytes_is_the_book_of_its_best_levels() -> None:
+    chain = Chain("coinbase", BTC)
+    chain.desk.house.limits["far_levels"] = FAR
+    chain.drop()
+    chain.run(5)
+    [_, whole] = chain.of(BookSnapshot)
+    assert len(whole.bids) == len(whole.asks) == coinbase.LEVELS
+    assert chain.compared > 10
+    assert chain.states[BTC][-1] == "live"
+    assert not chain.dead
 
 
 def test_a_match_that_never_came_is_found_by_the_heartbeat_and_fetched() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from kraken_reference import Reference, frame_of
+from replay import recording
 from simulator_rig import Desk, S, heard
 
 from actors.simulator.session import Reply, Session
@@ -117,6 +118,8 @@ def test_one_acknowledgement_a_symbol_then_the_snapshots(desk: Desk) -> None:
     ]
     assert acks[0]["result"] == {"channel": "book", "depth": 10, "snapshot": True, "symbol": BTC}
     assert {a["req_id"] for a in acks[:3]} == {7}
+    assert [*acks[0]] == ["method", "result", "success", "time_in", "time_out", "req_id"]
+    assert [*acks[1]] == ["error", "method", "req_id", "success", "symbol", "time_in", "time_out"]
     assert acks[1]["symbol"] == "FOO/BAR"
     assert [a["type"] for a in acks[3:]] == ["snapshot", "snapshot"]
 
@@ -125,6 +128,7 @@ def test_a_depth_that_is_not_there_is_refused_and_the_socket_lives_on_empty(desk
     session = subscribe(desk, "book", BTC, depth=27)
     [refusal] = heard(session)
     assert (refusal["success"], refusal["error"]) == (False, "Subscription depth not supported")
+    assert [*refusal] == ["error", "method", "success", "time_in", "time_out"]
     desk.tell(session, ask("subscribe", "ticker", ETH))
     desk.run(5)
     assert session.close is None
@@ -215,7 +219,7 @@ def test_silence_of_everything_stops_hearts_and_of_one_symbol_does_not(desk: Des
 def test_pings_and_what_means_nothing_are_answered(desk: Desk) -> None:
     session = desk.open("/v2")
     pong = desk.say(session, '{"method":"ping","req_id":42}')
-    assert set(pong) == {"method", "req_id", "time_in", "time_out"}
+    assert [*pong] == ["method", "req_id", "time_in", "time_out"]
     assert (pong["method"], pong["req_id"]) == ("pong", 42)
     for text in ("{nonsense", "[1]", '{"method":1}', '{"params":[]}', '{"method":"buy"}'):
         assert desk.say(session, text)["success"] is False
@@ -237,13 +241,22 @@ def test_rest_names_are_the_old_ones(desk: Desk) -> None:
     assert {key: pair["wsname"] for key, pair in pairs.items()} == {
         "XXBTZUSD": "XBT/USD",
         "XETHZUSD": "ETH/USD",
-        "XXDGZUSD": "XDG/USD",
+        "XDGUSD": "XDG/USD",
         "XBTTUSD": "XBT/TUSD",
     }
     assert pairs["XXBTZUSD"]["tick_size"] == "0.1"
-    assert [*desk.get("/0/public/AssetPairs", pair="XBTUSD,XDG/USD")["result"]] == ["XXBTZUSD", "XXDGZUSD"]
+    assert [*desk.get("/0/public/AssetPairs", pair="XBTUSD,XDG/USD")["result"]] == ["XXBTZUSD", "XDGUSD"]
     assert desk.get("/0/public/AssetPairs", pair="FOOBAR") == {"error": ["EQuery:Unknown asset pair"]}
     assert desk.ask("/0/public/Nothing").status == 404
+
+
+def test_every_rest_name_is_the_recorded_one() -> None:
+    [row] = recording("kraken/spot-http-assetpairs")
+    recorded = {pair.get("wsname"): key for key, pair in msgspec.json.decode(row["raw"])["result"].items()}
+    ours = {pair["wsname"]: key for key, pair in Desk("kraken").get("/0/public/AssetPairs")["result"].items()}
+    both = ours.keys() & recorded.keys()
+    assert {"XBT/USD", "XDG/USD", "XRP/USD", "LTC/USD", "EUR/USD", "ETH/XBT", "XBT/USDT"} <= both
+    assert {name: ours[name] for name in both} == {name: recorded[name] for name in both}
 
 
 def test_past_trades_are_those_later_than_asked_for_oldest_first(desk: Desk) -> None:

@@ -308,3 +308,16 @@ def test_a_crossed_book_is_never_live_and_comes_back() -> None:
     assert chain.states[BTC] == ["live", "crossed", "resyncing", "live"]
     assert [gap.cause for gap in chain.of(Gap)] == ["crossed"]
     assert chain.asked["resubscribe"] == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_update_that_cannot_be_read_costs_its_own_book_a_moment(seed: int) -> None:
+    chain = Chain("coinbase", BTC, ETH, seed=seed)
+    chain.run(3)
+    chain.fault("corrupt", symbol=BTC, channel="book", how="truncated")
+    chain.run(60)
+    assert (chain.states[BTC], chain.states[ETH]) == (["live", "resyncing", "live"], ["live"])
+    assert {(gap.symbol, gap.cause) for gap in chain.of(Gap)} == {(BTC, "sequence")}
+    assert chain.asked["resubscribe"] == 1
+    assert len(chain.dead) == 1
+    assert chain.compared > 200

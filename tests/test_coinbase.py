@@ -112,3 +112,17 @@ def test_no_limit_is_above_the_documented_one() -> None:
     assert limits.weight_per_minute <= 10 * 60
     # A snapshot of 4.8 MB was recorded; what is chosen for other venues would not take it.
     assert limits.max_frame_bytes > 4_800_000 > Limits(1, 1, 1, 1).max_frame_bytes
+
+
+def test_a_product_whose_heart_stops_is_silent_and_the_other_one_is_not(chain: Chain) -> None:
+    chain.wait(10, beat(ETH))
+    assert chain.asked() == []
+    chain.wait(1, beat(ETH))
+    assert chain.states() == {f"{channel} BTC-USD": "stale" for channel in ("trade", "book", "ticker")}
+    assert {(r.op, r.symbol) for r in chain.asked()} == {("resubscribe", "BTC-USD")}
+
+
+def test_a_quiet_product_whose_heart_beats_is_well(chain: Chain) -> None:
+    chain.wait(120, beat(BTC), beat(ETH))
+    assert chain.asked() == []
+    assert chain.states() == {}

@@ -6,7 +6,8 @@ Quirks: ``side`` of a match is the *maker's*, of a ticker the taker's; nothing n
 not verified; a removal is written ``0``, ``0.0``, ``0.00`` ...; each request is answered by the list of all
 that is subscribed, under names of the venue's choice (``level2_50``); one product that does not exist fails
 its whole request, hence one product a request; ``last_match`` is the trade before the subscription, no
-news; matches can be dropped, which the heartbeat's ``last_trade_id`` shows.
+news; matches can be dropped, which the ``last_trade_id`` of their product's heartbeat shows; a product whose
+heart does not beat is dead, be the connection alive.
 Kept are the best 1,000 levels a side, whatever the snapshot holds.
 
 Source: docs.cdp.coinbase.com, Exchange: WebSocket channels, rate limits, REST products, trades, pagination;
@@ -361,9 +362,11 @@ VENUE: Final = Venue(
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="contiguous",
-    silence_s={},  # quiet markets are healthy, and the heartbeat tells of lost matches
+    # Quiet markets are healthy, but each product's heart beats each second, for all its subscriptions; its
+    # silence of 5 s is documented as death, twice that is chosen.
+    silence_s={"trade": 10.0, "book": 10.0, "ticker": 10.0},
     first_s={"book": 15.0},  # chosen: a subscription opens with the snapshot
-    quiet_s=5.0,  # a heartbeat comes each second
+    quiet_s=5.0,  # so much of all products
     plan=planner("", LIMITS.items_per_connection, subscribe),
     subscribe=subscribe,
     unsubscribe=unsubscribe,

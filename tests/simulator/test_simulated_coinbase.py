@@ -10,7 +10,7 @@ from simulator_rig import Desk, S, heard, rig
 from simulator_rig import frame as next_frame
 from venue_rig import Chain
 
-from actors.model.events import BookSnapshot, Gap, Trade
+from actors.model.events import BookSnapshot, Gap, Status, Trade
 from actors.simulator.session import Reply, Session
 from actors.simulator.simulation import Simulator
 from actors.simulator.venue import hear
@@ -321,3 +321,19 @@ def test_an_update_that_cannot_be_read_costs_its_own_book_a_moment(seed: int) ->
     assert chain.asked["resubscribe"] == 1
     assert len(chain.dead) == 1
     assert chain.compared > 200
+
+
+def test_a_product_of_which_nothing_comes_is_stale_and_asked_for_until_it_comes() -> None:
+    chain = Chain("coinbase", BTC, ETH)
+    chain.run(3)
+    chain.fault("silence", symbol=BTC)
+    chain.run(12)
+    assert (chain.states[BTC], chain.states[ETH]) == (["live", "stale"], ["live"])
+    told = [(status.symbol, status.channel) for status in chain.of(Status) if status.state == "stale"]
+    assert sorted(told) == [(BTC, "book"), (BTC, "ticker"), (BTC, "trade")]
+    assert (chain.asked["resubscribe"], chain.asked["reconnect"]) == (3, 0)
+    chain.run(25)  # the connection itself is deaf to it: another one brings all
+    assert chain.asked["reconnect"] == 1
+    assert chain.states[BTC] == ["live", "stale", "live"]
+    assert not chain.unexplained(BTC)
+    assert not chain.unexplained(ETH)

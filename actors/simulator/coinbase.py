@@ -26,7 +26,7 @@ US: Final = 1_000  # ns
 BATCH_MS: Final = 50
 ZEROS: Final = (b"0", b"0.0", b"0.00", b"0.000", b"0.00000000")  # all of them occur, product by product
 NO_TIME: Final = b"0001-01-01T00:00:00.000000Z"
-ODD_UPDATES: Final = 300  # chosen, as the next: one in so many has no time, one a level whose size is none
+ODD_UPDATES: Final = 1000  # chosen, as the next: one in so many has no time, one a level whose size is none
 ODD_SNAPSHOTS: Final = 5  # one in so many has such a level
 LIMITS: Final[dict[str, float]] = {
     "messages": 1000,  # documented as 10 a second with bursts of 1,000
@@ -123,12 +123,13 @@ class _Stand:
     def snapshot(self, now: int, far: int) -> bytes:
         """Return the whole book, which all who listen know by now, with ``far`` more levels a side."""
         levels = self.shop.live.book.depth()
+        if far:
+            (worst_bid, _), (worst_ask, _) = levels.bids[-1], levels.asks[-1]
+            levels.bids.extend((worst_bid - n, 1) for n in range(1, min(far + 1, worst_bid)))
+            levels.asks.extend((worst_ask + n, 1) for n in range(1, far + 1))
         asks, bids = (
             [b'["%b","%b"]' % (self.shop.price(p), self.shop.size(s)) for p, s in side]
-            for side in (
-                [*levels.asks, *((levels.asks[-1][0] + n, 1) for n in range(1, far + 1))],
-                [*levels.bids, *((levels.bids[-1][0] - n, 1) for n in range(1, far + 1))],
-            )
+            for side in (levels.asks, levels.bids)
         )
         self._snapshots += 1
         if self._snapshots % ODD_SNAPSHOTS == 0:

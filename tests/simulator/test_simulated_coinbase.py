@@ -126,13 +126,13 @@ def test_a_product_always_writes_zero_in_one_way_and_products_in_many() -> None:
 
 def test_rarely_an_update_has_no_time_or_a_size_that_is_none_and_so_has_a_snapshot(desk: Desk) -> None:
     session = subscribe(desk, [BTC], "level2_batch")
-    desk.run(40, 0.05)
+    desk.run(90, 0.05)
     updates = of(heard(session), "l2update")
-    assert len(updates) > 600
+    assert len(updates) > 1500
     timeless = [n for n, update in enumerate(updates, 1) if update["time"] == "0001-01-01T00:00:00.000000Z"]
-    assert timeless == [*range(150, len(updates) + 1, 300)]
+    assert timeless == [*range(500, len(updates) + 1, 1000)]
     odd = [n for n, update in enumerate(updates, 1) if not all(map(is_size, sizes(update)))]
-    assert odd == [*range(300, len(updates) + 1, 300)]
+    assert odd == [*range(1000, len(updates) + 1, 1000)]
     snapshots = [heard(subscribe(desk, [BTC], "level2_batch"))[-1] for _ in range(9)]
     assert [n for n, each in enumerate(snapshots, 2) if not all(map(is_size, sizes(each)))] == [5, 10]
 

@@ -13,7 +13,7 @@ from actors.model.events import Book, Gap, Status, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.stages.normalize import Normalize
 from actors.venues import bitrue
-from actors.venues.base import Answer, Scratch
+from actors.venues.base import Answer, Ignored, Scratch
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 NATIVES = {"TAOUSDT": ("TAO", "USDT"), "ETHBTC": ("ETH", "BTC")}
@@ -168,19 +168,110 @@ def test_pages_go_on_where_they_were_after_a_restart() -> None:
     assert feed.page(6) == [("5", "5"), 6]
 
 
+def book(ms: int, bid: str = "9") -> dict[str, Any]:
+    tick = {"buys": [[bid, "1"]], "asks": [["10", "1"]]}
+    return {"channel": "market_btcusdt_simple_depth_step0", "tick": tick, "ts": 1_799_999_000_000 + ms}
+
+
+def test_one_trade_that_cannot_be_read_silences_no_other() -> None:
+    feed = Feed()
+    feed.page(1)
+    rows = [
+        {"id": n, "price": price, "qty": "1", "isBuyerMaker": True, "time": 1_799_999_000_000 + n}
+        for n, price in ((1, "4.01"), (2, "4.02"), (3, "?"), (4, "4.03"))
+    ]
+    feed.say("h", Answer(bitrue.latest_trades(BTC), 200, json.dumps(rows)), "a.*")
+    assert [event.id for event in feed.told(Trade)] == ["2", "4"]
+
+
+# ---- books ----------------------------------------------------------------------------------------------
+
+
 def test_a_crossed_book_is_dropped_and_one_that_stays_crossed_is_told() -> None:
     feed = Feed()
     feed.open("book")
-
-    def book(ms: int, bid: str) -> dict[str, Any]:
-        tick = {"buys": [[bid, "1"]], "asks": [["10", "1"]]}
-        return {"channel": "market_btcusdt_simple_depth_step0", "tick": tick, "ts": 1_799_999_000_000 + ms}
-
-    feed.hear(book(0, "9"), book(100, "11"), book(200, "8"), book(150, "7"))
+    feed.hear(book(0), book(100, "11"), book(200, "8"), book(150, "7"))
     assert [e.bids for e in feed.told(Book) if e.state == "live"] == [[("9", "1")], [("9", "0"), ("8", "1")]]
     ignored = {key[1]: n for key, n in feed.first.counts.items() if key[0] == "tapeline_ignored_total"}
     assert ignored == {"crossed_book": 1, "older_book": 1}
-    feed.hear(book(2300, "11"))
+    feed.hear(book(20_000, "11"), book(21_900, "11"))
+    assert feed.told(Book) == []
+    feed.hear(book(22_000, "11"))
     assert [event.state for event in feed.told(Book)] == ["crossed"]
-    feed.hear(book(2400, "9"))
+    feed.hear(book(22_100))
     assert [event.state for event in feed.told(Book)] == ["live"]
+
+
+def test_one_crossed_book_of_a_quiet_pair_makes_no_gap() -> None:
+    feed = Feed()
+    feed.open("book")
+    feed.hear(book(0), book(18_000, "11"), book(36_000), book(54_000, "11"), book(72_000, "8"))
+    assert [event.state for event in feed.told(Book)] == ["live", "live"]
+    assert feed.told(Gap) == []
+
+
+def test_a_book_crossed_from_its_first_frame_on_is_told_after_a_while() -> None:
+    feed = Feed()
+    feed.open("book")
+    feed.hear(book(0, "11"), book(1900, "11"))
+    assert "crossed" not in [event.state for event in feed.told(Book)]
+    feed.hear(book(2000, "11"))
+    assert [event.state for event in feed.told(Book)] == ["crossed"]
+
+
+# ---- connections ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ping",
+    [
+        b'{"ping":1784461537875}',
+        b'{"ping":"1784461537875"}',
+        b'{ "ping": 1784461537875 }',
+        b'{"ping":1784461537875,"ts":7}',
+        b'{"ts":7,"ping":1784461537875}\n',
+    ],
+)
+def test_whatever_is_a_ping_is_answered(ping: bytes) -> None:
+    assert bitrue.decode(ping, Scratch("a.1", {})) == [Ignored("heartbeat")]
+    assert bitrue.answer(ping) == '{"pong":1784461537875}'
+
+
+def test_nothing_else_is_answered() -> None:
+    words = ("{}", '{"ping":null}', '{"ping":"soon"}', '{"pinged":1784461537875}', json.dumps(book(0)))
+    padded = f'{{"note":"{"x" * bitrue.MOST_PING}","ping":1}}'
+    assert [bitrue.answer(word.encode()) for word in (*words, padded)] == [None] * 6
+
+
+def test_without_a_ping_for_forty_seconds_a_connection_is_dead() -> None:
+    feed = Feed()
+    feed.open("book")
+    feed.hear(subscribed(), book(0))
+    feed.wait(40)
+    assert "reconnect" not in [request.op for request in feed.asked()]
+    feed.wait(2)
+    assert "reconnect" in [request.op for request in feed.asked()]
+
+
+def test_a_pair_without_a_change_has_two_minutes_for_its_first_book() -> None:
+    feed = Feed()
+    feed.open("book")
+    feed.hear(subscribed())
+    feed.wait(119, {"ping": 1})
+    assert feed.states()["book BTC-USDT"] == "subscribed"
+    feed.wait(3, {"ping": 1})
+    assert feed.states() == {"book BTC-USDT": "stale"}
+    feed.hear(book(0))
+    feed.wait(600, {"ping": 1})  # and may be quiet after it
+    assert feed.states() == {"book BTC-USDT": "live"}
+
+
+def subscribed() -> dict[str, Any]:
+    return {"channel": "market_btcusdt_simple_depth_step0", "event_rep": "subed", "status": "ok", "ts": 1}
+
+
+def test_no_more_is_asked_than_is_documented() -> None:
+    assert bitrue.LIMITS.weight_per_minute <= 1200
+    questions = [bitrue.latest_trades(BTC), bitrue.latest_trades(BTC, bitrue.MOST_PAGE), bitrue.ticker(BTC)]
+    assert [question.weight for question in questions] == [1, 1, 1]
+    assert bitrue.MOST_PAGE <= 1000

@@ -6,14 +6,15 @@ within 60.
 Quirks: every frame of the server is binary, gzip of JSON; the end of a subscription is not answered; any
 ``status`` but ``ok`` is a refusal; bids are called ``buys``; base and quote may be lower case in the list of
 instruments. A book is whole in each frame, best 40 levels or so, and bears no sequence: nothing tells of one
-that was lost, and nothing proves one, but its time orders them. One that is crossed is dropped, unless that
-lasts. The socket has no trades that are documented: the latest are asked for by REST, and a page that does
-not reach back to the last one known is a gap, as trade ids increase (assumed).
+that was lost, and nothing proves one, but its time orders them. One that is crossed is dropped, until they
+have been crossed for a while. The socket has no trades that are documented: the latest are asked for by REST,
+and a page that does not reach back to the last one known is a gap, as trade ids increase (assumed).
 
 Source: Bitrue-exchange, Spot-official-api-docs (2023-07) and Market-API (2021); notes of a live collector of
 2026-07. Read against frames of 2022 and 2026.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -24,7 +25,7 @@ import msgspec
 
 from actors.model.decimals import sides_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import BookSnapshot, Channel, Event, Level, Ticker, Trade
+from actors.model.events import BookSnapshot, Channel, Event, Gap, Level, Ticker, Trade
 from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
@@ -54,6 +55,7 @@ from actors.venues.common import (
     asking,
     item_of,
     planned,
+    rows_of,
     spot,
     step_text,
     symbol_of,
@@ -66,14 +68,16 @@ HEAD, TAIL = "market_", "_simple_depth_step0"  # around the pair's name in lower
 PAGE: Final = 500  # trades; chosen: 330 a second without a hole
 MOST_PAGE: Final = 1000  # documented; at twice the bytes
 LATE_MS: Final = 10_000  # chosen: a book so much older is no straggler, the venue's clock was set
-CROSSED_MS: Final = 2_000  # chosen: for so long a crossed book is a mishap and dropped
+CROSSED_MS: Final = 2_000  # chosen: books that are crossed for so long are a mishap and dropped
+MOST_PING: Final = 200  # chosen: bytes; whatever is longer is a book
+_PING: Final = re.compile(rb'"ping"\s*:\s*"?([0-9]{1,19})\b')
 
 
 class _Frame(msgspec.Struct):
     channel: str | None = None
     tick: msgspec.Raw = msgspec.Raw(b"null")
-    ts: Ms | None = None
-    status: str | None = None
+    ts: object = None  # ms of a book; of no meaning in an answer
+    status: object = None
     event_rep: str | None = None
     ping: int | str | None = None
 
@@ -83,8 +87,11 @@ class _Book(msgspec.Struct):
     asks: list[Level]
 
 
-class _Trade(msgspec.Struct, rename="camel"):
+class _Known(msgspec.Struct):
     id: Id
+
+
+class _Trade(_Known, rename="camel"):
     price: str
     qty: str  # base currency
     time: Ms
@@ -117,12 +124,14 @@ class _Row(msgspec.Struct, rename="camel"):
 
 
 class _ExchangeInfo(msgspec.Struct):
-    symbols: list[_Row]
+    symbols: list[msgspec.Raw]
 
 
 _frame_decoder = msgspec.json.Decoder(_Frame)
 _book_decoder = msgspec.json.Decoder(_Book)
-_trades_decoder = msgspec.json.Decoder(list[_Trade])
+_page_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_trade_decoder = msgspec.json.Decoder(_Trade)
+_known_decoder = msgspec.json.Decoder(_Known)
 _ticker_decoder: msgspec.json.Decoder[_Ticker | list[_Ticker]] = msgspec.json.Decoder(_Ticker | list[_Ticker])
 _exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 
@@ -139,7 +148,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     channel = said.channel
     item = None if channel is None else _item(channel, scratch)
     if said.status not in (None, "ok"):
-        reason = f"status {said.status[:40]}: {frame[:160]!r}"
+        reason = f"status {str(said.status)[:40]}: {frame[:160]!r}"
         return [Refused(reason, items=None if item is None else [item])]
     if channel is None:
         raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
@@ -159,41 +168,46 @@ def _item(channel: str, scratch: Scratch) -> Item | None:
 
 
 def _book(said: _Frame, symbol: str, scratch: Scratch) -> Decoded:
-    at = said.ts
-    if at is None:
-        raise Unparseable(f"depth: the book of {symbol} has no ts")
+    at = _ms(said.ts)
     book = read("depth", _book_decoder, said.tick)
     bids, asks = sides_text(book.buys, book.asks)
-    # By symbol, ms of the last book that was not crossed.
-    sound = cast("dict[str, int]", scratch.memory.setdefault("sound", {}))
-    last = sound.get(symbol)
+    # By symbol, ms of the last book that was passed on, and of the first of those crossed since a sound one.
+    passed = cast("dict[str, int]", scratch.memory.setdefault("passed", {}))
+    crossed = cast("dict[str, int]", scratch.memory.setdefault("crossed", {}))
+    last = passed.get(symbol)
     if last is not None and at < last < at + LATE_MS:
         return Ignored("older_book")
     if not (bids and asks and Decimal(bids[0][0]) >= Decimal(asks[0][0])):
-        sound[symbol] = at
-    elif last is None or abs(at - last) < CROSSED_MS:
+        crossed.pop(symbol, None)
+    elif abs(at - crossed.setdefault(symbol, at)) < CROSSED_MS:
         return Ignored("crossed_book")
+    passed[symbol] = at
     return BookSnapshot(NAME, symbol, at * MS, scratch.recv, at, scratch.conn, bids, asks, last_seq=at)
+
+
+def _ms(ts: object) -> int:
+    try:
+        return msgspec.convert(ts, Ms)
+    except msgspec.ValidationError as e:
+        raise Unparseable(f"depth: ts: {e}") from e
 
 
 def answer(frame: bytes) -> str | None:
     """Return the pong for a ping of the server."""
-    if not frame.startswith(b'{"ping":'):
-        return None
-    number = frame[8:].strip(b' "}\r\n')
-    return f'{{"pong":{number.decode()}}}' if number.isdigit() and len(number) < 20 else None
+    ping = None if len(frame) > MOST_PING else _PING.search(frame)
+    return None if ping is None else f'{{"pong":{ping[1].decode()}}}'
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     """Return the trades of a page, oldest first and once each, or the ticker.
 
+    A trade that cannot be read is a gap of its id: the others are not to wait until newer ones push it out.
+
     Raises:
-        Unparseable: The body is not what its request promises.
+        Unparseable: The body is not what its request promises: no trade of it can be read, or one has no id.
     """
     if answer.request.op == "trade":
-        symbol, body = asked_as("trade", answer)
-        page = {row.id: row for row in read("trades", _trades_decoder, body)}
-        return [_trade(page[number], symbol, scratch) for number in sorted(page)]
+        return _page(*asked_as("trade", answer), scratch)
     symbol, body = asked_as("ticker", answer)
     said = read("ticker/24hr", _ticker_decoder, body)
     # Documented is an object; clients of this venue find it in a list of one.
@@ -201,6 +215,24 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     if len(each) != 1 or symbol_of(each[0].symbol.upper(), scratch) != symbol:
         raise Unparseable(f"ticker/24hr: not the ticker of {symbol}")
     return [_ticker(each[0], symbol, scratch)]
+
+
+def _page(symbol: str, body: bytes, scratch: Scratch) -> list[Event]:
+    trades: dict[int, Trade] = {}
+    gaps: dict[int, Gap] = {}
+    wrong: Unparseable | None = None
+    for row in read("trades", _page_decoder, body):
+        try:
+            trade = read("trades", _trade_decoder, row)
+            trades[trade.id] = _trade(trade, symbol, scratch)
+        except Unparseable as e:
+            number, wrong = read("trades", _known_decoder, row).id, e
+            ends = str(number), str(number)
+            gaps[number] = Gap(NAME, symbol, None, scratch.recv, None, "trade", "sequence", *ends)
+    if wrong is not None and not trades:
+        raise wrong
+    page = gaps | trades
+    return [page[number] for number in sorted(page)]
 
 
 def _trade(t: _Trade, symbol: str, scratch: Scratch) -> Trade:
@@ -222,11 +254,12 @@ def rows(body: bytes) -> list[Instrument | Unusable]:
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
-    return [_instrument(row) for row in listed if row.status == "TRADING"]
+    return rows_of(_Row, read("exchangeInfo", _exchange_info_decoder, body).symbols, _instrument)
 
 
-def _instrument(row: _Row) -> Instrument | Unusable:
+def _instrument(row: _Row) -> Instrument | Unusable | None:
+    if row.status != "TRADING":
+        return None
     by_type = {each.filter_type: each for each in row.filters}
     price, size = (by_type.get(name, _Filter()) for name in ("PRICE_FILTER", "LOT_SIZE"))
     steps = step_text(price.price_scale), step_text(size.volume_scale)

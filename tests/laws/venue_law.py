@@ -16,6 +16,7 @@ from actors.model.events import (
     BookSnapshot,
     Event,
     Funding,
+    Gap,
     Liquidation,
     OpenInterest,
     Ticker,
@@ -149,6 +150,10 @@ def _assert_means_something(venue: Venue, event: Event, scratch: Scratch) -> Non
             assert texts(event) or event.next_ts
             assert _above_zero(event.mark, event.index)
             assert _is_time(event.next_ts)
+        case Gap():  # of a page whose other trades can be read
+            assert (event.channel, event.cause, event.filled) == ("trade", "sequence", False)
+            assert event.first == event.last
+            assert "trade" in venue.polls
         case _:
             raise AssertionError(f"no event of a frame: {event}")
 

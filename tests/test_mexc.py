@@ -6,11 +6,12 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from chain_rig import Chain
 from wire_form import encode
 
 from actors.model import codec
 from actors.model.errors import Unparseable
-from actors.model.events import L1, AnyEvent, BookDelta, Ticker, Trade
+from actors.model.events import L1, AnyEvent, Book, BookDelta, Gap, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
@@ -128,3 +129,70 @@ def test_a_connection_takes_seven_instruments_with_all_channels() -> None:
     assert [len(connection.subscriptions) for connection in planned] == [28, 28, 24]
     frame = json.loads(planned[0].subscriptions[3].frame)
     assert frame == {"method": "SUBSCRIPTION", "params": ["spot@public.miniTicker.v3.api.pb@A0USDT@24H"]}
+
+
+# ---- the chain of versions ------------------------------------------------------------------------------
+
+
+class Feed(Chain):
+    """A market whose book has been put together up to version 20."""
+
+    def __init__(self) -> None:
+        super().__init__(mexc.VENUE, BTC)
+        self.open("book")
+        self.hear({"id": 0, "code": 0, "msg": "spot@public.aggre.depth.v3.api.pb@100ms@BTCUSDT"})
+        self.push(1, 10)
+        [asked] = [request for request in self.asked() if request.op == "snapshot"]
+        self.answer(asked, {"lastUpdateId": 10, "bids": [["99", "1"]], "asks": [["101", "1"]]})
+        self.push(11, 20)
+        assert self.told(Book, Gap)[-1].state == "live"
+
+    def push(self, first: int, last: int) -> None:
+        depths = {"2": [{"1": "99", "2": str(last)}], "4": str(first), "5": str(last)}
+        self.say("b", base64.b64encode(HEAD + encode({"313": depths})))
+
+
+def test_each_change_begins_where_the_last_one_ended() -> None:
+    feed = Feed()
+    feed.push(21, 21)
+    feed.push(22, 30)
+    assert [(book.state, book.bids) for book in feed.told(Book)] == [
+        ("live", [("99", "21")]), ("live", [("99", "30")]),
+    ]  # fmt: skip
+    feed.push(21, 30)  # once more
+    assert feed.told(Book, Gap) == []
+
+
+@pytest.mark.parametrize("first", [11, 19, 20, 22, 25])
+def test_a_change_that_begins_elsewhere_is_a_gap(first: int) -> None:
+    feed = Feed()
+    feed.push(first, 30)
+    told = feed.told(Book, Gap)
+    assert [(gap.channel, gap.cause) for gap in told if isinstance(gap, Gap)] == [("book", "sequence")]
+    assert [book.state for book in told if isinstance(book, Book)] == ["resyncing"]
+
+
+# ---- connections ----------------------------------------------------------------------------------------
+
+
+def test_without_a_pong_for_three_quarters_of_a_minute_a_connection_is_dead() -> None:
+    feed = Feed()
+    feed.wait(45)
+    assert "reconnect" not in [request.op for request in feed.asked()]
+    feed.wait(2)
+    assert "reconnect" in [request.op for request in feed.asked()]
+    feed = Feed()
+    feed.wait(55, {"id": 0, "code": 0, "msg": "PONG"})
+    assert "reconnect" not in [request.op for request in feed.asked()]
+
+
+def test_the_same_deals_without_ids_are_the_same_however_they_are_cut_into_windows() -> None:
+    words = [{"1": price, "2": "1", "3": 1, "4": 1_790_281_246_176} for price in ("100", "101", "101")]
+
+    def ids(*deals: Any) -> list[str]:
+        said = mexc.decode(HEAD + encode({"314": {"1": [*deals]}}), scratch())
+        return [trade.id for trade in said if isinstance(trade, Trade)]
+
+    whole = ids(*words)
+    assert len(set(whole)) == 3
+    assert ids(words[0]) + ids(*words[1:]) == whole

@@ -6,7 +6,9 @@ Quirks: a refusal bears code 0, only its text tells; answers name channels and b
 of a subscription is answered as its beginning is. A side without changes, or without orders, is absent. One
 price may have zeros at its end in one channel and none in another: in books it has none. Of tickers only the
 rolling day's (``@24H``) is taken, which has no opening price; those of time zones start anew at midnight.
-Their ``volume`` is the turnover. REST gives trades without ids, so holes stay.
+Their ``volume`` is the turnover. REST gives trades without ids, so holes stay. Deals of before 2026-06, in
+older captures only, bear none either: ms, price and size stand for it, so that of equal ones of one ms those
+in a later frame are lost.
 
 Source: MEXC spot v3 documents, "Websocket market streams" and "How to properly maintain a local copy of the
 order book", as of 2026; ``mexc_push`` for the frames. Read against captures of 2026-07 to 2026-09.
@@ -23,7 +25,7 @@ import msgspec
 from actors.model.decimals import levels_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues import mexc_push
 from actors.venues.base import (
     Acked,
@@ -51,6 +53,7 @@ from actors.venues.common import (
     item_of,
     planner,
     quote,
+    rows_of,
     spot,
     step_text,
     symbol_of,
@@ -95,7 +98,7 @@ class _Row(msgspec.Struct, rename="camel"):
 
 
 class _ExchangeInfo(msgspec.Struct):
-    symbols: list[_Row]
+    symbols: list[msgspec.Raw]
 
 
 _reply_decoder = msgspec.json.Decoder(_Reply)
@@ -163,18 +166,22 @@ def _book_ticker(push: mexc_push.Push, t: mexc_push.BookTicker, scratch: Scratch
 def _deals(push: mexc_push.Push, deals: Sequence[mexc_push.Deal], scratch: Scratch) -> list[Trade]:
     _bounded(len(deals))
     symbol = symbol_of(push.symbol, scratch)
-    return [_deal(deal, n, symbol, scratch) for n, deal in enumerate(deals)]
+    equals: dict[str, int] = {}  # in this frame
+    return [_deal(deal, equals, symbol, scratch) for deal in deals]
 
 
-def _deal(d: mexc_push.Deal, place: int, symbol: str, scratch: Scratch) -> Trade:
+def _deal(d: mexc_push.Deal, equals: dict[str, int], symbol: str, scratch: Scratch) -> Trade:
     aggressor = _AGGRESSORS.get(d.trade_type)
     if aggressor is None:
         raise Unparseable(f"deals: neither bought nor sold: {d.trade_type}")
     price, size = trade_text(d.price, d.quantity)
     if len(d.trade_id) > MOST_ID:
         raise Unparseable(f"deals: an id of {len(d.trade_id)} characters")
-    # Frames of before 2026-06 bear no id: there the same words at the same place are the same trade.
-    identity = d.trade_id or f"{d.time}-{price}-{size}-{place}"
+    identity = d.trade_id
+    if not identity:  # the place among its equals, as another connection may have cut the window elsewhere
+        words = f"{d.time}-{price}-{size}"
+        place = equals[words] = equals.get(words, -1) + 1
+        identity = f"{words}-{place}"
     return Trade(NAME, symbol, _ns(d.time), scratch.recv, None, identity, price, size, aggressor)
 
 
@@ -238,21 +245,18 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     return [BookSnapshot(*head, *levels, last_seq=version, depth=SNAPSHOT_LEVELS)]
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the instruments of one exchangeInfo that trade now; older ones spell that ``ENABLED``.
 
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    listed = read("exchangeInfo", _exchange_info_decoder, body).symbols
-    return [
-        _instrument(row)
-        for row in listed
-        if str(row.status) in ("1", "ENABLED") and row.is_spot_trading_allowed
-    ]
+    return rows_of(_Row, read("exchangeInfo", _exchange_info_decoder, body).symbols, _instrument)
 
 
-def _instrument(row: _Row) -> Instrument:
+def _instrument(row: _Row) -> Instrument | None:
+    if str(row.status) not in ("1", "ENABLED") or not row.is_spot_trading_allowed:
+        return None
     price_step, size_step = map(step_text, (row.quote_asset_precision, row.base_asset_precision))
     return spot(row.symbol, row.base_asset, row.quote_asset, price_step, size_step)
 
@@ -286,6 +290,7 @@ LIMITS: Final = Limits(
     items_per_connection=30,  # documented
     frames_per_s=20,  # chosen: 100 are said to be allowed
     weight_per_minute=1500,  # chosen: half of the documented 500 in 10 s
+    weight_per_s=80,  # so that no 10 s hold more: they touch at most six spans of the 2 s that it is kept for
     connects_per_minute=60,  # chosen: none is published
     lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before
     max_frame_bytes=512 * 1024,  # chosen: a message takes up to 30 times its bytes in memory

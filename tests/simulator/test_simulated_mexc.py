@@ -11,9 +11,12 @@ from venue_rig import Chain
 from wire_form import walk
 
 from actors.model.events import Gap
-from actors.simulator.mexc import LISTINGS
+from actors.simulator.mexc import LIMITS, LISTINGS
 from actors.simulator.session import Binary, Session
 from actors.simulator.simulation import Simulator
+from actors.venues.base import Ignored, Scratch
+from actors.venues.mexc import VENUE, decode
+from actors.venues.mexc_push import parse
 
 DEALS, DEPTH, BEST = (
     f"spot@public.aggre.{kind}.v3.api.pb@100ms@BTCUSDT" for kind in ("deals", "depth", "bookTicker")
@@ -162,6 +165,32 @@ def test_who_has_no_channel_is_sent_away_and_who_says_nothing_while_nothing_happ
     assert (quiet.close, pinging.close) == ((1000, ""), None)
 
 
+def test_the_adapter_keeps_a_connection_on_which_nothing_happens(desk: Desk) -> None:
+    desk.fault("silent_ack")
+    pinging, keepalive = subscribe(desk, DEPTH), VENUE.keepalive
+    assert keepalive is not None
+    for _ in range(20):
+        desk.run(keepalive.every_s)
+        assert pinging.close is None
+        desk.tell(pinging, keepalive.frame)
+        [pong] = pinging.out
+        assert decode(bytes(pong), Scratch("a.1", {})) == [Ignored("heartbeat")]
+        pinging.out.clear()
+    assert VENUE.quiet_s is not None
+    assert 2 * keepalive.every_s < VENUE.quiet_s < LIMITS["silent_s"]
+
+
+def test_the_adapter_keeps_to_all_limits() -> None:
+    limits = VENUE.limits
+    assert limits.items_per_connection <= LIMITS["channels"]
+    assert limits.frames_per_s <= LIMITS["messages"] / LIMITS["messages_s"]
+    assert limits.lifetime_s is not None
+    assert limits.lifetime_s <= LIMITS["lifetime_s"] - 600
+    assert limits.weight_per_minute <= LIMITS["weight"] * 60 / LIMITS["weight_s"]
+    assert limits.weight_per_s is not None  # kept for any second and the one before: six times in any ten
+    assert limits.weight_per_s * (LIMITS["weight_s"] / 2 + 1) <= LIMITS["weight"]
+
+
 def test_instruments_books_and_past_trades_are_given_within_a_weight(desk: Desk) -> None:
     listed = {row["symbol"]: row for row in desk.get("/api/v3/exchangeInfo")["symbols"]}
     assert (listed["BTCTUSD"]["status"], listed["BTCTUSD"]["quoteAsset"]) == ("2", "TUSD")
@@ -223,6 +252,21 @@ def test_a_lost_window_is_found_by_its_versions_and_the_book_comes_back() -> Non
     assert chain.states["BTC-USDT"][-3:] == ["live", "resyncing", "live"]
     assert chain.states["ETH-USDT"][-1] == "live"
     assert "resyncing" not in chain.states["ETH-USDT"][1:]
+
+
+def test_a_window_that_overlaps_the_last_one_is_found_by_its_versions_and_the_book_comes_back() -> None:
+    def overlapping(payload: bytes) -> bytes:
+        push = parse(payload)
+        push.depths.from_version = str(int(push.depths.from_version) - 1)
+        return push.SerializeToString()
+
+    chain = Chain("mexc", "BTC-USDT")
+    chain.run(3)
+    chain.desk.venue.edits = {"crossed": overlapping}
+    chain.fault("crossed", channel="book")
+    chain.run(5)
+    assert [(gap.channel, gap.cause) for gap in chain.of(Gap)] == [("book", "sequence")]
+    assert chain.states["BTC-USDT"][-3:] == ["live", "resyncing", "live"]
 
 
 def test_a_crossed_book_is_never_live_and_comes_back() -> None:

@@ -94,14 +94,14 @@ class Feed(Chain):
     def told(self, *kinds: Any) -> list[Any]:
         return super().told(*(kinds or (Trade, Gap, Status)))
 
-    def page(self, *ids: int, status: int = 200, later_s: int = 0) -> list[Any]:
+    def page(self, *ids: int, bad: tuple[int, ...] = (), status: int = 200, later_s: int = 0) -> list[Any]:
         """Let a page come in; return what is new, trades as their ids and gaps as their ends."""
         rows = [
             {
-                "id": number, "price": "4.01", "qty": "12.0", "isBuyerMaker": number % 2 == 0,
-                "time": 1_799_999_000_000 + number + later_s * 1000,
+                "id": number, "price": "?" if number in bad else "4.01", "qty": "12.0",
+                "isBuyerMaker": number % 2 == 0, "time": 1_799_999_000_000 + number + later_s * 1000,
             }
-            for number in ids
+            for number in (*ids, *bad)
         ]  # fmt: skip
         body = json.dumps(rows) if status == 200 else "busy"
         self.say("h", Answer(bitrue.latest_trades(BTC), status, body), "a.*")
@@ -180,8 +180,23 @@ def test_one_trade_that_cannot_be_read_silences_no_other() -> None:
         {"id": n, "price": price, "qty": "1", "isBuyerMaker": True, "time": 1_799_999_000_000 + n}
         for n, price in ((1, "4.01"), (2, "4.02"), (3, "?"), (4, "4.03"))
     ]
-    feed.say("h", Answer(bitrue.latest_trades(BTC), 200, json.dumps(rows)), "a.*")
+    body = json.dumps(rows)
+    feed.say("h", Answer(bitrue.latest_trades(BTC), 200, body), "a.*")
     assert [event.id for event in feed.told(Trade)] == ["2", "4"]
+    feed.say("h", Answer(bitrue.latest_trades(BTC), 200, body), "a.*")
+    assert feed.told(Trade, Gap) == []
+
+
+def test_a_trade_of_a_page_that_cannot_be_read_is_named_in_its_place_and_once() -> None:
+    feed = Feed()
+    assert feed.page(1, bad=(0,)) == []
+    assert feed.page(1, 2, 4, bad=(3,)) == [2, ("3", "3"), 4]
+    assert feed.dead() == ["trades of BTC-USDT: 3"]
+    assert feed.page(1, 2, 4, 5, bad=(3,)) == [5]
+    assert feed.page(5, bad=(6,)) == [("6", "6")]
+    assert feed.page(7, 8) == [7, 8]
+    assert feed.first.counts["tapeline_gaps_total", "trade/sequence"] == 2
+    assert feed.first.counts["tapeline_unparseable_total", "value"] == 2
 
 
 # ---- books ----------------------------------------------------------------------------------------------

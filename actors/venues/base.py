@@ -347,8 +347,9 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
         unsubscribe: The same, the other way. None: what an end must name only the venue's frames tell, so
             the connection is replaced.
         decode: (frame, scratch) -> what it says; raises only ``Unparseable``.
-        decode_rest: (answer, scratch) -> events of a snapshot, backfill or poll (trades oldest first);
-            raises only ``Unparseable``. Called for answers of status 200 only.
+        decode_rest: (answer, scratch) -> events of a snapshot, backfill or poll (trades oldest first; a gap
+            of its id for one that cannot be read); raises only ``Unparseable``. Called for answers of status
+            200 only.
         instruments: REST requests that list the instruments; ``rows`` reads one such body, through
             ``listed``. An instrument that cannot be used is told apart (``Unusable``) and costs the others
             nothing.

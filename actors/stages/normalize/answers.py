@@ -3,7 +3,7 @@
 import msgspec
 
 from actors.model.errors import Unparseable
-from actors.model.events import SECOND, Event, Trade
+from actors.model.events import SECOND, Event, Gap, Trade
 from actors.model.instruments import Instrument
 from actors.stages.control import retry_delay_s
 from actors.stages.normalize.connections import Connections
@@ -63,17 +63,19 @@ class Answers:
             case "backfill" if symbol is not None:
                 self._trades.backfilled(symbol, answer, events)
             case "open_interest" | "ticker" | "trade" as channel if symbol is not None:
-                self._polled((channel, symbol), answer, events)
+                self._polled((channel, symbol), answer, events, line)
             case _:
                 self._sink.count("tapeline_ignored_total", "answer")
 
-    def _polled(self, item: Item, answer: Answer, events: list[Event] | None) -> None:
+    def _polled(self, item: Item, answer: Answer, events: list[Event] | None, line: bytes) -> None:
         if events is None:
             reason = "no answer" if not answer.status else f"HTTP {answer.status}"
             self._connections.unanswered(item, f"{reason}: {answer.body[:200]}")
         elif item[0] == "trade":
             self._connections.answered(item, None)
-            self._trades.page(item[1], [event for event in events if isinstance(event, Trade)])
+            page = [event for event in events if isinstance(event, Trade | Gap)]
+            if unread := self._trades.page(item[1], page):
+                self._sink.unparseable(Unparseable(f"trades of {item[1]}: {', '.join(unread)[:200]}"), line)
         else:
             for event in events:
                 if self._connections.answered(item, event.ts_event):  # asked more often than it changes

@@ -45,6 +45,13 @@ class Recent(msgspec.Struct):
             self.high, self.ts = number, trade.ts_event
         return self._note(trade.id) or told
 
+    def miss(self, number: int) -> bool:
+        """Take a trade of which nothing but its ``increasing`` id is known; return whether that is new."""
+        if number <= self.floor or self._note(str(number)) is not None:
+            return False
+        self.high = max(self.high, number)
+        return True
+
     def _is_reset(self, trade: Trade, number: int) -> bool:
         later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
         return later and self.high - number > RESET_BELOW

@@ -8,7 +8,7 @@ pages do not meet.
 from collections.abc import Iterable
 from typing import Final
 
-from actors.model.events import SECOND, Cause, Event, Trade
+from actors.model.events import SECOND, Cause, Event, Gap, Trade
 from actors.stages.control import retry_delay_s
 from actors.stages.normalize.connections import Lost
 from actors.stages.normalize.marks import Duplicate, Filled, Hole, Marks, Opened, Reset, Step
@@ -184,23 +184,30 @@ class Trades:
                 delay_s=delay_s,
             )
 
-    def page(self, symbol: str, page: list[Trade]) -> None:
+    def page(self, symbol: str, page: list[Trade | Gap]) -> list[str]:
         """Take the latest trades, oldest first: those that are new pass.
 
         Pages overlap. One that does not reach back to the highest id seen may have missed some; what is
-        in the very first was before anybody asked.
+        in the very first was before anybody asked. A gap stands for a trade that cannot be read, and is told
+        once. Return the ids of those that were.
         """
         recent = self._recent.get(symbol)
+        first = recent is None
         if recent is None:
             recent = self._recent[symbol] = Recent()
-            for trade in page:
-                recent.see(trade, increasing=self._increasing)
-            return
-        if page and -1 < recent.high < int(page[0].id) - 1:
-            self._sink.gap(symbol, "trade", "sequence", recent.high + 1, int(page[0].id) - 1)
-        for trade in page:
-            if not self._news(symbol, recent, trade):
+        elif page and -1 < recent.high < _id(page[0]) - 1:
+            self._sink.gap(symbol, "trade", "sequence", recent.high + 1, _id(page[0]) - 1)
+        unread: list[str] = []
+        for one in page:
+            if isinstance(one, Gap):
+                if recent.miss(_id(one)) and not first:
+                    self._sink.gap(symbol, "trade", "sequence", _id(one), _id(one))
+                    unread.append(str(_id(one)))
+            elif first:
+                recent.see(one, increasing=self._increasing)
+            elif not self._news(symbol, recent, one):
                 self._sink.count("tapeline_duplicates_total", "page")
+        return unread
 
     def backfilled(self, symbol: str, answer: Answer, events: list[Event] | None) -> None:
         """Take the answer to a backfill; ``events``: what it holds, None where it is none."""
@@ -227,3 +234,7 @@ class Trades:
             self._backfill(symbol, marks)
         else:
             self._backfill(symbol, marks, retry_delay_s(marks.failures))
+
+
+def _id(one: Trade | Gap) -> int:
+    return int(one.id if isinstance(one, Trade) else one.first or 0)

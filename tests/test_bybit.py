@@ -10,7 +10,7 @@ from chain_rig import START, Chain
 from actors.model.events import L1, Book, Channel, Funding, Gap, OpenInterest, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.venues import bybit, bybit_linear
-from actors.venues.base import Request
+from actors.venues.base import Request, Venue
 
 BTC = Instrument("BTC-USDT", "BTCUSDT", "BTC", "USDT")
 ETH = Instrument("ETH-USDT", "ETHUSDT", "ETH", "USDT")
@@ -37,8 +37,11 @@ def consent(number: str = "", op: str = "subscribe") -> dict[str, Any]:
     return {"success": True, "ret_msg": "", "conn_id": "x", "req_id": number, "op": op}
 
 
-def refusal(topic: str, number: str = "") -> dict[str, Any]:
-    reason = f"error:handler not found,topic:{topic}"
+WORDS = ("error:handler not found,topic:{}", "Invalid symbol :[{}]")  # captured; told by other clients
+
+
+def refusal(topic: str, number: str = "", words: str = WORDS[0]) -> dict[str, Any]:
+    reason = words.format(topic)
     return {"success": False, "ret_msg": reason, "conn_id": "x", "req_id": number, "op": "subscribe"}
 
 
@@ -71,11 +74,12 @@ def test_three_channels_are_one_topic_asked_for_once() -> None:
     assert connection.url.endswith("/v5/public/linear")
 
 
+@pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("number", ["1", ""])
-def test_one_bad_topic_costs_the_others_of_its_request_nothing_but_a_moment(number: str) -> None:
+def test_one_bad_topic_costs_the_others_of_its_request_nothing_but_a_moment(number: str, words: str) -> None:
     chain = Chain(bybit.VENUE, BTC, ETH)
     chain.open("trade", "book")
-    chain.hear(refusal("orderbook.200.ETHUSDT", number))
+    chain.hear(refusal("orderbook.200.ETHUSDT", number, words))
     asked = chain.asked()
     assert [(r.op, r.channel, r.symbol, r.conn) for r in asked] == [
         ("subscribe", "trade", "BTC-USDT", "a.1"),
@@ -95,6 +99,39 @@ def test_one_bad_topic_costs_the_others_of_its_request_nothing_but_a_moment(numb
     }
     chain.wait(30, consent())  # answers to nothing change nothing
     assert chain.states().get("book ETH-USDT", "refused") == "refused"
+
+
+def test_one_topic_of_three_channels_is_asked_for_again_until_all_of_them_have_it() -> None:
+    chain = Chain(bybit_linear.VENUE, PERP)
+    chain.open("ticker", "open_interest", "funding", "liquidation")
+    chain.hear(refusal("allLiquidation.BTCUSDT"))
+    asked = chain.asked()
+    assert [(r.op, r.channel) for r in asked] == [
+        ("subscribe", c) for c in ("ticker", "open_interest", "funding")
+    ]
+    for n, request in enumerate(asked, 2):
+        for subscription in bybit.subscribe([(request.channel, PERP.symbol)], chain.known, n):
+            chain.say("s", subscription)
+        chain.hear(
+            consent() if n == 2 else refusal("tickers.BTCUSDT", words="error:already subscribed,topic:{}")
+        )
+    assert chain.states() == {
+        "ticker BTC-USDT-PERP": "subscribed",
+        "open_interest BTC-USDT-PERP": "subscribed",
+        "funding BTC-USDT-PERP": "subscribed",
+        "liquidation BTC-USDT-PERP": "refused",
+    }
+
+
+def test_a_ticker_that_is_refused_is_three_channels_and_the_rest_is_asked_for_again() -> None:
+    chain = Chain(bybit_linear.VENUE, PERP)
+    chain.open("ticker", "trade", "open_interest", "funding")
+    chain.hear(refusal("tickers.BTCUSDT"))
+    assert [(r.op, r.channel) for r in chain.asked()] == [("subscribe", "trade")]
+    states = chain.states()
+    assert {channel.partition(" ")[0] for channel, state in states.items() if state == "refused"} == {
+        "ticker", "open_interest", "funding"
+    }  # fmt: skip
 
 
 def test_a_nameless_consent_is_to_the_oldest_request_that_is_unanswered() -> None:
@@ -207,6 +244,24 @@ def test_fills_of_two_connections_pass_once_though_their_ids_are_no_numbers() ->
     assert [trade.id for trade in chain.told(Trade)] == [*ids, "g"]
 
 
+ODD: list[Any] = [
+    {"success": False, "ret_msg": None, "conn_id": "x", "op": "ping"},
+    {"success": False, "ret_msg": "error:request parse error", "conn_id": "x", "op": ""},
+    '{"topic":"tickers.BTCUSDT","type":"snapshot","data":{"symbol":"BTCUSDT","lastPrice":1},"ts":1}',
+    '{"topic":"orderbook.1.BTCUSDT","type":"snapshot","data":null}',
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_frame_that_is_odd_but_no_trade_costs_no_trades(odd: Any) -> None:
+    chain = Chain(bybit_linear.VENUE, PERP)
+    chain.open("trade", "ticker", "l1")
+    chain.hear(consent(), fill("f"), odd)
+    assert not chain.told(Gap)
+    chain.hear('{"topic":"publicTrade.BTCUSDT","type":"snapshot","data":null}')
+    assert [(gap.channel, gap.symbol) for gap in chain.told(Gap)] == [("trade", PERP.symbol)]
+
+
 # ---- pages ----------------------------------------------------------------------------------------------
 
 
@@ -221,3 +276,47 @@ def test_the_next_page_is_asked_for_with_the_cursor_as_it_came() -> None:
     third = bybit.next_page(second, json.dumps(body | {"result": {"nextPageCursor": "z"}}).encode())
     assert third == Request("instruments", f"{first.path}&cursor=z")
     assert bybit.next_page(first, b'{"retCode":0,"result":{"list":[],"nextPageCursor":""}}') is None
+
+
+# ---- what the venue allows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("venue", [bybit.VENUE, bybit_linear.VENUE], ids=lambda venue: venue.name)
+def test_we_ask_for_no_more_than_is_documented(venue: Venue) -> None:
+    limits = venue.limits  # sheet 2
+    assert limits.connects_per_minute * 5 <= 500
+    assert limits.weight_per_minute <= 600, "which are allowed in 5 s"
+    assert limits.forbidden_s == 10 * 60
+    # No limit of frames is published: what a connection may be asked for is sent within a few seconds.
+    frames = limits.items_per_connection / bybit.TOPICS_PER_FRAME
+    assert 1 <= frames / limits.frames_per_s <= 10
+
+
+@pytest.mark.parametrize("venue", [bybit.VENUE, bybit_linear.VENUE], ids=lambda venue: venue.name)
+def test_pings_and_patience_are_as_documented(venue: Venue) -> None:
+    assert venue.keepalive is not None
+    assert json.loads(venue.keepalive.frame) == {"op": "ping"}  # sheet 4
+    assert venue.keepalive.every_s <= 20  # sheet 4
+    assert venue.quiet_s is not None
+    assert 2 * venue.keepalive.every_s < venue.quiet_s < 600, "two pongs are missing; the venue waits 10 min"
+    # Sheet 5.2: best bid and offer are said again each 3 s. 5.4: mark and index price move each second.
+    assert 3 * 3 <= venue.silence_s["l1"] <= 60
+    assert venue.silence_s.get("funding", 60) == 60
+    assert set(venue.silence_s) <= {"l1", "funding"}, "all else may be silent for ever"
+    # Sheet 5.2 and 5.4: book and ticker open with a snapshot.
+    of_ticker = {c for c, stream in bybit.STREAMS.items() if stream in (bybit.BOOK, "tickers")}
+    assert set(venue.first_s) == of_ticker & venue.channels
+    assert all(5 <= seconds <= 30 for seconds in venue.first_s.values())
+
+
+def test_a_connection_without_pongs_is_replaced_and_one_with_them_is_not() -> None:
+    pong = {"success": True, "ret_msg": "pong", "conn_id": "x", "op": "ping"}
+    chain = Chain(bybit.VENUE, BTC)
+    chain.open("trade")
+    chain.hear(consent("1"))
+    for _ in range(20):
+        chain.wait(20)
+        chain.hear(pong)
+    assert not chain.asked()
+    chain.wait(60)
+    assert [(r.op, r.conn) for r in chain.asked()] == [("reconnect", "a.1")]

@@ -6,18 +6,20 @@ decoder reads the frames of both: nothing in a frame says of which category it i
 Limits: 10 topics a request (documented for spot), 21,000 characters of topics a connection, 500 connection
 attempts in 5 minutes, a ping each 20 s.
 Quirks: keys come in any order; one topic that does not exist fails its whole request; answers of linear
-bear no number, and data may come before them or without; ``type`` of trades means nothing; a snapshot may
+bear no number, and data may come before them or without; a refusal names its topic in its text, if at all,
+and not always in the same words; ``type`` of trades means nothing; a snapshot may
 come at any time and replaces the book, ``u`` 1 then says that the service was restarted; ``orderbook.1``
 is snapshots, said again each 3 s; deltas of a ticker leave out what is unchanged; one ticker stands for
 three of our channels; open interest counts both sides, ``singleOpenInterest`` one, as other venues do;
 the side of a liquidation is that of the *position*, its price that of bankruptcy. Trade ids are no numbers
 (linear) or not said to count (spot), so what is missing has no name, and nothing is fetched. Block trades
-are off the book, and left out.
+are off the book, and a trade has no mark to tell them by: they are left out, counted as ``block_trade``.
 
 Source: bybit-exchange/docs v5 (websocket/public, market, rate-limit, changelog) as of 2026-07. Read
 against captures of 2024 to 2026.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Final, Generic, Literal, TypeVar, cast
@@ -41,7 +43,7 @@ from actors.model.events import (
     Ticker,
     Trade,
 )
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     BookRule,
@@ -74,6 +76,7 @@ from actors.venues.common import (
     own_number,
     parts,
     planner,
+    rows_of,
     spot,
     symbol_of,
     told_price,
@@ -170,7 +173,7 @@ class _Bare(msgspec.Struct):
     topic: str | None = None
     op: str | None = None
     success: bool | None = None
-    ret_msg: str = ""
+    ret_msg: str | None = None
     req_id: str | int | None = None
 
 
@@ -194,7 +197,7 @@ class _Row(msgspec.Struct, rename="camel"):
 
 
 class _List(msgspec.Struct, rename="camel"):
-    rows: list[_Row] = msgspec.field(name="list", default_factory=list["_Row"])
+    rows: list[msgspec.Raw] = msgspec.field(name="list", default_factory=list[msgspec.Raw])
     next_page_cursor: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
 
 
@@ -273,7 +276,8 @@ def _tickers(said: _Tickers, scratch: Scratch) -> list[Decoded]:
     whole = msgspec.convert(merged, _Ticker)
     head = (scratch.venue, symbol, said.ts * MS, scratch.recv, said.cs)
     told = [make(head, now, whole) for channel, make in _OF_TICKER.items() if scratch.wants(channel, symbol)]
-    notes[symbol] = merged | {"cs": str(said.cs or 0)}  # not before all of it was read
+    last = str(said.cs) if said.cs is not None else (known or {}).get("cs", "0")
+    notes[symbol] = merged | {"cs": last}  # not before all of it was read
     return [*filter(None, told)] or [Ignored("unchanged")]
 
 
@@ -325,13 +329,18 @@ def _liquidation(d: _Liquidation, scratch: Scratch) -> Liquidation:
 
 _DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
     b"publicTrade": decoding(
-        "publicTrade", _Batch[_Trade], lambda said, s: [_trade(t, s) for t in said.data]
+        "publicTrade", _Batch[_Trade], lambda said, s: [_trade(t, s) for t in said.data], channel="trade"
     ),
-    b"orderbook.1": decoding("orderbook.1", _Book, _tops),
-    **dict.fromkeys((name.encode() for name in _DEPTH_OF), decoding("orderbook", _Book, _book)),
-    b"tickers": decoding("tickers", _Tickers, _tickers),
+    b"orderbook.1": decoding("orderbook.1", _Book, _tops, channel="l1"),
+    **dict.fromkeys(
+        (name.encode() for name in _DEPTH_OF), decoding("orderbook", _Book, _book, channel="book")
+    ),
+    b"tickers": decoding("tickers", _Tickers, _tickers, channel="ticker"),
     b"allLiquidation": decoding(
-        "allLiquidation", _Batch[_Liquidation], lambda said, s: [_liquidation(d, s) for d in said.data]
+        "allLiquidation",
+        _Batch[_Liquidation],
+        lambda said, s: [_liquidation(d, s) for d in said.data],
+        channel="liquidation",
     ),
 }
 _OPENING: Final = b'{"topic":"'
@@ -360,28 +369,35 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
 # ---- control frames -------------------------------------------------------------------------------------
 
 
+_OURS: Final = ("subscribe", "unsubscribe", "", None)  # "": it could not read what was asked
+_topics = re.compile(rf"({'|'.join(map(re.escape, {*STREAMS.values()}))})\.([\w-]{{1,40}})").findall
+
+
 def _control(bare: _Bare, frame: bytes, scratch: Scratch) -> Decoded:
-    if bare.ret_msg == "pong" or bare.op == "pong":
+    words = bare.ret_msg or ""
+    if words == "pong" or bare.op == "pong":
         return Ignored("heartbeat")
-    ours = own_number(bare.req_id)
-    if bare.success is None or bare.op not in ("subscribe", "unsubscribe", None):
+    if bare.success is None:
         raise Unparseable(f"no frame of this venue: {frame[:80]!r}")
+    if bare.op not in _OURS:
+        return Ignored("unknown_event")  # the answer to a ping that failed, or to what nobody asks
+    ours = own_number(bare.req_id)
     if bare.success:
         return Acked(ours)
-    items = _named(bare.ret_msg, scratch)
-    if "already subscribed" in bare.ret_msg and items is not None:
+    items = _named(words, scratch)
+    if "already subscribed" in words and items is not None:
         return Acked(ours, items)
-    return Refused(bare.ret_msg[:200], ours, items, whole=items is not None)
+    return Refused(words[:200], ours, items, whole=True)
 
 
 def _named(reason: str, scratch: Scratch) -> list[Item] | None:
-    """Return what a refusal is about: its text ends with the topic, whatever stands before."""
-    topic = reason.replace(",", " ").replace(":", " ").split(" ")[-1]
-    stream, _, native = topic.rpartition(".")
-    instrument = scratch.instruments.get(native)
-    if instrument is None or stream not in STREAMS.values():
-        return None
-    return items_of([instrument.symbol], [channel for channel, name in STREAMS.items() if name == stream])
+    """Return what a refusal is about, None where it does not say: a topic stands anywhere in its text."""
+    return [
+        item
+        for stream, native in _topics(reason)
+        if (instrument := scratch.instruments.get(native)) is not None
+        for item in items_of([instrument.symbol], [c for c, name in STREAMS.items() if name == stream])
+    ] or None
 
 
 # ---- REST -----------------------------------------------------------------------------------------------
@@ -394,20 +410,18 @@ def _listed(body: bytes) -> _List:
     return listed.result
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the spot pairs and linear perpetuals of one page that trade now.
 
     Raises:
         Unparseable: The body is no page of instruments, or an error.
     """
-    return [
-        _instrument(row)
-        for row in _listed(body).rows
-        if row.status == "Trading" and row.contract_type in (None, "LinearPerpetual")
-    ]
+    return rows_of(_Row, _listed(body).rows, _instrument)
 
 
-def _instrument(row: _Row) -> Instrument:
+def _instrument(row: _Row) -> Instrument | None:
+    if row.status != "Trading" or row.contract_type not in (None, "LinearPerpetual"):
+        return None
     tick, lot = row.price_filter.tick_size, row.lot_size_filter
     pair = spot(row.symbol, row.base_coin, row.quote_coin, tick, lot.base_precision or lot.qty_step)
     if row.contract_type is None:
@@ -457,6 +471,7 @@ LIMITS: Final = Limits(
     frames_per_s=10,  # chosen: none is published
     weight_per_minute=600,  # documented: 600 requests in 5 s
     connects_per_minute=60,  # documented: 500 in 5 minutes
+    forbidden_s=600.0,  # documented: whoever is told 403 waits 10 minutes
 )
 
 

@@ -158,7 +158,7 @@ class Bybit:
         answer: dict[str, object] = {"success": error is None, "ret_msg": error or words}
         answer |= {"conn_id": f"{number[:8]}-{number[8:]}-4000-8000-{number}"}
         if not self._category.numbered:
-            answer["req_id"] = ""
+            answer |= {} if error else {"req_id": ""}
         elif request.req_id is not None:
             answer["req_id"] = str(request.req_id)
         session.out.append(msgspec.json.encode(answer | {"op": request.op}))
@@ -179,7 +179,7 @@ class Bybit:
             return f"Invalid topic: {topic}"
         offer = self._offers.get(topic)
         if offer is None or any(self.house.find(kind, offer[0].symbol) for kind in ("refuse", "unlist")):
-            return f"error:handler not found,topic:{topic}"
+            return self._category.unknown.format(topic)
         return f"error:already subscribed,topic:{topic}" if topic in session.topics else None
 
     def _take(self, session: Session, op: str, name: str, now: int) -> None:

@@ -1,7 +1,7 @@
 """Bybit linear perpetuals as a server: ``bybit``, with liquidations, and tickers that tell what changed.
 
 Trades have UUIDs in no order. Open interest counts both sides, beside it stands that of one. What a topic
-opens with comes before the answer, which bears no number.
+opens with comes before the answer, which bears no number; a refusal has not even the field for one.
 
 Source: as of ``bybit``.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from actors.model.events import MS
+from actors.model.events import MS, SECOND
 from actors.simulator.bybit import Bybit
 from actors.simulator.bybit_stands import Category, day, fraction
 from actors.simulator.derivatives import Contract
@@ -55,6 +55,10 @@ def _frame(topic: str, kind: bytes, ms: int, rest: bytes) -> bytes:
     return b'{"topic":"%b","type":"%b","ts":%d,%b}' % (topic.encode(), kind, ms, rest)
 
 
+def _ticker_frame(topic: str, kind: bytes, ms: int, cs: int, data: bytes) -> bytes:
+    return b'{"topic":"%b","type":"%b","data":%b,"cs":%d,"ts":%d}' % (topic.encode(), kind, data, cs, ms)
+
+
 def _tick(shop: Shop, trade: Print) -> bytes:
     """Return how a price stands to the one before it."""
     tape = shop.live.tape
@@ -87,16 +91,21 @@ def _ticker(shop: Shop, now: int) -> dict[str, bytes]:
         raise ValueError(f"{shop.symbol} is no perpetual")
     bid, bid_size, ask, ask_size = live.book.top()
     interest, mark = swap.open_interest, round(swap.mark)
+    told = day(shop, 6)
     return {
-        **day(shop, 6),
+        "tickDirection": _direction(shop),
+        **{name: told[name] for name in _PRICES},
+        "prevPrice1h": _hour_ago(shop, now),
         "markPrice": price(mark),
         "indexPrice": price(round(swap.index)),
         "openInterest": size(2 * interest),
         "openInterestValue": shop.quote(2 * interest * mark, 2),
-        "singleOpenInterest": size(interest),
-        "singleOpenInterestValue": shop.quote(interest * mark, 2),
+        "turnover24h": told["turnover24h"],
+        "volume24h": told["volume24h"],
         "fundingIntervalHour": b"%d" % (swap.contract.funding_s // 3600),
         "fundingCap": trimmed(f"{swap.contract.cap:f}".encode()),
+        "singleOpenInterest": size(interest),
+        "singleOpenInterestValue": shop.quote(interest * mark, 2),
         "nextFundingTime": b"%d" % (swap.settlement(now) // MS),
         "fundingRate": fraction(swap.rate, 8),
         "bid1Price": price(bid) if bid else b"",
@@ -107,6 +116,21 @@ def _ticker(shop: Shop, now: int) -> dict[str, bytes]:
         "preQty": b"",
         "curPreListingPhase": b"",
     }
+
+
+_PRICES: Final = ("price24hPcnt", "lastPrice", "prevPrice24h", "highPrice24h", "lowPrice24h")
+
+
+def _direction(shop: Shop) -> bytes:
+    tape = shop.live.tape
+    return _tick(shop, tape[tape.next - 1]) if tape.next > tape.first else b""
+
+
+def _hour_ago(shop: Shop, now: int) -> bytes:
+    """Return the price of an hour ago, or the oldest that is kept."""
+    tape = shop.live.tape
+    then = max(tape.after(now - 3600 * SECOND) - 1, tape.first)
+    return shop.price(tape[then].price) if tape.next > tape.first else b""
 
 
 def _row(listing: Listing) -> dict[str, object]:
@@ -128,6 +152,7 @@ LINEAR: Final = Category(
     frame=_frame,
     fill=_fill,
     ticker=_ticker,
+    ticker_frame=_ticker_frame,
     ticker_ms=100,
     deltas=True,
     row=_row,
@@ -136,6 +161,7 @@ LINEAR: Final = Category(
     trim=False,
     paged=True,
     numbered=False,
+    unknown="error:handler not found,topic:{}",
     data_first=True,
     book_limit=25,
 )

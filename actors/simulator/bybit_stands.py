@@ -28,16 +28,18 @@ class Category(NamedTuple):
     """What differs from one category to the other.
 
     ``frame``: topic, type, ms, rest of the document -> frame. ``fill``: shop, trade, sequence -> one element
-    of ``publicTrade``. ``ticker``: shop, now in ns -> every field of its ticker; ``deltas``: only what
-    changed is told. ``row``: of the list of instruments, which may be ``paged``. ``identity``: a trade's
-    number -> its id. ``numbered``: answers bear the number of the request. ``data_first``: what a topic
-    opens with comes before the answer. ``book_limit``: levels by REST where the request does not say.
+    of ``publicTrade``. ``ticker``: shop, now in ns -> every field of its ticker; ``ticker_frame``: topic,
+    type, ms, sequence, data -> its frame; ``deltas``: only what changed is told. ``row``: of the list of
+    instruments, which may be ``paged``. ``identity``: a trade's number -> its id. ``numbered``: answers bear
+    the number of the request. ``unknown``: how a topic of no instrument is refused. ``data_first``: what a
+    topic opens with comes before the answer. ``book_limit``: levels by REST where the request does not say.
     """
 
     name: str
     frame: Callable[[str, bytes, int, bytes], bytes]
     fill: Callable[[Shop, Print, int], bytes]
     ticker: Callable[[Shop, int], dict[str, bytes]]
+    ticker_frame: Callable[[str, bytes, int, int, bytes], bytes]
     ticker_ms: int
     deltas: bool
     row: Callable[[Listing], dict[str, object]]
@@ -46,6 +48,7 @@ class Category(NamedTuple):
     trim: bool
     paged: bool
     numbered: bool
+    unknown: str
     data_first: bool
     book_limit: int
 
@@ -142,8 +145,8 @@ class Stand:
 
     def _ticker_frame(self, kind: bytes, fields: Mapping[str, bytes], now: int) -> bytes:
         texts = b"".join([b',"%b":"%b"' % (name.encode(), text) for name, text in fields.items()])
-        rest = b'"cs":%d,"data":{"symbol":"%b"%b}' % (self.shop.live.book.sequence, self.shop.native, texts)
-        return self.category.frame(self.tickers.name, kind, now // MS, rest)
+        data, cs = b'{"symbol":"%b"%b}' % (self.shop.native, texts), self.shop.live.book.sequence
+        return self.category.ticker_frame(self.tickers.name, kind, now // MS, cs, data)
 
     def tell_liquidations(self, now: int) -> None:
         """Tell the positions that were closed by force since the last time; the side is the position's."""
@@ -223,6 +226,10 @@ def _frame(topic: str, kind: bytes, ms: int, rest: bytes) -> bytes:
     return b'{"topic":"%b","ts":%d,"type":"%b",%b}' % (topic.encode(), ms, kind, rest)
 
 
+def _ticker_frame(topic: str, kind: bytes, ms: int, cs: int, data: bytes) -> bytes:
+    return _frame(topic, kind, ms, b'"cs":%d,"data":%b' % (cs, data))
+
+
 def _fill(shop: Shop, trade: Print, sequence: int) -> bytes:
     return b'{"i":"%d","T":%d,"p":"%b","v":"%b","S":"%b","seq":%d,"s":"%b","BT":false,"RPI":false}' % (
         trade.id, trade.ts // MS, shop.price(trade.price), shop.size(trade.size),
@@ -277,6 +284,7 @@ SPOT: Final = Category(
     frame=_frame,
     fill=_fill,
     ticker=_ticker,
+    ticker_frame=_ticker_frame,
     ticker_ms=50,
     deltas=False,
     row=_row,
@@ -285,6 +293,7 @@ SPOT: Final = Category(
     trim=True,
     paged=False,
     numbered=True,
+    unknown="Invalid symbol :[{}]",  # chosen: as other clients tell it, recorded is only that of linear
     data_first=False,
     book_limit=1,
 )

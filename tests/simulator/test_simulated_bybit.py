@@ -71,10 +71,10 @@ def test_a_ping_is_answered_by_its_own_op(desk: Desk, swaps: Desk) -> None:
 def test_one_bad_topic_fails_its_whole_request(desk: Desk) -> None:
     session = desk.open(SPOT)
     bad = {
-        "orderbook.200.NOUSDT": "error:handler not found,topic:orderbook.200.NOUSDT",
+        "orderbook.200.NOUSDT": "Invalid symbol :[orderbook.200.NOUSDT]",
         "orderbook.500.BTCUSDT": "Invalid topic: orderbook.500.BTCUSDT",  # none since 2025-09
         "allLiquidation.BTCUSDT": "Invalid topic: allLiquidation.BTCUSDT",
-        "tickers.BTCTUSD": "error:handler not found,topic:tickers.BTCTUSD",
+        "tickers.BTCTUSD": "Invalid symbol :[tickers.BTCTUSD]",
     }
     for topic, words in bad.items():
         assert refusal(desk, session, "publicTrade.BTCUSDT", topic) == words
@@ -83,6 +83,14 @@ def test_one_bad_topic_fails_its_whole_request(desk: Desk) -> None:
     words = "error:already subscribed,topic:publicTrade.BTCUSDT"
     assert refusal(desk, session, "tickers.ETHUSDT", "publicTrade.BTCUSDT") == words
     assert [*session.topics] == ["publicTrade.BTCUSDT"]
+
+
+def test_a_refusal_of_linear_has_other_words_and_no_field_for_a_number(desk: Desk, swaps: Desk) -> None:
+    [spot] = ask(desk, desk.open(SPOT), "tickers.NOUSDT")
+    assert list(spot) == ["success", "ret_msg", "conn_id", "req_id", "op"]
+    [linear] = ask(swaps, swaps.open(LINEAR), "tickers.NOUSDT")
+    assert list(linear) == ["success", "ret_msg", "conn_id", "op"]  # as recorded
+    assert linear["ret_msg"] == "error:handler not found,topic:tickers.NOUSDT"
 
 
 def test_only_spot_counts_the_topics_of_a_request_and_both_their_characters(desk: Desk, swaps: Desk) -> None:
@@ -116,7 +124,7 @@ def test_an_end_is_acknowledged_and_nothing_comes_any_more(desk: Desk) -> None:
 
 def test_faults_refuse_silence_and_leave_unanswered(desk: Desk) -> None:
     desk.fault("refuse", symbol="BTC-USDT")
-    assert "handler not found" in refusal(desk, desk.open(SPOT), "tickers.BTCUSDT")
+    assert "Invalid symbol" in refusal(desk, desk.open(SPOT), "tickers.BTCUSDT")
     desk.faults.clear()
     desk.fault("silent_ack", symbol="BTC-USDT")
     quiet = listen(desk, SPOT, "orderbook.1.BTCUSDT")
@@ -207,6 +215,7 @@ def test_the_fills_of_one_order_come_in_one_frame_and_are_those_of_the_tape(desk
     assert all(fill["i"].count("-") == 4 for fill in fills), "linear: UUIDs"
     assert [f["i"] for f in fills] != sorted(f["i"] for f in fills)
     assert {f["L"] for f in fills} == {"PlusTick", "MinusTick", "ZeroPlusTick", "ZeroMinusTick"}
+    assert list(fills[0]) == ["T", "s", "S", "v", "p", "L", "i", "BT", "RPI", "seq"]
 
 
 def test_tickers_of_spot_are_whole_and_those_of_linear_tell_what_changed(desk: Desk, swaps: Desk) -> None:
@@ -232,6 +241,41 @@ def test_tickers_of_spot_are_whole_and_those_of_linear_tell_what_changed(desk: D
     assert known == present
     assert Decimal(known["openInterest"]) == 2 * Decimal(known["singleOpenInterest"])
     assert int(known["nextFundingTime"]) % (8 * 3600 * 1000) == 0
+
+
+# As recorded in 2026.
+OF_SPOT = (
+    "symbol lastPrice highPrice24h lowPrice24h prevPrice24h volume24h turnover24h price24hPcnt usdIndexPrice"
+)
+OF_LINEAR = (
+    "symbol tickDirection price24hPcnt lastPrice prevPrice24h highPrice24h lowPrice24h prevPrice1h markPrice "
+    "indexPrice openInterest openInterestValue turnover24h volume24h fundingIntervalHour fundingCap "
+    "singleOpenInterest singleOpenInterestValue nextFundingTime fundingRate bid1Price bid1Size ask1Price "
+    "ask1Size preOpenPrice preQty curPreListingPhase"
+)
+
+
+def test_a_ticker_has_the_recorded_fields_in_the_recorded_order(desk: Desk, swaps: Desk) -> None:
+    desk.run(10)
+    _, spot = ask(desk, desk.open(SPOT), "tickers.BTCUSDT")
+    assert " ".join(spot) == "topic ts type cs data"
+    assert " ".join(spot["data"]) == OF_SPOT
+    swaps.run(10)
+    linear, _ = ask(swaps, swaps.open(LINEAR), "tickers.BTCUSDT")
+    assert " ".join(linear) == "topic type data cs ts"
+    assert " ".join(linear["data"]) == OF_LINEAR
+
+
+def test_the_price_of_an_hour_ago_and_the_last_tick_are_those_of_the_tape(swaps: Desk) -> None:
+    swaps.run(10)
+    tape = swaps.house.by_symbol["BTC-USDT-PERP"].live.tape
+    price = swaps.house.by_symbol["BTC-USDT-PERP"].price
+    for hour, then in ((0, tape[tape.first]), (1, tape[tape.next - 1])):
+        swaps.now += hour * 3600 * S
+        swaps.venue.publish(swaps.now)
+        data = ask(swaps, swaps.open(LINEAR), "tickers.BTCUSDT")[0]["data"]
+        assert data["prevPrice1h"] == price(then.price).decode()
+        assert data["tickDirection"].endswith("Tick")
 
 
 # ---- requests -------------------------------------------------------------------------------------------

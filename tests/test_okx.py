@@ -355,11 +355,19 @@ class Feed:
 
     def send(self, op: str, *items: Item, number: int = 1) -> None:
         frames = okx.subscribe if op == "subscribe" else okx.unsubscribe
-        for sub in frames(items, {i.symbol: i for i in (SPOT, PERP)}, number):
+        for sub in frames(items, {i.symbol: i for i in (SPOT, PERP, UNI)}, number):
             self.say("s", sub)
 
     def hear(self, **frame: Any) -> None:
         self.say("f", json.dumps(frame).encode())
+
+    def wait(self, seconds: int, *heard: bytes) -> None:
+        """Let time pass; ``heard`` comes in each second."""
+        for _ in range(seconds):
+            self.now += SECOND
+            for frame in heard:
+                self.say("f", frame)
+            self.say("k", b'{"legs":["a"]}')
 
     def events(self) -> list[AnyEvent]:
         found = [codec.decode(line) for line in self.out.lines["events"]]
@@ -419,9 +427,9 @@ def test_one_argument_asks_for_the_liquidations_of_every_swap_and_its_consent_is
     assert liquidations.items == items[2:]
 
 
-def liquidation(at: int) -> dict[str, Any]:
+def liquidation(at: int, native: str = "BTC-USDT-SWAP") -> dict[str, Any]:
     detail = {"side": "sell", "posSide": "long", "bkPx": "60000", "sz": "2", "ts": str(at // 1_000_000)}
-    row = {"instId": "BTC-USDT-SWAP", "details": [detail]}
+    row = {"instId": native, "details": [detail]}
     return {"arg": {"channel": "liquidation-orders", "instType": "SWAP"}, "data": [row]}
 
 
@@ -441,6 +449,20 @@ def test_a_liquidation_from_before_the_subscription_is_not_news_however_young():
     feed.hear(id="2", **consent)
     feed.hear(**liquidation(START + SECOND // 20))
     assert not [e for e in feed.events() if isinstance(e, Liquidation)]
+
+
+def test_liquidations_of_a_swap_that_nobody_asked_for_are_not_given():
+    feed = Feed()
+    feed.say("i", UNI)
+    feed.send("subscribe", ("trade", "UNI-USD-PERP"), ("liquidation", "BTC-USDT-PERP"))
+    feed.hear(id="2", event="subscribe", arg={"channel": "liquidation-orders", "instType": "SWAP"})
+    feed.hear(**liquidation(START, "UNI-USD-SWAP"))
+    feed.hear(**liquidation(START))
+    events = feed.events()
+    assert [e.symbol for e in events if isinstance(e, Liquidation)] == ["BTC-USDT-PERP"]
+    assert ("liquidation", "UNI-USD-PERP") not in {
+        (e.channel, e.symbol) for e in events if isinstance(e, Status)
+    }
 
 
 @pytest.mark.parametrize(("age_s", "told"), [(1, 1), (3, 0)])
@@ -506,3 +528,80 @@ def test_a_backfill_asks_for_no_more_than_the_venue_gives():
         first="1000",
         last="5000",
     )
+
+
+# ---- what the venue allows, and how long it may be silent -----------------------------------------------
+
+
+def test_a_connection_that_gives_neither_data_nor_pongs_is_replaced():
+    feed = Feed()
+    feed.send("subscribe", ("trade", "BTC-USDT"), ("ticker", "BTC-USDT"))
+    for channel in ("trades", "tickers"):
+        feed.hear(id="1", event="subscribe", arg={"channel": channel, "instId": "BTC-USDT"})
+    trade = {"px": "1", "sz": "1", "side": "buy", "ts": "1786540436090", "tradeId": "1"}
+    feed.hear(arg={"channel": "trades", "instId": "BTC-USDT"}, data=[trade])
+    for _ in range(30):
+        feed.wait(1, b"pong")
+        feed.wait(19)
+        feed.events()
+        assert not [op for op in feed.asked() if op[0] == "reconnect"], (
+            "it answers: only the ticker is missing"
+        )
+        feed.hear(
+            arg={"channel": "tickers", "instId": "BTC-USDT"},
+            data=[dict.fromkeys(("last", "open24h", "high24h", "low24h", "vol24h", "volCcy24h"), "1")],
+        )
+    feed.wait(40)
+    assert feed.asked() == []
+    feed.wait(10)
+    assert feed.asked() == [("reconnect", None, None)]
+
+
+def test_a_pair_that_has_not_traded_for_some_minutes_is_not_thought_silent():
+    feed = Feed()
+    feed.send("subscribe", ("trade", "BTC-USDT"))
+    feed.hear(id="1", event="subscribe", arg={"channel": "trades", "instId": "BTC-USDT"})
+    feed.wait(590, b"pong")
+    assert feed.states() == {("trade", "BTC-USDT"): "subscribed"}
+    feed.wait(20, b"pong")
+    assert feed.states() == {("trade", "BTC-USDT"): "stale"}, "acknowledged, and perhaps never to come"
+    assert feed.asked() == [("resubscribe", "trade", "BTC-USDT")]
+
+
+def test_we_ask_for_no_more_than_is_documented():
+    limits = okx.LIMITS  # sheet 2
+    assert limits.subscriptions_per_hour is not None
+    assert 400 <= limits.subscriptions_per_hour < 480
+    assert limits.connects_per_s == 3
+    # REST allows 20 in 2 s of each kind. What is taken in a second and the next is within weight_per_s, so
+    # that 2 s, which touch three of them, never hold more than twice that.
+    assert limits.weight_per_s is not None
+    assert 2 * limits.weight_per_s <= 20
+    assert limits.weight_per_minute <= 600
+    assert 60 <= limits.connects_per_minute <= 60 * 3
+    assert okx.backfill(PERP, "1", "1000").weight == 1
+
+
+def test_fewer_than_30_books_and_64_kb_of_arguments_go_to_one_connection():
+    many = [
+        Instrument(f"A{n}-USDT-PERP", f"A{n}-USDT-SWAP", f"A{n}", "USDT", "1", "linear") for n in range(99)
+    ]
+    for channels in (sorted(okx.VENUE.channels), ["book"], ["book", "trade"]):
+        for connection in okx.plan(okx.VENUE.endpoints, many, channels):
+            items = [item for subscription in connection.subscriptions for item in subscription.items]
+            assert 0 < sum(channel == "book" for channel, _ in items) < 30
+            assert all(len(subscription.frame) < 64 * 1024 for subscription in connection.subscriptions)
+
+
+def test_pings_and_patience_are_as_documented():
+    venue = okx.VENUE
+    assert venue.keepalive is not None
+    assert venue.quiet_s is not None
+    assert venue.keepalive.frame == "ping"  # sheet 4
+    assert venue.keepalive.every_s < 30, "it is cut off after 30 s without a word"
+    assert 2 * venue.keepalive.every_s < venue.quiet_s <= 60, "two pongs are missing"
+    # Sheet 5.2: a book and best prices that stand still are said again after 60 s; 5.6: a rate after 90 s.
+    assert venue.silence_s.keys() == {"book", "l1", "funding"}, "all else may be silent for ever"
+    assert all(2 * 60 < venue.silence_s[channel] <= 180 for channel in ("book", "l1"))
+    assert 2 * 90 < venue.silence_s["funding"] <= 300
+    assert venue.first_s.keys() == {"book", "ticker", "trade"}

@@ -83,6 +83,7 @@ from actors.venues.common import (
     own_number,
     parts,
     planned,
+    rows_of,
     spot,
     told_price,
     told_size,
@@ -243,7 +244,8 @@ class _Row(msgspec.Struct, rename="camel"):
     state: str
     base_ccy: str = ""  # "" of swaps
     quote_ccy: str = ""
-    uly: str = ""
+    uly: str = ""  # of swaps, mostly
+    inst_family: str = ""
     settle_ccy: str = ""
     ct_type: str = ""
     ct_val: str = ""
@@ -255,7 +257,7 @@ class _Row(msgspec.Struct, rename="camel"):
 
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _past_trades_decoder = msgspec.json.Decoder(_Answer[_Trade], strict=False)
-_rows_decoder = msgspec.json.Decoder(_Answer[_Row])
+_rows_decoder = msgspec.json.Decoder(_Answer[msgspec.Raw])
 
 
 def _base(size: str, price: str, instrument: Instrument) -> str:
@@ -308,12 +310,12 @@ def _ticker(t: _Ticker, instrument: Instrument, scratch: Scratch) -> Ticker:
 
 
 def _liquidations(said: _Liquidations, scratch: Scratch) -> list[Decoded]:
-    """Return those of our instruments: whoever subscribes is sent all swaps."""
+    """Return those that were asked for: whoever subscribes is sent all swaps."""
     before = _history_until(scratch)
     found: list[Decoded] = []
     for row in said.data:
         instrument = scratch.instruments.get(row.inst_id)
-        if instrument is None:
+        if instrument is None or not scratch.wants("liquidation", instrument.symbol):
             found.append(Ignored("other_instrument"))
             continue
         for detail in row.details:
@@ -508,16 +510,19 @@ def _data(what: str, decoder: msgspec.json.Decoder[_Answer[_Data]], body: bytes)
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
-    """Return the spot pairs and swaps of one list that are live; unusable are swaps without a contract size.
+    """Return the spot pairs and swaps of one list that are live.
+
+    Unusable are swaps without a contract size, and rows that cannot be read.
 
     Raises:
         Unparseable: The body is no list of instruments, or an error.
     """
-    live = (row for row in _data("instruments", _rows_decoder, body) if row.state == "live")
-    return [instrument for instrument in map(_listed, live) if instrument is not None]
+    return rows_of(_Row, _data("instruments", _rows_decoder, body), _listed)
 
 
 def _listed(row: _Row) -> Instrument | Unusable | None:
+    if row.state != "live":
+        return None
     tick, lot = row.tick_sz or None, row.lot_sz or None
     if row.inst_type == "SPOT" and row.base_ccy and row.quote_ccy:
         return spot(row.inst_id, row.base_ccy, row.quote_ccy, tick, lot)
@@ -530,7 +535,8 @@ def _listed(row: _Row) -> Instrument | Unusable | None:
         case _:
             return None
     # Of one base and quote there may be several families (BTC-USD, BTC-USD_UM): only the plain one is ours.
-    if row.inst_type != "SWAP" or row.uly != f"{base}-{quote}" or row.inst_id != row.uly + SWAP:
+    family = row.uly or row.inst_family
+    if row.inst_type != "SWAP" or family != f"{base}-{quote}" or row.inst_id != family + SWAP:
         return None
     symbol = f"{base}-{quote}-PERP"
     try:
@@ -597,7 +603,9 @@ LIMITS: Final = Limits(
     frames_per_s=3,  # chosen: each is of many subscriptions, which an hour's budget limits
     subscriptions_per_hour=450,  # documented: 480
     weight_per_minute=300,  # documented: 20 in 2 s for each kind of request; half of that for all
-    connects_per_minute=60,  # documented: 3 a second
+    weight_per_s=10,  # the same: no 2 s may hold more than 20
+    connects_per_minute=60,
+    connects_per_s=3,  # documented
 )
 
 BOOK_RULE: Final = BookRule(snapshot="stream", join="pointer", chain="pointer", depth=BOOK_LEVELS)
@@ -613,8 +621,10 @@ VENUE: Final = Venue(
     # Chosen: an unchanged book and best bid and offer are said again after some 60 s, a mark price after
     # 10 s, a funding rate after 90 s; the rest is sent when it changes.
     silence_s={"book": 150.0, "l1": 150.0, "funding": 200.0},
-    # Recorded in 2022: book, ticker and the latest trade come at once, however quiet the market.
-    first_s={"book": 30.0, "ticker": 30.0, "trade": 30.0},
+    # Recorded in 2022: book, ticker and the latest trade come at once, however quiet the market. Of trades it
+    # is documented nowhere, and a pair may have none: chosen long, so as not to think it silent too soon.
+    first_s={"book": 30.0, "ticker": 30.0, "trade": 600.0},
+    quiet_s=45.0,  # documented: no answer to a ping within 30 s at most; ours go out each 20 s
     plan=plan,
     subscribe=subscribe,
     unsubscribe=unsubscribe,

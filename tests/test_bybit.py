@@ -101,6 +101,28 @@ def test_one_bad_topic_costs_the_others_of_its_request_nothing_but_a_moment(numb
     assert chain.states().get("book ETH-USDT", "refused") == "refused"
 
 
+@pytest.mark.parametrize("number", ["1", ""])
+def test_a_request_that_is_refused_without_a_topic_is_asked_again_one_by_one(number: str) -> None:
+    chain = Chain(bybit_linear.VENUE, PERP)
+    chain.open("ticker", "open_interest", "trade")
+    chain.hear(refusal("", number, "Request failed"))
+    asked = chain.asked()
+    assert [(r.op, r.channel) for r in asked] == [
+        ("subscribe", c) for c in ("ticker", "open_interest", "trade")
+    ]
+    for n, request in enumerate(asked, 2):
+        [subscription] = bybit.subscribe([(request.channel, PERP.symbol)], chain.known, n)
+        chain.say("s", subscription)
+        topic = json.loads(subscription.frame)["args"][0]
+        chain.hear(consent() if request.channel == "trade" else refusal(topic, words="Request failed"))
+    assert chain.states() == {
+        "ticker BTC-USDT-PERP": "refused",
+        "open_interest BTC-USDT-PERP": "refused",
+        "trade BTC-USDT-PERP": "subscribed",
+    }
+    assert chain.asked() == []
+
+
 def test_one_topic_of_three_channels_is_asked_for_again_until_all_of_them_have_it() -> None:
     chain = Chain(bybit_linear.VENUE, PERP)
     chain.open("ticker", "open_interest", "funding", "liquidation")

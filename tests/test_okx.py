@@ -511,6 +511,41 @@ def test_an_index_and_a_spot_pair_of_one_name_are_told_apart():
     ]
 
 
+def live_mark(feed: Feed) -> bytes:
+    """Ask for funding; return the mark price that comes all the while."""
+    feed.send("subscribe", ("funding", "BTC-USDT-PERP"))
+    for channel, native in (("mark-price", "BTC-USDT-SWAP"), ("index-tickers", "BTC-USDT")):
+        feed.hear(id="1", event="subscribe", arg={"channel": channel, "instId": native})
+    arg = {"channel": "mark-price", "instId": "BTC-USDT-SWAP"}
+    return json.dumps({"arg": arg, "data": [{"markPx": "6", "ts": "1786540436090"}]}).encode()
+
+
+def test_a_rate_that_falls_silent_is_noticed_beside_a_mark_price_that_goes_on():
+    feed = Feed()
+    mark = live_mark(feed)
+    arg = {"channel": "funding-rate", "instId": "BTC-USDT-SWAP"}
+    feed.hear(id="1", event="subscribe", arg=arg)
+    feed.hear(arg=arg, data=[{"fundingRate": "0.0001", "fundingTime": "", "ts": "1786540436090"}])
+    feed.wait(190, mark)
+    assert feed.states() == {("funding", "BTC-USDT-PERP"): "live"}
+    feed.wait(20, mark)
+    events = feed.events()
+    assert [e.state for e in events if isinstance(e, Status)] == ["stale"]
+    assert [e.mark for e in events if isinstance(e, Funding)] == ["6"] * 20, "a price is a price"
+    assert feed.asked() == [("resubscribe", "funding", "BTC-USDT-PERP")]
+
+
+def test_a_rate_that_is_refused_stays_so_beside_a_mark_price():
+    feed = Feed()
+    mark = live_mark(feed)
+    words = "Wrong URL or channel:funding-rate,instId:BTC-USDT-SWAP doesn't exist."
+    feed.hear(id="1", event="error", code="60018", msg=words)
+    feed.wait(30, mark)
+    events = feed.events()
+    assert [e.state for e in events if isinstance(e, Status) and e.symbol][-1] == "refused"
+    assert [e.mark for e in events if isinstance(e, Funding)] == ["6"] * 30
+
+
 def test_a_spot_pair_is_not_asked_for_what_only_contracts_have():
     (connection,) = okx.plan(okx.VENUE.endpoints, [SPOT, PERP], sorted(okx.VENUE.channels))
     asked = {item for sub in connection.subscriptions for item in sub.items}

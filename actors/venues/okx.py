@@ -625,6 +625,7 @@ VENUE: Final = Venue(
     # is documented nowhere, and a pair may have none: chosen long, so as not to think it silent too soon.
     first_s={"book": 30.0, "ticker": 30.0, "trade": 600.0},
     quiet_s=45.0,  # documented: no answer to a ping within 30 s at most; ours go out each 20 s
+    rate_alone=True,
     plan=plan,
     subscribe=subscribe,
     unsubscribe=unsubscribe,

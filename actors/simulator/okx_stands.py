@@ -24,6 +24,7 @@ NAME: Final = "okx"
 DEPTH: Final = 400  # levels a side of ``books``
 QUIET_NS: Final = 60 * SECOND  # what has not changed for so long is said again
 SWAP: Final = "-SWAP"
+MOST_FORCED: Final = 2  # chosen: liquidations told of one swap at once
 _RENUMBERED: Final = 1_000  # chosen: where the numbers of a book begin anew
 
 
@@ -238,7 +239,7 @@ class SwapStand:
         self.funding = Said("funding-rate", inst, "funding", symbol)
         self.marks = Said("mark-price", inst, "funding", symbol)
         self.indexes = Said("index-tickers", inst.removesuffix(SWAP), "funding", symbol)
-        self.liquidations = swap.forced_next  # up to which they were told
+        self._liquidated = swap.forced_next  # up to which they were told
         self._was: dict[Said, object] = {}
 
     def offer(
@@ -326,23 +327,36 @@ class SwapStand:
             (self.indexes, self.index),
         ]
 
-    def liquidated(self, forced: Forced) -> bytes:
-        """Return one liquidation; its side is the order's, its size contracts."""
-        shop = self.shop
-        family = shop.native.removesuffix(SWAP.encode())
-        sold = forced.sign < 0
-        detail = {
-            "bkLoss": b"0",
-            "bkPx": shop.price(forced.price),
-            "ccy": b"",
-            "posSide": b"long" if sold else b"short",
-            "side": b"sell" if sold else b"buy",
-            "sz": shop.size(forced.size),
-            "ts": b"%d" % (forced.ts // MS),
-        }
+    def liquidated(self) -> bytes | None:
+        """Return the last liquidations since one last looked, in no order of time; None if there were none.
+
+        No more than ``MOST_FORCED``: the venue's do not represent the total.
+        """
+        forced = self.swap.forced_since(self._liquidated)[-MOST_FORCED:]
+        self._liquidated = self.swap.forced_next
+        if not forced:
+            return None
+        family = self.shop.native.removesuffix(SWAP.encode())
+        details = b",".join([self._detail(each) for each in reversed(forced)])
         return b'{"details":[%b],"instFamily":"%b","instId":"%b","instType":"SWAP","uly":"%b"}' % (
-            fields(detail), family, shop.native, family,
+            details, family, self.shop.native, family,
         )  # fmt: skip
+
+    def _detail(self, forced: Forced) -> bytes:
+        """Return one liquidation; its side is the order's, its size contracts."""
+        sold = forced.sign < 0
+        net = forced.id % 4 == 0  # chosen: so many hold positions that only the side tells
+        return fields(
+            {
+                "bkLoss": b"0",
+                "bkPx": self.shop.price(forced.price),
+                "ccy": b"",
+                "posSide": b"net" if net else b"long" if sold else b"short",
+                "side": b"sell" if sold else b"buy",
+                "sz": self.shop.size(forced.size),
+                "ts": b"%d" % (forced.ts // MS),
+            }
+        )
 
 
 def _fraction(value: float) -> bytes:
@@ -350,7 +364,7 @@ def _fraction(value: float) -> bytes:
 
 
 class Liquidations(Topic):
-    """All swaps' liquidations, each frame of one of them."""
+    """All swaps' liquidations."""
 
     __slots__ = ("last",)
 
@@ -358,9 +372,17 @@ class Liquidations(Topic):
         super().__init__(f"liquidation-orders:{SWAP[1:]}", "liquidation", "")
         self.last = b""
 
-    def say(self, symbol: str, data: bytes) -> None:
-        """Send one, which is of ``symbol``."""
-        self.last = _opening("liquidation-orders", SWAP[1:], "instType") + b',"data":[' + data + b"]}"
+    def say(self, rows: Mapping[str, bytes]) -> None:
+        """Send those of several swaps, by symbol: in one frame, but one by one where a fault may hit one."""
+        self.last = _forced(rows.values())
         for sessions in self.groups.values():
             for session in sessions:
-                session.send(self.channel, symbol, self.last)
+                if not session.wounds:
+                    session.out.append(self.last)
+                    continue
+                for symbol, row in rows.items():
+                    session.send(self.channel, symbol, _forced([row]))
+
+
+def _forced(rows: Iterable[bytes]) -> bytes:
+    return b'%b,"data":[%b]}' % (_opening("liquidation-orders", SWAP[1:], "instType"), b",".join(rows))

@@ -123,6 +123,25 @@ def test_a_request_that_is_refused_without_a_topic_is_asked_again_one_by_one(num
     assert chain.asked() == []
 
 
+def test_a_consent_that_never_came_costs_the_next_resync_nothing() -> None:
+    chain = Chain(bybit_linear.VENUE, PERP)
+    chain.open("book")
+    chain.hear(book("snapshot", 5, [["9", "1"]], [["11", "1"]]))  # data without an answer
+    chain.hear(book("delta", 8))
+    [request] = chain.asked()
+    assert request.op == "resubscribe"
+    [ended] = bybit.unsubscribe([("book", PERP.symbol)], chain.known, 2)
+    chain.say("s", ended)
+    chain.hear(consent(op="unsubscribe"))
+    assert [(r.op, r.channel) for r in chain.asked()] == [("subscribe", "book")]
+    [anew] = bybit.subscribe([("book", PERP.symbol)], chain.known, 3)
+    chain.say("s", anew)
+    chain.hear(book("snapshot", 9, [["9", "1"]], [["11", "1"]]), consent())
+    assert chain.told(Book)[-1].state == "live"
+    chain.wait(30, book("snapshot", 10, [["9", "1"]], [["11", "1"]]))
+    assert chain.asked() == []
+
+
 def test_one_topic_of_three_channels_is_asked_for_again_until_all_of_them_have_it() -> None:
     chain = Chain(bybit_linear.VENUE, PERP)
     chain.open("ticker", "open_interest", "funding", "liquidation")

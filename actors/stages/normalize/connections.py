@@ -20,7 +20,7 @@ from actors.venues.base import Acked, Item, Refused, Subscription, Venue
 LATE_NS: Final = 3 * SECOND  # chosen: a tick comes each second, and one so late after an outage
 UNHEARD_NS: Final = 30 * SECOND  # chosen: after a hole in raw, a connection not heard of that long is gone
 MOST_CLOSED: Final = 64  # closed connections remembered
-_GRANTED: Final = ("subscribed", "live", "stale")
+_GRANTED: Final = ("subscribed", "live", "stale", "resyncing")
 # There may have been nothing to give yet, and what came after the connection closed no later event shows.
 _SPARSE: Final[frozenset[Channel]] = frozenset(("trade", "liquidation"))
 

@@ -6,7 +6,8 @@ understood too.
 
 Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us (pongs among them), 300
 connection attempts in 5 minutes, REST weight 6000 a minute.
-Quirks: an unknown stream is acknowledged and then silent; bookTicker has no time; ``m`` says that the
+Quirks: an unknown stream is acknowledged and then silent; a connection may stall without a close, while a
+symbol may rightly be silent for minutes; bookTicker has no time; ``m`` says that the
 buyer is the *maker*; diffs may precede the acknowledgement; a snapshot may be older than the first diff;
 symbols may hold any UTF-8; base and quote are never to be guessed from a symbol (BTCTUSD is BTC/TUSD).
 Times are ms: microseconds come only to who asks for them, we do not, and such a time is refused.
@@ -413,9 +414,11 @@ VENUE: Final = Venue(
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="contiguous",
-    # Chosen: the ticker comes each second, book and L1 whenever they change; trades of a quiet symbol
-    # may pause for hours, so nothing is said of them.
-    silence_s={"ticker": 30.0, "book": 60.0, "l1": 60.0},
+    # Chosen: a symbol may rightly be silent for minutes, its trades for hours, so it is the connection that
+    # is watched. A ticker too may wait for a change: the streams of all symbols tell of changed ones only.
+    silence_s={"book": 600.0, "l1": 600.0, "ticker": 600.0},
+    first_s={"book": 120.0, "l1": 120.0, "ticker": 120.0},  # chosen: an unknown stream never speaks
+    quiet_s=60.0,  # chosen: stalls without a close happen
     plan=plan,
     subscribe=subscribe,
     unsubscribe=unsubscribe,

@@ -33,7 +33,9 @@ VENUE: Final[Venue] = replace(
     name=NAME,
     endpoints=Endpoints("wss://stream.binance.us:9443", "https://api.binance.us"),
     limits=replace(binance.LIMITS, weight_per_minute=1200),  # documented in exchangeInfo, 2021
-    silence_s={},  # a market without a trade has no ticker either
+    silence_s={},  # quiet books are healthy, and a market without a trade has no ticker either
+    first_s={},
+    quiet_s=600.0,  # chosen: minutes may pass without a change, on a connection of few symbols too
     instruments=(Request("instruments", "/api/v3/exchangeInfo", weight=20),),
     backfill=backfill,
 )

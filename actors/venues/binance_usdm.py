@@ -387,8 +387,12 @@ VENUE: Final = Venue(
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="contiguous",
-    # Chosen: mark prices come each second, tickers every two, and a wrong route never gives any.
-    silence_s={"funding": 30.0, "ticker": 30.0, "book": 60.0, "l1": 60.0, "open_interest": 120.0},
+    # Chosen: mark prices come each second, whatever trades; the rest of a symbol may be silent for minutes,
+    # its liquidations for hours, so it is the connection that is watched.
+    silence_s={"funding": 30.0, "ticker": 600.0, "book": 600.0, "l1": 600.0, "open_interest": 120.0},
+    # Chosen: a stream on the wrong route is acknowledged and never speaks.
+    first_s={"ticker": 120.0, "book": 120.0, "l1": 120.0, "trade": 600.0},
+    quiet_s=60.0,  # chosen: stalls without a close happen
     plan=plan,
     subscribe=subscribe,
     unsubscribe=unsubscribe,

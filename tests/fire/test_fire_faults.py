@@ -197,7 +197,7 @@ def test_a_connection_that_says_nothing_is_replaced(ground: Ground):
     ground.until(
         "it is told",
         lambda: any(s.state == "stale" and s.symbol is None for s in reader.statuses[statuses:]),
-        60,
+        90,
     )
     ground.flows(time.time_ns(), "it is replaced")
 
@@ -217,7 +217,7 @@ def test_a_subscription_that_is_acknowledged_and_silent_is_asked_for_anew(ground
         new = reader.statuses[statuses:]
         return any(s.state == "stale" and s.symbol == HIT and s.channel == "book" for s in new)
 
-    ground.until("its silence is told", told_stale, 90)
+    ground.until("its silence is told", told_stale, 150)
     assert reader.views[HIT].state != "live"
     now = time.time_ns()
     ground.until("it is asked for anew", lambda: reader.flowing(now), 90)

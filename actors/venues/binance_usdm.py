@@ -276,8 +276,14 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         kind = bare.stream.partition("@")[2]
         known = _STREAMS.get(kind.encode(errors="replace"))
         if known is None:
-            return [Ignored(_IGNORED.get(kind, "unknown_channel"))]
+            return [_of_no_channel(bare.stream, kind)]
     return [known(frame, scratch)]
+
+
+def _of_no_channel(stream: str, kind: str) -> Decoded:
+    if stream == "!serverShutdown":
+        return Closing("serverShutdown")
+    return Ignored(_IGNORED.get(kind, "unknown_channel"))
 
 
 def _control(bare: _Bare, frame: bytes) -> Decoded:

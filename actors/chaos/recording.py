@@ -25,7 +25,7 @@ def opening(generated: Generated, recv: int) -> list[bytes]:
     the first depth frames join.
     """
     venue = binance.VENUE
-    rows = {row.symbol: row for row in binance.rows(generated.exchange_info)}
+    rows = _listed(generated)
     items: list[Item] = [(channel, symbol) for symbol in generated.snapshots for channel in CHANNELS]
     asked = Subscription("subscribe", items, "generated", id=1)
     lines = [
@@ -39,6 +39,11 @@ def opening(generated: Generated, recv: int) -> list[bytes]:
         lines.append(frame_line(recv, _included(rows[symbol], body)))
         lines.append(snapshot_line(recv, rows[symbol], body))
     return lines
+
+
+def _listed(generated: Generated) -> dict[str, Instrument]:
+    """Return the generated instruments by symbol."""
+    return {row.symbol: row for row in binance.rows(generated.exchange_info) if isinstance(row, Instrument)}
 
 
 def snapshot_line(recv: int, row: Instrument, body: bytes) -> bytes:
@@ -71,7 +76,7 @@ class Recording:
 
     def __init__(self, generated: Generated) -> None:
         self._generated = generated
-        self._rows = {row.symbol: row for row in binance.rows(generated.exchange_info)}
+        self._rows = _listed(generated)
         self._later = iter([*generated.later, (len(generated.frames) + 1, "", b"")])
         self._next = next(self._later)
         self.sent = 0

@@ -26,7 +26,7 @@ import msgspec
 from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, Aggressor, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
@@ -57,6 +57,7 @@ from actors.venues.common import (
     planner,
     price_or_none,
     quote,
+    rows_of,
     spot,
     symbol_of,
     told_ms,
@@ -177,15 +178,17 @@ class _Row(msgspec.Struct, rename="camel"):
     filters: list[Filter] = []
 
 
-class _ExchangeInfo(msgspec.Struct):
-    symbols: list[_Row]
+class ExchangeInfo(msgspec.Struct):
+    """A list of instruments, whose rows are read one by one."""
+
+    symbols: list[msgspec.Raw]
 
 
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _wrapped_decoder = msgspec.json.Decoder(Push[msgspec.Raw])
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
-_exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
+_exchange_info_decoder = msgspec.json.Decoder(ExchangeInfo)
 
 
 def _trade(said: Push[_Trade], scratch: Scratch) -> Trade:
@@ -337,17 +340,28 @@ def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
     return Trade(*head, str(row.id), price, size, side, backfilled=True)
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the instruments of one exchangeInfo that trade now.
 
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    return [
-        spot(row.symbol, row.base_asset, row.quote_asset, *steps(row.filters))
-        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
-        if row.status == "TRADING"
-    ]
+    return rows_of(_Row, listing(body), _pair)
+
+
+def listing(body: bytes) -> list[msgspec.Raw]:
+    """Return the rows of one exchangeInfo.
+
+    Raises:
+        Unparseable: The body is none.
+    """
+    return read("exchangeInfo", _exchange_info_decoder, body).symbols
+
+
+def _pair(row: _Row) -> Instrument | None:
+    if row.status != "TRADING":
+        return None
+    return spot(row.symbol, row.base_asset, row.quote_asset, *steps(row.filters))
 
 
 def steps(filters: Sequence[Filter]) -> tuple[str | None, str | None]:

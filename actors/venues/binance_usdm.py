@@ -36,7 +36,7 @@ from actors.model.events import (
     Ticker,
     Trade,
 )
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues import binance
 from actors.venues.base import (
     Answer,
@@ -64,6 +64,7 @@ from actors.venues.common import (
     planned,
     price_or_none,
     quote,
+    rows_of,
     spot,
     symbol_of,
 )
@@ -173,14 +174,9 @@ class _Row(msgspec.Struct, rename="camel"):
     filters: list[binance.Filter] = []
 
 
-class _ExchangeInfo(msgspec.Struct):
-    symbols: list[_Row]
-
-
 _bare_decoder = msgspec.json.Decoder(_Bare)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _interest_decoder = msgspec.json.Decoder(_Interest)
-_exchange_info_decoder = msgspec.json.Decoder(_ExchangeInfo)
 
 
 def _trade(t: _Trade, scratch: Scratch) -> Trade:
@@ -321,20 +317,18 @@ def _past_trade(row: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
     return Trade(*head, str(row.a), price, size, side, backfilled=True)
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the perpetuals of one exchangeInfo that trade now; dated contracts are none of ours.
 
     Raises:
         Unparseable: The body is no exchangeInfo.
     """
-    return [
-        _perpetual(row)
-        for row in read("exchangeInfo", _exchange_info_decoder, body).symbols
-        if row.status == "TRADING" and row.contract_type in ("PERPETUAL", "TRADIFI_PERPETUAL")
-    ]
+    return rows_of(_Row, binance.listing(body), _perpetual)
 
 
-def _perpetual(row: _Row) -> Instrument:
+def _perpetual(row: _Row) -> Instrument | None:
+    if row.status != "TRADING" or row.contract_type not in ("PERPETUAL", "TRADIFI_PERPETUAL"):
+        return None
     pair = spot(row.symbol, row.base_asset, row.quote_asset, *binance.steps(row.filters))
     return replace(pair, symbol=f"{pair.symbol}-PERP", contract_size="1", contract_kind="linear")
 

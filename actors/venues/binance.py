@@ -64,7 +64,7 @@ from actors.venues.common import (
 )
 
 NAME: Final = "binance"
-PARAMS_PER_FRAME: Final = 200  # what clients keep to; a message of more is refused as "too many parameters"
+PARAMS_PER_FRAME: Final = 200  # what clients keep to; "too many parameters" is documented without a number
 SNAPSHOT_LEVELS: Final = 1000  # weight 50; levels beyond it are unknown until they change
 BACKFILL_MOST: Final = 1000
 STREAMS: Final[dict[Channel, str]] = {
@@ -406,7 +406,7 @@ unsubscribe = partial(frames, STREAMS, "unsubscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=1024,  # documented
-    frames_per_s=4,  # documented 5, of which pongs take their part
+    frames_per_s=3,  # documented 5, in which the server counts our pings and pongs, too
     weight_per_minute=6000,  # documented
     connects_per_minute=60,  # documented as 300 in 5 minutes
     lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before

@@ -3,7 +3,7 @@
 Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us, REST weight 1200 a minute.
 Quirks: minutes pass without a change of a book, so a silent symbol is a healthy one; USD, USDT and USDC
 quotes stand side by side, and USD is the dollar; native symbols and trade ids are those of no other venue;
-past trades by id need a key, so a hole is filled from the latest thousand.
+past trades by id need a key, so a hole is filled as far as the latest thousand reach back.
 
 Source: binance-us-api-docs web-socket-streams.md, rest-api.md as of 2024-06; see ``binance``.
 """
@@ -18,6 +18,7 @@ from actors.venues import binance
 from actors.venues.base import Endpoints, Request, Venue
 
 NAME: Final = "binance_us"
+HOLE_MOST: Final = 1_000_000  # chosen: no hole is asked for in parts, since each answer would be the same
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:
@@ -38,4 +39,5 @@ VENUE: Final[Venue] = replace(
     quiet_s=600.0,  # chosen: minutes may pass without a change, on a connection of few symbols too
     instruments=(Request("instruments", "/api/v3/exchangeInfo", weight=20),),
     backfill=backfill,
+    backfill_most=HOLE_MOST,
 )

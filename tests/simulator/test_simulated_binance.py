@@ -7,9 +7,11 @@ import msgspec
 import pytest
 from simulator_rig import MS, Desk, S, heard
 
+from actors.connector.pacing import Window
 from actors.simulator.generate import frames, generate
 from actors.simulator.session import Reply
 from actors.simulator.venue import hear
+from actors.venues import VENUES
 
 
 @pytest.fixture
@@ -179,6 +181,24 @@ def test_a_client_that_talks_too_much_or_wants_too_much_is_closed(desk: Desk) ->
     assert greedy.close is None
     desk.say(greedy, '{"method":"SUBSCRIBE","params":["one@more"],"id":1}')
     assert greedy.close == (1008, "Too many streams")
+
+
+@pytest.mark.parametrize("name", ["binance", "binance_us", "binance_usdm"])
+def test_frames_as_fast_as_we_send_them_leave_room_for_a_ping_and_a_pong(name: str) -> None:
+    desk = Desk(name)
+    session = desk.open("/stream")
+    window = Window(VENUES[name].limits.frames_per_s)
+    for tick in range(300):  # ten a second
+        now_s = tick / 10
+        while window.wait(now_s) == 0:
+            window.note(now_s)
+            hear(desk.venue, session, '{"method":"LIST_SUBSCRIPTIONS","id":1}', desk.now + tick * S // 10)
+        if tick % 10 == 5:
+            for _ in range(2):  # a ping of ours and a pong, which come when they come
+                hear(desk.venue, session, None, desk.now + tick * S // 10)
+    assert session.close is None
+    hear(desk.venue, session, None, desk.now + 296 * S // 10)
+    assert session.close == (1008, "Too many requests"), "and for no more than that"
 
 
 def test_connection_attempts_are_limited(desk: Desk) -> None:

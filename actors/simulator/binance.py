@@ -38,7 +38,7 @@ LIMITS: Final[dict[str, float]] = {
     "lifetime_s": 86_400,
 }
 LISTINGS: Final = pick(NAME, lambda symbol: symbol.replace("-", ""), [s for s in PAIRS if s != "USDT-USD"])
-_METHODS: Final = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS")
+_METHODS: Final = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 _MOST_ID: Final = 36
 _ORDER_TYPES: Final = ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT"]
 
@@ -68,19 +68,25 @@ class Stream(Topic):
 class _Wrong(Exception):
     """A control message that is answered with an error."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, **more: object) -> None:
         super().__init__(message)
-        self.answer: dict[str, object] = {"code": code, "msg": message}
+        self.answer: dict[str, object] = {"code": code, "msg": message, **more}
 
 
 class Gateway:
     """Connections and control messages; knows streams by name only."""
 
-    def __init__(self, house: House, streams: Mapping[str, Stream], mark: Form = ()) -> None:
-        """Take the streams by name; ``mark`` ends the form of its sessions, where there are several."""
+    def __init__(
+        self, house: House, streams: Mapping[str, Stream], mark: Form = (), *, plain: bool = False
+    ) -> None:
+        """Take the streams by name; ``mark`` ends the form of its sessions, where there are several.
+
+        ``plain``: as the siblings are, which know no microseconds, and of request ids only numbers.
+        """
         self._house = house
         self._streams = streams
         self._mark = mark
+        self._plain = plain
         self.asked = 0  # subscriptions ever made
 
     def open(self, session: Session, path: str, query: Mapping[str, str], _now: int) -> Reply | None:
@@ -88,7 +94,7 @@ class Gateway:
         head, _, rest = path.lstrip("/").partition("/")
         if head not in ("ws", "stream"):
             return Reply(404)
-        micro = query.get("timeUnit", "").upper() == "MICROSECOND"
+        micro = not self._plain and query.get("timeUnit", "").upper() == "MICROSECOND"
         session.form = (US if micro else MS, int(head == "stream"), *self._mark)
         names = query.get("streams", "") if head == "stream" else rest
         self._subscribe(session, [name for name in names.split("/") if name])
@@ -127,10 +133,17 @@ class Gateway:
         if method not in _METHODS:
             names = ", ".join(f"`{name}`" for name in _METHODS)
             raise _Wrong(2, f"Invalid request: unknown variant `{method}`, expected one of {names} {where}")
-        request = _request_id(fields.get("id"))
+        request = _request_id(fields.get("id"), plain=self._plain)
         if method == "LIST_SUBSCRIPTIONS":
             return {"result": list(session.topics), "id": request}
-        names = _names(fields.get("params"), where)
+        params = _params(fields.get("params"), where)
+        if method == "GET_PROPERTY":
+            _value(params, 1, request)
+            return {"result": bool(session.form[1]), "id": request}
+        if method == "SET_PROPERTY":
+            _combine(session, _value(params, 2, request))
+            return {"result": None, "id": request}
+        names = _names(params)
         if method == "SUBSCRIBE":
             self._subscribe(session, names)
         else:
@@ -153,19 +166,50 @@ class Gateway:
         return any(self._house.find(kind, symbol) for kind in ("refuse", "unlist", "silent_ack"))
 
 
-def _names(params: object, where: str) -> list[str]:
-    if not isinstance(params, list):
-        raise _Wrong(2, f"Invalid request: missing field `params` {where}")
+def _params(value: object, where: str) -> list[object]:
+    try:
+        return msgspec.convert(value, list[object])
+    except msgspec.ValidationError as e:
+        raise _Wrong(2, f"Invalid request: missing field `params` {where}") from e
+
+
+def _names(params: Sequence[object]) -> list[str]:
     try:
         return msgspec.convert(params, list[str])
     except msgspec.ValidationError as e:
         raise _Wrong(2, "Invalid request: property name must be a string") from e
 
 
-def _request_id(value: object) -> int | str | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+def _value(params: Sequence[object], most: int, request: object) -> object:
+    """Return what stands beside the name of the only property, None where nothing does."""
+    if len(params) > most:
+        raise _Wrong(2, "Invalid request: too many parameters")
+    name, value = [*params, None, None][:2]
+    if not isinstance(name, str):
+        raise _Wrong(2, "Invalid request: property name must be a string")
+    if name != "combined":
+        raise _Wrong(0, "Unknown property", id=request)
+    return value
+
+
+def _combine(session: Session, wanted: object) -> None:
+    """Change the form of a session, for the streams that it has as well."""
+    if not isinstance(wanted, bool):
+        raise _Wrong(1, "Invalid value type: expected Boolean")
+    topics = dict(session.topics)
+    for name in topics:
+        session.leave(name)
+    session.form = (session.form[0], int(wanted), *session.form[2:])
+    for name, topic in topics.items():
+        session.join(name, topic)
+
+
+def _request_id(value: object, *, plain: bool) -> int | str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    if isinstance(value, str) and len(value) <= _MOST_ID and value.isalnum():
+    if not plain and value is None:
+        return value
+    if not plain and isinstance(value, str) and len(value) <= _MOST_ID and value.isalnum():
         return value
     raise _Wrong(2, "Invalid request: request ID must be an unsigned integer")
 
@@ -369,12 +413,14 @@ class Binance:
         *,
         name: str = NAME,
         limits: Mapping[str, float] = LIMITS,
+        plain: bool = False,
     ) -> None:
         self.house = House(name, limits, faults, listings, market, shown=SHOWN)
         self.edits = {"crossed": partial(crossed, self.house)}
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._by_symbol = {stand.shop.symbol: stand for stand in self._stands.values()}
-        gateway = Gateway(self.house, {s.name: s for each in self._stands.values() for s in each.streams()})
+        streams = {s.name: s for each in self._stands.values() for s in each.streams()}
+        gateway = Gateway(self.house, streams, plain=plain)
         self.open = gateway.open
         self.receive = gateway.receive
         self.hurried = gateway.hurried

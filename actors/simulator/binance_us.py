@@ -18,4 +18,4 @@ LISTINGS: Final = pick(
     pace=0.25,
 )
 
-serve = partial(binance.Binance, name=NAME, limits=LIMITS)
+serve = partial(binance.Binance, name=NAME, limits=LIMITS, plain=True)

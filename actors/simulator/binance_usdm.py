@@ -235,7 +235,10 @@ class BinanceUsdm:
         stands = self._stands.values()
         public = {stream.name: stream for stand in stands for stream in stand.public()}
         others = {stream.name: stream for stand in stands for stream in stand.market()}
-        self._gateways = (Gateway(self.house, public, _PUBLIC), Gateway(self.house, others, _MARKET))
+        self._gateways = (
+            Gateway(self.house, public, _PUBLIC, plain=True),
+            Gateway(self.house, others, _MARKET, plain=True),
+        )
         self._weights = Weights(self.house.limits)
         self._routes = {
             "/fapi/v1/ping": self._weighed(1, lambda _query, _now: Reply(200, b"{}")),

@@ -157,6 +157,12 @@ ERRORS = [
     ('{"method":"SUBSCRIBE","params":["a@b"],"id":1.5}', 2, "request ID must be an unsigned integer"),
     ('{"method":"SUBSCRIBE","params":"a@b","id":1}', 2, "missing field `params`"),
     ('{"method":"SUBSCRIBE","params":[1],"id":1}', 2, "must be a string"),
+    ('{"method":"GET_PROPERTY","params":[1],"id":1}', 2, "property name must be a string"),
+    ('{"method":"GET_PROPERTY","params":[],"id":1}', 2, "property name must be a string"),
+    ('{"method":"GET_PROPERTY","params":["combined",true],"id":1}', 2, "too many parameters"),
+    ('{"method":"SET_PROPERTY","params":["combined",true,1],"id":1}', 2, "too many parameters"),
+    ('{"method":"SET_PROPERTY","params":["combined",1],"id":1}', 1, "Invalid value type: expected Boolean"),
+    ('{"method":"SET_PROPERTY","params":["combined"],"id":1}', 1, "Invalid value type: expected Boolean"),
 ]
 
 
@@ -181,6 +187,54 @@ def test_a_client_that_talks_too_much_or_wants_too_much_is_closed(desk: Desk) ->
     assert greedy.close is None
     desk.say(greedy, '{"method":"SUBSCRIBE","params":["one@more"],"id":1}')
     assert greedy.close == (1008, "Too many streams")
+
+
+def test_an_unknown_method_is_told_all_that_there_are_and_an_unknown_property_which_request_it_was(
+    desk: Desk,
+) -> None:
+    session = desk.open("/stream")
+    text = '{"method":"BUY","id":1}'
+    assert desk.say(session, text)["msg"] == (
+        "Invalid request: unknown variant `BUY`, expected one of `SUBSCRIBE`, `UNSUBSCRIBE`, "
+        f"`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY` at line 1 column {len(text)}"
+    )
+    unknown = desk.say(session, '{"method":"GET_PROPERTY","params":["colour"],"id":7}')
+    assert unknown == {"code": 0, "msg": "Unknown property", "id": 7}
+
+
+def test_whether_payloads_are_wrapped_can_be_asked_and_changed(desk: Desk) -> None:
+    session = desk.open("/stream?streams=btcusdt@trade/nosuchcoin@trade")
+    say = lambda **m: desk.say(session, msgspec.json.encode(m).decode())  # noqa: E731
+    for change in (None, False, True):
+        if change is not None:
+            assert say(method="SET_PROPERTY", params=["combined", change], id=5) == {"result": None, "id": 5}
+        wanted = change is not False
+        assert say(method="GET_PROPERTY", params=["combined"], id=2) == {"result": wanted, "id": 2}
+        desk.run(5)
+        assert {"stream" in frame for frame in heard(session)} == {wanted}
+    assert list(session.topics) == ["btcusdt@trade", "nosuchcoin@trade"]
+
+
+@pytest.mark.parametrize("name", ["binance_us", "binance_usdm"])
+@pytest.mark.parametrize("request_id", ['"id":"abc",', '"id":null,', ""])
+def test_the_siblings_number_requests_with_whole_numbers_only(name: str, request_id: str) -> None:
+    desk = Desk(name)
+    text = '{"method":"SUBSCRIBE",%s"params":["btcusdt@bookTicker"]}'
+    session = desk.open("/stream")
+    assert desk.say(session, text % request_id) == {
+        "code": 2,
+        "msg": "Invalid request: request ID must be an unsigned integer",
+    }
+    desk.run(5)
+    assert heard(session) == []
+    assert desk.say(session, text % '"id":0,') == {"result": None, "id": 0}
+
+
+def test_binance_us_knows_no_microseconds() -> None:
+    desk = Desk("binance_us", "BTC-USDT")
+    session = desk.open("/stream?streams=btcusdt@depth@100ms&timeUnit=MICROSECOND")
+    desk.run(5)
+    assert {frame["data"]["E"] < 10**13 for frame in heard(session)} == {True}
 
 
 @pytest.mark.parametrize("name", ["binance", "binance_us", "binance_usdm"])

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from actors.model.events import MS, SECOND, Channel
-from actors.simulator.binance import REFUSAL, Gateway, Stream, Weights, crossed, error
+from actors.simulator.binance import REFUSAL, Gateway, Stream, Weights, crossed, error, lag
 from actors.simulator.derivatives import Contract, Forced, Perpetual
 from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, whole
@@ -107,16 +107,20 @@ class _Stand:
         """Tell the last ``fills`` trades."""
         tape = self.shop.live.tape
         for trade in tape.read(tape.next - fills, tape.next - 1):
-            row, size = _aggregate(self.shop, trade), self.shop.size(trade.size)
-            self._say(self.trade, b'"e":"aggTrade","E":%d,%b,"nq":"%b"' % (trade.ts // MS, row, size))
+            sent = (trade.ts + lag(trade.id)) // MS
+            without = trade.size - trade.size // 3 if trade.id % 3 == 0 else trade.size
+            row = _aggregate(self.shop, trade, b'"nq":"%b",' % self.shop.size(without))
+            self._say(self.trade, b'"e":"aggTrade","E":%d,%b' % (sent, row))
 
     def tell_best(self, now: int) -> None:
         """Tell the best prices."""
-        shop, book, ms = self.shop, self.shop.live.book, now // MS
+        shop, book = self.shop, self.shop.live.book
+        sent = (now + lag(book.sequence)) // MS
         bid, bid_size, ask, ask_size = book.top()
         texts = (shop.price(bid), shop.size(bid_size), shop.price(ask), shop.size(ask_size))
-        body = b'"e":"bookTicker","u":%d,%b,"b":"%b","B":"%b","a":"%b","A":"%b","T":%d,"E":%d'
-        self._say(self.best, body % (shop.number(book.sequence), self._names(), *texts, ms, ms))
+        body = b'"e":"bookTicker","u":%d,"s":"%b","b":"%b","B":"%b","a":"%b","A":"%b","T":%d,"E":%d,"ps":"%b"'
+        number = shop.number(book.sequence)
+        self._say(self.best, body % (number, shop.native, *texts, now // MS, sent, shop.native))
 
     def tell_depth(self, interval_ms: int, now: int) -> None:
         """Tell what changed in the book since the last frame of this stream."""
@@ -127,7 +131,8 @@ class _Stand:
         changed = book.changed(max(since, book.oldest))
         numbers = (shop.number(since + 1), shop.number(book.sequence), shop.number(since))
         body = b'"e":"depthUpdate","E":%d,"T":%d,%b,"U":%d,"u":%d,"pu":%d,"b":%b,"a":%b' % (
-            now // MS, now // MS, self._names(), *numbers, self.rows(changed.bids), self.rows(changed.asks),
+            (now + lag(book.sequence)) // MS, now // MS, self._names(), *numbers,
+            self.rows(changed.bids), self.rows(changed.asks),
         )  # fmt: skip
         self._say(stream, body)
 
@@ -173,13 +178,14 @@ class _Stand:
     def _order(self, forced: Forced, now: int) -> bytes:
         shop = self.shop
         size, filled = shop.size(forced.size), shop.size(forced.filled)
+        last = shop.size(forced.filled - forced.filled // 3 if forced.id % 2 else forced.filled)
         return (
             b'"e":"forceOrder","E":%d,"o":{"s":"%b","S":"%b","o":"LIMIT","f":"IOC","q":"%b","p":"%b",'
             b'"ap":"%b","X":"%b","l":"%b","z":"%b","T":%d,"ps":"%b","st":1}'
             % (
                 now // MS, shop.native, b"BUY" if forced.sign > 0 else b"SELL", size,
                 shop.price(forced.price), shop.price(round(forced.quote / forced.filled)),
-                b"FILLED" if forced.filled == forced.size else b"PARTIALLY_FILLED", filled, filled,
+                b"FILLED" if forced.filled == forced.size else b"PARTIALLY_FILLED", last, filled,
                 forced.ts // MS, shop.native,
             )
         )  # fmt: skip
@@ -209,11 +215,11 @@ class _Stand:
         )  # fmt: skip
 
 
-def _aggregate(shop: Shop, trade: Print) -> bytes:
+def _aggregate(shop: Shop, trade: Print, more: bytes = b"") -> bytes:
     first, last = _first_and_last(trade.id)
-    return b'"s":"%b","a":%d,"p":"%b","q":"%b","f":%d,"l":%d,"T":%d,"m":%b' % (
-        shop.native, trade.id, shop.price(trade.price), shop.size(trade.size), first, last, trade.ts // MS,
-        b"true" if trade.sign < 0 else b"false",
+    return b'"s":"%b","a":%d,"p":"%b","q":"%b",%b"f":%d,"l":%d,"T":%d,"m":%b' % (
+        shop.native, trade.id, shop.price(trade.price), shop.size(trade.size), more, first, last,
+        trade.ts // MS, b"true" if trade.sign < 0 else b"false",
     )  # fmt: skip
 
 

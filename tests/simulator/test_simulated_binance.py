@@ -61,7 +61,9 @@ def test_trade_ids_have_no_holes_and_agree_with_the_tape_and_rest(desk: Desk) ->
     for told, true in zip(trades, tape, strict=True):
         assert (str(told["t"]), told["p"], told["q"]) == (true.id, true.price, true.size)
         assert told["T"] == true.ts // MS
+        assert 0 <= told["E"] - told["T"] <= 3
         assert true.aggressor == ("sell" if told["m"] else "buy")
+    assert any(told["E"] != told["T"] for told in trades)
     first = trades[3]["t"]
     rows = desk.get("/api/v3/historicalTrades", symbol="ETHUSDT", fromId=str(first), limit="7")
     assert [row["id"] for row in rows] == list(range(first, first + 7))

@@ -11,11 +11,14 @@ from actors.simulator.listings import pick
 
 NAME: Final = "binance_us"
 LIMITS: Final = {**binance.LIMITS, "weight_per_minute": 1200, "ping_every_s": 180, "pong_within_s": 600}
-LISTINGS: Final = pick(
-    NAME,
-    lambda symbol: symbol.replace("-", ""),
-    ("BTC-USDT", "BTC-USD", "ETH-USDT", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USDT", "ETH-BTC", "USDC-USDT"),
-    pace=0.25,
+_BUSY: Final = (
+    "BTC-USDT", "BTC-USD", "ETH-USDT", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USDT", "ETH-BTC", "USDC-USDT",
+)  # fmt: skip
+_QUIET: Final = ("LTC-USD",)  # something happens each 100 s: a healthy book all the same
+LISTINGS: Final = tuple(
+    each
+    for symbols, pace in ((_BUSY, 0.25), (_QUIET, 0.002))
+    for each in pick(NAME, lambda symbol: symbol.replace("-", ""), symbols, pace=pace)
 )
 
 serve = partial(binance.Binance, name=NAME, limits=LIMITS, plain=True)

@@ -1,11 +1,12 @@
 """Binance's words: what a client sees of the simulated venue, without a socket."""
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import msgspec
 import pytest
 from simulator_rig import MS, Desk, S, heard
+from venue_rig import Chain
 
 from actors.connector.pacing import Window
 from actors.simulator.generate import frames, generate
@@ -428,3 +429,18 @@ def test_generated_frames_are_the_same_for_the_same_seed_only(generated: Any) ->
 def test_frames_are_generated_for_listed_symbols_only() -> None:
     with pytest.raises(KeyError, match="NO-COIN"):
         generate(1, 10, ["BTC-USDT", "NO-COIN"])
+
+
+def test_a_book_of_binance_us_that_is_quiet_for_minutes_stays_live_and_true() -> None:
+    chain = Chain("binance_us", "LTC-USD", "USDC-USDT")
+    while not chain.states["LTC-USD"]:
+        chain.run(10)
+    changes: list[int] = []
+    for _ in range(90):
+        changes.append(chain.desk.house.by_symbol["LTC-USD"].truth().newest)
+        chain.run(10)
+    longest = max(len([*same]) for _, same in groupby(changes))
+    assert longest > 12, "for two minutes at least"
+    assert chain.states["LTC-USD"] == ["resyncing", "live"]  # once, at its first change
+    assert not {"resubscribe", "subscribe", "reconnect"} & set(chain.asked)
+    assert chain.views["LTC-USD"].state == "live"

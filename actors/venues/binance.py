@@ -7,9 +7,9 @@ understood too.
 Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us (pongs among them), 300
 connection attempts in 5 minutes, REST weight 6000 a minute.
 Quirks: an unknown stream is acknowledged and then silent; a connection may stall without a close, while a
-symbol may rightly be silent for minutes; bookTicker has no time; ``m`` says that the
-buyer is the *maker*; diffs may precede the acknowledgement; a snapshot may be older than the first diff;
-symbols may hold any UTF-8; base and quote are never to be guessed from a symbol (BTCTUSD is BTC/TUSD).
+symbol may rightly be silent for minutes; bookTicker has no time; ``m`` says that the buyer is the *maker*;
+diffs may precede the acknowledgement; a snapshot may be older than the first diff; symbols may hold any
+UTF-8; base and quote are never to be guessed from a symbol (BTCTUSD is BTC/TUSD).
 Times are ms: microseconds come only to who asks for them, we do not, and such a time is refused.
 
 Source: binance-spot-api-docs web-socket-streams.md, rest-api.md, CHANGELOG.md as of 2026-07-21.

@@ -7,8 +7,10 @@ Limits: 1024 streams a connection, of which 200 are used; 24 h of life, 10 messa
 weight 2400 a minute.
 Quirks: sequences are the engine's, of all books, so a diff points back (``pu``) instead of counting on;
 depth and partial depth differ by the stream's name only; trades are aggregates of 100 ms; of liquidations
-at most one a symbol and second is told, so their sums are lower bounds; ``st`` 2 marks coin-margined
-contracts, which are none of ours; a base may be a multiple (1000SHIB). Sizes are in base currency.
+at most one a symbol and second is told, so their sums are lower bounds, but for an order that is told in one
+second as filled in part and in the next as filled: nothing names it, so both count (``z``, all that was
+filled so far); ``st`` 2 marks coin-margined contracts, which are none of ours; a base may be a multiple
+(1000SHIB). Sizes are in base currency.
 
 Source: Binance USD-M futures documents and change notices to 2026-10.
 """

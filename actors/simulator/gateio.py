@@ -3,7 +3,8 @@
 A book opens with all of its levels, before the acknowledgement; what leaves its window is removed by name,
 and a change that lies below it still counts. An unknown book is acknowledged and never speaks.
 Numbers in ``LIMITS`` and all wording are the documented or recorded ones, some of the futures gateway of the
-same family, except where a comment says chosen. ``spot.order_book_update`` is not served.
+same family, except where a comment says chosen. ``spot.order_book_update`` is not served. A bad pair of
+``spot.trades`` is refused in the words that are documented for spot, which do not name it.
 
 Source: gate.com, Spot WebSocket v4 and REST v4 as of 2026-05; captures of 2026-08; a probe of 2026-09.
 """
@@ -30,6 +31,7 @@ LIMITS: Final[dict[str, float]] = {
     "unsubscribed_s": 30.5,  # of life, without a subscription or a ping
     "ping_every_s": 30,  # chosen: the interval is not stated
     "pong_within_s": 30,  # chosen
+    "time_within_s": 60,  # of ours, a request's; documented
     "requests": 200,  # REST, an endpoint
     "requests_s": 10,
 }
@@ -39,6 +41,11 @@ LISTINGS: Final = pick(
     [symbol for symbol in PAIRS if symbol not in ("USDT-USD", "EUR-USDT")],
     pace=0.4,
 )
+_NO_PAIR: Final = {
+    "spot.trades": "Invalid argument provided",
+    "spot.book_ticker": "unknown currency pair {}",
+    "spot.tickers": "unknown currency pair: {}",
+}
 _UPGRADE: Final = msgspec.json.encode(
     {
         "type": "upgrade",
@@ -48,6 +55,7 @@ _UPGRADE: Final = msgspec.json.encode(
 
 
 class _Request(msgspec.Struct):
+    time: int = 0
     channel: str = ""
     event: str = ""
     payload: list[str] = []
@@ -277,19 +285,20 @@ class Gate:
             said = {"time": now // SECOND, "channel": "spot.pong", "event": "", "error": None, "result": None}
             session.out.append(msgspec.json.encode(said))
             return
-        error = self._wrong(session, request)
+        error = self._wrong(session, request, now)
         if error is None:
             for name in request.payload:
                 self._take(session, request, name, now)
         if error is not None or not self.house.find("no_ack"):
             _answer(session, request, now, error)
 
-    def _wrong(self, session: Session, request: _Request) -> tuple[int, str] | None:
+    def _wrong(self, session: Session, request: _Request, now: int) -> tuple[int, str] | None:
         """Return why a request fails as a whole, None where it does not."""
         channel = request.channel
         if channel not in {known for known, _ in self._offers}:
             return 2, f"Unknown channel {channel}"
-        if request.event not in ("subscribe", "unsubscribe") or not request.payload:
+        off = abs(request.time - now // SECOND) > self.house.limits["time_within_s"]  # chosen: the words
+        if off or request.event not in ("subscribe", "unsubscribe") or not request.payload:
             return 2, "Invalid argument provided"
         if request.event == "unsubscribe":
             return None
@@ -297,8 +306,7 @@ class Gate:
             if f"{channel} {name}" in session.topics:
                 return 2, f"Alert sub {name}"
             if channel != "spot.obu" and self._offer(channel, name) is None:
-                colon = ":" if channel == "spot.tickers" else ""
-                return 2, f"unknown currency pair{colon} {name}"
+                return 2, _NO_PAIR[channel].format(name)
         return None
 
     def _offer(self, channel: str, name: str) -> _Offer | None:

@@ -5,11 +5,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from simulator_rig import Desk, S, heard
+from simulator_rig import START, Desk, S, heard
 from venue_rig import Chain
 
-from actors.model.events import Gap
+from actors.model.events import Gap, Status
+from actors.simulator import gateio as simulated
 from actors.simulator.session import Session
+from actors.venues import gateio
 
 URL = "/ws/v4/"
 BOOK = "ob.BTC_USDT.400"
@@ -20,8 +22,8 @@ def desk() -> Desk:
     return Desk("gateio", "BTC-USDT", "ETH-USDT", "BTC-TUSD")
 
 
-def ask(channel: str, *payload: str, event: str = "subscribe") -> str:
-    return json.dumps({"time": 1, "id": 7, "channel": channel, "event": event, "payload": payload})
+def ask(channel: str, *payload: str, event: str = "subscribe", time: int = START // S) -> str:
+    return json.dumps({"time": time, "id": 7, "channel": channel, "event": event, "payload": payload})
 
 
 def subscribe(desk: Desk, channel: str, *payload: str) -> tuple[Session, list[Any]]:
@@ -116,7 +118,8 @@ def test_what_is_wrong_fails_its_whole_request_in_the_venues_words(desk: Desk) -
     for text, code, message in (
         (ask("spot.book_ticker", "BTC_USDT", "NOPE_USDT"), 2, "unknown currency pair NOPE_USDT"),
         (ask("spot.tickers", "NOPE_USDT"), 2, "unknown currency pair: NOPE_USDT"),
-        (ask("spot.trades", "BTC_TUSD"), 2, "unknown currency pair BTC_TUSD"),
+        (ask("spot.trades", "BTC_TUSD"), 2, "Invalid argument provided"),
+        (ask("spot.trades", "BTC_USDT", time=START // S - 61), 2, "Invalid argument provided"),
         (ask("spot.mood", "BTC_USDT"), 2, "Unknown channel spot.mood"),
         (ask("spot.trades"), 2, "Invalid argument provided"),
         (ask("spot.trades", "BTC_USDT", event="mood"), 2, "Invalid argument provided"),
@@ -129,6 +132,22 @@ def test_what_is_wrong_fails_its_whole_request_in_the_venues_words(desk: Desk) -
     session.out.clear()
     assert error(desk, session, ask("spot.obu", BOOK)) == (2, f"Alert sub {BOOK}")
     assert session.close is None
+
+
+def test_frames_bear_the_time_of_their_sending_which_the_venue_looks_at() -> None:
+    chain = Chain("gateio", "BTC-USDT")  # stamps what it sends as the connector does, with ``VENUE.stamp``
+    chain.run(2)
+    assert not [status for status in chain.of(Status) if status.state == "refused"]
+    assert chain.states == {"BTC-USDT": ["live"]}
+
+
+def test_what_we_allow_ourselves_is_within_what_the_venue_does() -> None:
+    keepalive = gateio.VENUE.keepalive
+    assert keepalive is not None
+    assert keepalive.every_s * 2 <= simulated.LIMITS["unsubscribed_s"]
+    assert (
+        gateio.LIMITS.weight_per_minute * simulated.LIMITS["requests_s"] <= simulated.LIMITS["requests"] * 60
+    )
 
 
 def test_an_unknown_book_is_acknowledged_and_never_speaks(desk: Desk) -> None:

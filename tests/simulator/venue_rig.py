@@ -146,7 +146,9 @@ class Chain:
         for subscription in subscriptions:
             line.next_id = max(line.next_id, (subscription.id or 0) + 1)
             self._write(line.name, "s", msgspec.json.encode(subscription))
-            hear(self.desk.venue, line.session, subscription.frame, self.desk.now)
+            frame, stamp = subscription.frame, self.venue.stamp
+            frame = frame if stamp is None else stamp(frame, self.desk.now // S)
+            hear(self.desk.venue, line.session, frame, self.desk.now)
             self._drain(line)
 
     def _drain(self, line: Line) -> None:

@@ -132,6 +132,30 @@ def test_a_lost_frame_loses_every_book_of_its_connection_at_once_quiet_ones_too(
     assert not chain.told(Gap)
 
 
+@pytest.mark.parametrize("unreadable", ['"te",[502,0,0.5,100.5]', "[100,1,0]"], ids=["trade", "book"])
+def test_a_loss_that_an_unreadable_frame_shows_is_told_by_the_next(
+    chain: Chain, one: Connection, unreadable: str
+) -> None:
+    one.trade(BTC, 500)
+    one.trade(BTC, 501, lost=True)
+    chain.told()
+    one.data("trades" if "te" in unreadable else "book", BTC, unreadable)
+    assert len(chain.dead()) == 1
+    one.data("book", ETH, '"hb"')
+    assert {gap[:3] for gap in gaps(chain.told(Gap))} == {
+        ("trade", "BTC-USDT", "sequence"), ("trade", "ETH-USDT", "sequence"),
+        ("book", "BTC-USDT", "sequence"), ("book", "ETH-USDT", "sequence"),
+    }  # fmt: skip
+
+
+def test_a_change_that_cannot_be_read_costs_its_book_and_no_trade(chain: Chain, one: Connection) -> None:
+    one.trade(BTC, 500)
+    chain.told()
+    one.data("book", BTC, "[100,1,0]")
+    one.data("book", BTC, "[100,1,3]")
+    assert gaps(chain.told(Gap)) == [("book", "BTC-USDT", "sequence", "2", "4")]
+
+
 def test_what_another_connection_gives_is_no_gap(chain: Chain, one: Connection) -> None:
     two = Connection(chain, "b.1", 99)
     for connection in (one, two):

@@ -271,13 +271,20 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
     if not frame.startswith(b"["):
         return [_event(read("frame", _event_decoder, frame), scratch)]
     data = _taken_apart(frame)
+    last = scratch.memory.get("seq", 0)
     said = [] if data.seq is None else _lost(scratch, data.seq)
     known = _channels(scratch).get(data.chan)
     if data.word == b'"hb"':  # it may come before its channel is known
         return [*said, Ignored("heartbeat")]
     if known is None:
         return [*said, Ignored("unknown_channel"), Closing(f"a frame of channel {data.chan[:20]}, unknown")]
-    return [*said, *_DATA[known[0]](data, known, scratch)]
+    try:
+        return [*said, *_DATA[known[0]](data, known, scratch)]
+    except Unparseable as e:
+        e.channel = known[0]
+        if said:
+            scratch.memory["seq"] = last  # so that the next frame tells of the jump
+        raise
 
 
 _ABOVE_ZERO: Final = r"(?=[0.]*+[1-9])(?:0|[1-9][0-9]{0,30}+)(?:\.[0-9]{1,31}+)?+"

@@ -210,6 +210,20 @@ def test_a_connection_without_any_frame_for_twenty_seconds_is_replaced(chain: Ch
     assert [request.op for request in chain.asked()] == ["reconnect"]
 
 
+def test_what_opens_with_a_snapshot_and_has_none_is_told_though_heartbeats_come() -> None:
+    chain = Chain(bitfinex.VENUE, BTC)
+    chain.open("book", "ticker")
+    for number, channel in enumerate(("book", "ticker"), 17):
+        ack = {"event": "subscribed", "channel": channel, "chanId": number, "symbol": BTC.native}
+        chain.hear(json.dumps(ack))
+    chain.states()
+    for second in range(1, 16):
+        chain.wait(1, f'[17,"hb",{second},{MS}]')
+    assert not chain.states()
+    chain.wait(1, f'[17,"hb",16,{MS}]')
+    assert chain.states() == {"book BTC-USDT": "stale", "ticker BTC-USDT": "stale"}
+
+
 def test_connections_hold_twenty_five_channels_and_open_with_the_flags() -> None:
     many = [Instrument(f"A{n}-USD", f"tA{n}:USD", f"A{n}", "USD") for n in range(20)]
     connections = bitfinex.plan(bitfinex.VENUE.endpoints, many, ["trade", "book", "ticker"])

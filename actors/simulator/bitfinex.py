@@ -20,7 +20,7 @@ from actors.simulator.faults import Faults
 from actors.simulator.house import House, Shop, trimmed
 from actors.simulator.listings import pick
 from actors.simulator.market import Fill, Listing, Live, Market, Print
-from actors.simulator.session import Every, Reply, Session
+from actors.simulator.session import Every, Rate, Reply, Session
 
 NAME: Final = "bitfinex"
 TIMESTAMP, SEQ_ALL, OB_CHECKSUM = 32_768, 65_536, 131_072
@@ -36,6 +36,8 @@ LIMITS: Final[dict[str, float]] = {
     "connects_s": 60,
     "channels": 30,
     "unsubscribed_s": 60,  # how long a connection may have no channel
+    "requests": 10,  # REST; documented as 10 to 90, by endpoint
+    "requests_s": 60,
 }
 _STEPS: Final = {  # of five digits: what the venue rounds to
     "BTC-USD": ("1", "0.00000001"),
@@ -202,6 +204,7 @@ class Bitfinex:
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._clients: dict[int, _Client] = {}
         self._last_chan = 16
+        self._requests = Rate()
         self._books, self._proofs = Every(BOOK_MS * MS, now), Every(CHECKSUM_NS, now)
         self._tickers = Every(BEAT_NS, now)
         self._routes = {"/v2/conf/pub:list:pair:exchange,pub:map:currency:sym": self._lists}
@@ -254,6 +257,7 @@ class Bitfinex:
 
     def _refuse(self, session: Session, request: _Request, code: int, why: str, **more: object) -> None:
         echo = msgspec.to_builtins(request) | {"event": "error", "msg": why, "code": code}
+        echo |= {} if request.symbol is None else {"pair": request.symbol.removeprefix("t")}
         self._say(session, echo | more)
 
     def _subscribe(self, client: _Client, request: _Request, now: int) -> None:
@@ -350,7 +354,11 @@ class Bitfinex:
     # -- requests ----------------------------------------------------------------------------------
 
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
-        """Answer a request."""
+        """Answer a request, so many a minute."""
+        limits = self.house.limits
+        if wait := self._requests.wait(now, limits["requests"], limits["requests_s"]):
+            words = b'["error",11010,"ratelimit: error"]'  # chosen
+            return Reply(429, words, {"Retry-After": str(-(-wait // SECOND))})
         refusal = b'["error",10020,"internal: error"]'  # chosen: the words
         return self.house.answer(self._routes, path, query, now, native="", refusal=refusal)
 

@@ -15,6 +15,7 @@ Read against captures of 2021 to 2026.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -22,7 +23,7 @@ import msgspec
 from actors.model.decimals import is_zero, price_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     BookRule,
@@ -42,7 +43,18 @@ from actors.venues.base import (
     number_text,
     read,
 )
-from actors.venues.common import MS, Id, Ms, asking, item_of, no_answer, planned, price_or_none, spot
+from actors.venues.common import (
+    MS,
+    Id,
+    Ms,
+    asking,
+    item_of,
+    no_answer,
+    planned,
+    price_or_none,
+    rows_of,
+    spot,
+)
 
 NAME: Final = "bitfinex"
 LEVELS: Final = 100  # the venue deletes what falls out of them
@@ -52,6 +64,7 @@ STREAMS: Final[dict[Channel, str]] = {"trade": "trades", "book": "book", "ticker
 _CHANNELS: Final[dict[str, Channel]] = {name: channel for channel, name in STREAMS.items()}
 _RESTART, _PAUSE, _RESUME = 20_051, 20_060, 20_061  # codes of info
 _DUPLICATE: Final = 10_301  # of an error: it is subscribed already
+_PAIR: Final = 6  # letters without a colon
 _TESTS: Final = frozenset(("AAA", "BBB", "TESTBTC", "TESTUSD", "TESTUSDT"))
 
 _Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
@@ -101,6 +114,13 @@ class _Event(msgspec.Struct):
     platform: _Platform | None = None
 
 
+class _Name(msgspec.Struct, array_like=True):
+    """What the venue calls a currency, and what others do."""
+
+    code: str
+    name: str
+
+
 _parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _fill_decoder = msgspec.json.Decoder(_Fill)
 _level_decoder = msgspec.json.Decoder(_Level)
@@ -110,7 +130,7 @@ _event_decoder = msgspec.json.Decoder(_Event)
 _seq_decoder = msgspec.json.Decoder(Id)
 _ms_decoder = msgspec.json.Decoder(Ms)
 _checksum_decoder = msgspec.json.Decoder(_Int32)
-_lists_decoder = msgspec.json.Decoder(tuple[list[str], list[tuple[str, str]]])
+_lists_decoder = msgspec.json.Decoder(tuple[list[msgspec.Raw], list[_Name]])
 
 
 class _Data(msgspec.Struct):
@@ -368,20 +388,24 @@ def _refusal(event: _Event, scratch: Scratch) -> Decoded:
     return Refused(f"{event.code}: {event.msg}"[:200], items=None if item is None else [item])
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the pairs of the list, under the names that the map beside it has for their codes.
 
     Raises:
         Unparseable: The body is not these two lists.
     """
     pairs, names = read("conf", _lists_decoder, body)
-    named = dict(names)
-    split = [(pair, *(pair.split(":") if ":" in pair else (pair[:3], pair[3:]))) for pair in pairs]
-    return [
-        spot(f"t{pair}", named.get(codes[0], codes[0]), named.get(codes[1], codes[1]))
-        for pair, *codes in split
-        if len(codes) == 2 and all(codes) and not _TESTS & {*codes}
-    ]
+    return rows_of(str, pairs, partial(_instrument, {each.code: each.name for each in names}))
+
+
+def _instrument(names: Mapping[str, str], pair: str) -> Instrument | Unusable | None:
+    codes = pair.split(":") if ":" in pair or len(pair) != _PAIR else [pair[:3], pair[3:]]
+    if _TESTS & {*codes}:
+        return None
+    if len(codes) != 2 or not all(codes):
+        return Unusable(pair, f"t{pair}", f"{pair[:40]!r} is neither BASE:QUOTE nor three letters of each")
+    base, quote = (names.get(code, code) for code in codes)
+    return spot(f"t{pair}", base, quote)
 
 
 def subscribe(

@@ -8,8 +8,10 @@ import pytest
 from simulator_rig import Desk, heard
 from venue_rig import Chain
 
+from actors.simulator import bitfinex as simulated
 from actors.simulator.bitfinex import OB_CHECKSUM, SEQ_ALL, TIMESTAMP
 from actors.simulator.session import Session
+from actors.venues import bitfinex
 
 BTC, ETH = "tBTCUSD", "tETHUSD"
 ALL = TIMESTAMP | SEQ_ALL | OB_CHECKSUM
@@ -112,8 +114,8 @@ def test_refusals_are_worded_and_echo_what_was_asked(desk: Desk) -> None:
         ({"channel": "mood", "symbol": BTC}, 10300, "channel: unknown"),
     ):
         said = desk.say(session, ask("subscribe", **request))
-        assert (said["event"], said["code"], said["msg"], said["symbol"]) == (
-            "error", code, message, request["symbol"],
+        assert (said["event"], said["code"], said["msg"], said["symbol"], said["pair"]) == (
+            "error", code, message, request["symbol"], request["symbol"][1:],
         )  # fmt: skip
     subscribe(desk, session, "trades", BTC)
     dup = desk.say(session, ask("subscribe", channel="trades", symbol="BTCUSD"))
@@ -139,6 +141,18 @@ def test_who_subscribes_nothing_for_a_minute_is_closed_and_pairs_are_listed(desk
     pairs, names = desk.get("/v2/conf/pub:list:pair:exchange,pub:map:currency:sym")
     assert {"BTCUSD", "SHIB:USD", "AAABBB", "TESTBTC:TESTUSD"} <= set(pairs)
     assert ["UST", "USDt"] in names
+
+
+def test_what_we_allow_ourselves_is_within_what_the_venue_does(desk: Desk) -> None:
+    ours, theirs = bitfinex.LIMITS, simulated.LIMITS
+    assert ours.items_per_connection <= 25 < theirs["channels"], "the documents name both"
+    assert ours.connects_per_minute < theirs["connects"], "who exceeds it is blocked for a minute"
+    assert ours.weight_per_minute <= theirs["requests"]
+    [asked] = bitfinex.VENUE.instruments
+    statuses = [desk.ask(asked.path).status for _ in range(11)]
+    assert statuses == [200] * 10 + [429]
+    openings = [desk.knock("/ws/2") for _ in range(21)]
+    assert [getattr(each, "status", 101) for each in openings] == [101] * 20 + [429]
 
 
 def test_a_lost_frame_loses_the_books_of_its_connection_which_is_replaced_beside_the_old_one() -> None:

@@ -63,6 +63,30 @@ def test_changes_that_come_late_do_not_go_back(chain: Chain) -> None:
     assert [(event.bids, event.asks) for event in chain.told(Book)] == [([], [("11", "4")])]
 
 
+def test_an_error_is_of_the_oldest_that_is_unanswered_as_it_names_none() -> None:
+    eth = Instrument("ETH-USD", "ethusd", "ETH", "USD")
+    chain = Chain(bitstamp.VENUE, BTC, eth)
+    chain.open("trade", "book")
+    chain.hear({"event": "bts:subscription_succeeded", "channel": "live_trades_btcusd", "data": {}})
+    invalid = {"code": None, "message": "Invalid channel provided."}
+    chain.hear({"event": "bts:error", "channel": "", "data": invalid})
+    chain.hear({"event": "bts:subscription_succeeded", "channel": "live_trades_ethusd", "data": {}})
+    chain.hear({"event": "bts:error", "channel": "", "data": invalid})
+    assert chain.states() == {
+        "trade BTC-USD": "subscribed", "book BTC-USD": "refused",
+        "trade ETH-USD": "subscribed", "book ETH-USD": "refused",
+    }  # fmt: skip
+
+
+def test_the_ticker_is_polled_and_takes_no_place_on_a_socket() -> None:
+    channels = sorted(bitstamp.VENUE.channels)
+    [connection] = bitstamp.VENUE.plan(bitstamp.VENUE.endpoints, [BTC], channels)
+    asked = {item[0] for subscription in connection.subscriptions for item in subscription.items}
+    assert asked | {*bitstamp.VENUE.polls} == {*channels}
+    assert not asked & {*bitstamp.VENUE.polls}
+    assert bitstamp.VENUE.plan(bitstamp.VENUE.endpoints, [BTC], ["ticker"]) == []
+
+
 def test_a_reconnection_asked_for_is_made_at_once(chain: Chain) -> None:
     chain.hear({"event": "bts:request_reconnect", "channel": "", "data": ""})
     assert [(request.op, request.conn) for request in chain.asked()] == [("reconnect", "a.1")]

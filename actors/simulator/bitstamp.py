@@ -1,7 +1,8 @@
 """Bitstamp as a server: WebSocket v2 with trades and books, and public REST.
 
 Books bear no sequence: what a book of ours stands for is told by its microtimestamp, noted with the book's
-true sequence (``Shop.told``). The book by REST is cached for a second: it may be older than the first diff.
+true sequence (``Shop.told``). The book by REST is cached for a second: it may be older than the first diff;
+levels are added up by price for ``group=1`` only. A fault that refuses is an invalid channel.
 Numbers in ``LIMITS`` and all wording are the documented or probed ones, except where a comment says chosen.
 
 Source: bitstamp.net, WebSocket API v2 and HTTP API, read 2026-09; captures of 2022 to 2026.
@@ -33,6 +34,8 @@ LIMITS: Final[dict[str, float]] = {
     "lifetime_s": 90 * 86_400,
     "requests": 400,  # REST
     "requests_s": 1,
+    "requests_longer": 10_000,  # as well
+    "requests_longer_s": 600,
 }
 _STEPS: Final = {
     "BTC-USD": ("1", "0.00000001"),
@@ -76,7 +79,7 @@ class _Stand:
         self.diffs = Topic(f"diff_order_book_{native}", "book", shop.symbol)
         self.tops = Topic(f"order_book_{native}", "book", shop.symbol)
         self.sequence = shop.live.book.sequence
-        self._cached = (0, b"")
+        self._cached: dict[bool, tuple[int, bytes]] = {}  # of orders -> when, body
 
     def diff(self, now: int) -> tuple[bytes, bytes] | None:
         """Return the changes since the last time, and the best levels; None for nothing."""
@@ -90,18 +93,37 @@ class _Stand:
         changes = self._data(at, changed.bids, changed.asks)
         return _frame(self.diffs, changes), _frame(self.tops, self._data(at, best.bids, best.asks))
 
-    def snapshot(self, now: int, back: int = 0) -> bytes:
-        """Return the body of a book by REST, ``back`` changes ago, or the one of up to a second ago."""
+    def snapshot(self, now: int, back: int = 0, *, orders: bool = False) -> bytes:
+        """Return the body of a book by REST, ``back`` changes ago, or the one of up to a second ago.
+
+        ``orders``: a row for each, not for each price.
+        """
         book = self.shop.live.book
         if back:
             levels = book.at(max(book.oldest, book.sequence - back))
             return self._data(self._stamp(now - 60 * SECOND), levels.bids, levels.asks)
-        made, body = self._cached
+        made, body = self._cached.get(orders, (0, b""))
         if now - made > CACHED_NS:
-            levels = book.depth()
-            body = self._data(self._stamp(now), levels.bids, levels.asks)
-            self._cached = (now, body)
+            bids, asks = (_orders(side) if orders else side for side in book.depth())
+            body = self._data(self._stamp(now), bids, asks)
+            self._cached[orders] = (now, body)
         return body
+
+    def ticker(self, now: int) -> dict[str, str]:
+        """Return the last 24 hours; the day is those."""
+        shop, day = self.shop, self.shop.live.day.summary()
+        bid, _, ask, _ = shop.live.book.top()
+        prices = {"bid": bid, "ask": ask}
+        names = ("open", "open_24", "high", "low", "last", "vwap")
+        if day is None:
+            prices |= dict.fromkeys(names, 0)
+        else:
+            vwap = day.quote // day.volume
+            values = (day.open, day.open, day.high, day.low, day.close, vwap)
+            prices |= dict(zip(names, values, strict=True))
+        said = {name: shop.price(price).decode() for name, price in prices.items()}
+        volume = shop.size(0 if day is None else day.volume).decode()
+        return {"timestamp": str(now // SECOND), "volume": volume, "side": "0", **said}
 
     def _stamp(self, now: int) -> int:
         self.shop.told(now - now % US)
@@ -150,7 +172,7 @@ class Bitstamp:
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._topics = {t.name: t for s in self._stands.values() for t in (s.trades, s.diffs, s.tops)}
         self._diffs = Every(DIFF_MS * MS, now)
-        self._requests = Rate()
+        self._requests, self._longer = Rate(), Rate()
         market.sinks[NAME] = self._act
 
     # -- connections and control messages ----------------------------------------------------------
@@ -200,9 +222,10 @@ class Bitstamp:
     def _subscribe(self, session: Session, channel: str) -> None:
         """Let it listen; an unknown market is acknowledged too, and never says anything."""
         topic = self._topics.get(channel) if self.house.listed(_market(channel)) else None
-        if topic is not None and any(
-            self.house.find(kind, topic.symbol) for kind in ("refuse", "silent_ack")
-        ):
+        if topic is not None and self.house.find("refuse", topic.symbol):
+            _error(session, "Invalid channel provided.")
+            return
+        if topic is not None and self.house.find("silent_ack", topic.symbol):
             topic = None
         if len(session.topics) >= self.house.limits["channels"]:
             session.close = (1000, "")  # without a message
@@ -239,13 +262,16 @@ class Bitstamp:
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
         """Answer a request."""
         limits = self.house.limits
-        if self._requests.wait(now, limits["requests"], limits["requests_s"]):
-            return Reply(429, _refusal("Too many requests", "400.002"), {"Retry-After": "1"})
+        rates = ((self._requests, "requests"), (self._longer, "requests_longer"))
+        if wait := max(rate.wait(now, limits[name], limits[f"{name}_s"]) for rate, name in rates):
+            again = {"Retry-After": str(-(-wait // SECOND))}
+            return Reply(429, _refusal("Too many requests", "400.002"), again)
         native = path.strip("/").rpartition("/")[2]
         stand = self._stands.get(native) if self.house.listed(native) else None
         routes: dict[str, Handler] = {"/api/v2/trading-pairs-info/": self._pairs}
         if stand is not None:
             routes[f"/api/v2/order_book/{native}/"] = partial(self._order_book, stand)
+            routes[f"/api/v2/ticker/{native}/"] = partial(_ticker, stand)
             routes[f"/api/v2/transactions/{native}/"] = partial(_transactions, stand)
         refusal = _refusal("Internal error", "500.001")  # chosen: the words
         return self.house.answer(routes, path, query, now, native=native, refusal=refusal)
@@ -254,9 +280,19 @@ class Bitstamp:
         listed = [each for native, each in self.house.listings.items() if self.house.listed(native)]
         return Reply(200, msgspec.json.encode([_pair(each) for each in listed]))
 
-    def _order_book(self, stand: _Stand, _query: Mapping[str, str], now: int) -> Reply:
+    def _order_book(self, stand: _Stand, query: Mapping[str, str], now: int) -> Reply:
         fault = self.house.find("stale_snapshot", stand.shop.symbol)
-        return Reply(200, stand.snapshot(now, 0 if fault is None else fault.back))
+        back = 0 if fault is None else fault.back
+        return Reply(200, stand.snapshot(now, back, orders=query.get("group") != "1"))
+
+
+def _orders(levels: Levels) -> Levels:
+    """Return levels as orders, of which each has two (chosen), or one of a single lot."""
+    return [
+        (price, part)
+        for price, size in levels
+        for part in ((size - size // 2, size // 2) if size > 1 else (size,))
+    ]
 
 
 def _market(channel: str) -> str:
@@ -279,6 +315,10 @@ def _refusal(reason: str, code: str) -> bytes:
 def _crossed(payload: bytes) -> bytes:
     head, bids, rest = payload.partition(b'"bids":[')
     return head + bids + b'["99999999","1.00000000"]' + (b"" if rest[:1] == b"]" else b",") + rest
+
+
+def _ticker(stand: _Stand, _query: Mapping[str, str], now: int) -> Reply:
+    return Reply(200, msgspec.json.encode(stand.ticker(now)))
 
 
 def _transactions(stand: _Stand, _query: Mapping[str, str], _now: int) -> Reply:

@@ -1,16 +1,17 @@
-"""Bitstamp spot: trades and books over one socket; it has no ticker and no best bid and offer.
+"""Bitstamp spot: trades and books over one socket, the 24 h ticker for the asking; no best bid and offer.
 
 Limits: 1,024 channels a connection, a client's frame under 512 bytes, 10,000 requests in 10 minutes, 90 days
 of life.
-Quirks: an unknown market is acknowledged and then silent; errors name neither channel nor request; the
-server sends no heartbeat but answers ours; before it goes down it asks to reconnect. Books bear no sequence,
-so they are not verified: the microtimestamp orders their changes, and the snapshot by REST, which is cached,
-may be older than the first of them, and then there is a hole. Sizes and prices as numbers have lost their
-trailing zeros; the texts beside them have not. Trade ids are of all markets together.
+Quirks: an unknown market is acknowledged and then silent; errors name neither channel nor request, so their
+order alone tells; the server sends no heartbeat but answers ours; before it goes down it asks to reconnect.
+Books bear no sequence, so they are not verified: the microtimestamp orders their changes, and the snapshot by
+REST, which is cached, may be older than the first of them, and then there is a hole. Sizes and prices as
+numbers have lost their trailing zeros; the texts beside them have not. Trade ids are of all markets together.
+A ticker's ``open`` is the day's, ``open_24`` is of 24 hours ago.
 Kept are the best 1,000 levels a side.
 
-Source: bitstamp.net, WebSocket API v2 and HTTP API order_book, trading-pairs-info; as of 2026-09. Read
-against captures of 2022 to 2026.
+Source: bitstamp.net, WebSocket API v2 and HTTP API order_book, ticker, trading-pairs-info; as of 2026-09.
+Read against captures of 2022 to 2026.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +22,21 @@ import msgspec
 
 from actors.model.decimals import levels_text, sides_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Trade
+from actors.model.events import BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
     BookRule,
     Closing,
+    Connection,
     Decoded,
     Endpoints,
     Ignored,
     Item,
     Keepalive,
     Limits,
+    Poll,
     Refused,
     Request,
     Scratch,
@@ -49,10 +52,13 @@ from actors.venues.common import (
     asked_as,
     asking,
     item_of,
-    planner,
+    planned,
+    rows_of,
     spot,
     step_text,
     symbol_of,
+    told_price,
+    told_size,
 )
 
 NAME: Final = "bitstamp"
@@ -85,6 +91,15 @@ class _Snapshot(msgspec.Struct):
     microtimestamp: str | None = None  # older answers have none
 
 
+class _Ticker(msgspec.Struct):
+    timestamp: str  # s
+    last: str | None = None
+    open_24: str | None = None
+    high: str | None = None
+    low: str | None = None
+    volume: str | None = None  # base currency
+
+
 class _Frame(msgspec.Struct):
     event: str
     channel: str = ""
@@ -109,7 +124,8 @@ _trade_decoder = msgspec.json.Decoder(_Trade)
 _diff_decoder = msgspec.json.Decoder(_Diff)
 _error_decoder = msgspec.json.Decoder(_Error)
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
-_pairs_decoder = msgspec.json.Decoder(list[_Pair])
+_ticker_decoder = msgspec.json.Decoder(_Ticker)
+_pairs_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _micros(text: str) -> int:
@@ -118,6 +134,10 @@ def _micros(text: str) -> int:
     if not (digits and "1000000000000000" <= text < "9223372036854775"):
         raise Unparseable(f"not a time in microseconds: {text[:40]!r}")
     return int(text)
+
+
+def _seconds(text: str) -> int:
+    return _micros(f"{text}000000")
 
 
 def _number(text: str) -> int:
@@ -171,7 +191,7 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
         case "bts:error":
             error = read("bts:error", _error_decoder, said.data)
             code = "" if error.code is None else f"{error.code}: "
-            return [Refused(f"{code}{error.message}"[:200])]
+            return [Refused(f"{code}{error.message}"[:200], whole=True)]
         case _:
             return [Ignored("unknown_event")]
 
@@ -197,30 +217,40 @@ def _item(channel: str, scratch: Scratch) -> Item | None:
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
-    """Return the snapshot that was asked for.
+    """Return the snapshot or the ticker that was asked for.
 
     Raises:
         Unparseable: The body is not what its request promises.
     """
+    if answer.request.op == "ticker":
+        symbol, body = asked_as("ticker", answer)
+        return [_ticker(read("ticker", _ticker_decoder, body), symbol, scratch)]
     symbol, body = asked_as("snapshot", answer)
     s = read("order_book", _snapshot_decoder, body)
     # Seconds are too early a time: what is applied twice for it is absolute, and soon made good.
-    at = _micros(f"{s.timestamp}000000" if s.microtimestamp is None else s.microtimestamp)
+    at = _seconds(s.timestamp) if s.microtimestamp is None else _micros(s.microtimestamp)
     head = (NAME, symbol, at * US, scratch.recv, at, scratch.conn)
     return [BookSnapshot(*head, levels_text(s.bids), levels_text(s.asks), last_seq=at, depth=LEVELS)]
+
+
+def _ticker(t: _Ticker, symbol: str, scratch: Scratch) -> Ticker:
+    last, opened, high, low = map(told_price, (t.last, t.open_24, t.high, t.low))
+    at, volume = _seconds(t.timestamp) * US, told_size(t.volume)
+    return Ticker(NAME, symbol, at, scratch.recv, None, last, opened, high, low, volume)
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the spot pairs of one list that trade now; a perpetual's id has a hyphen.
 
     Raises:
-        Unparseable: The body is no list of pairs.
+        Unparseable: The body is no list.
     """
-    listed = read("trading-pairs-info", _pairs_decoder, body)
-    return [_instrument(row) for row in listed if row.trading == "Enabled" and "-" not in row.url_symbol]
+    return rows_of(_Pair, read("trading-pairs-info", _pairs_decoder, body), _instrument)
 
 
-def _instrument(row: _Pair) -> Instrument | Unusable:
+def _instrument(row: _Pair) -> Instrument | Unusable | None:
+    if row.trading != "Enabled" or "-" in row.url_symbol:
+        return None
     base, slash, quote = row.name.upper().partition("/")
     if not (base and slash and quote):
         return Unusable(row.name, row.url_symbol, f"{row.name[:40]!r} is no BASE/QUOTE")
@@ -230,6 +260,11 @@ def _instrument(row: _Pair) -> Instrument | Unusable:
 def snapshot(instrument: Instrument) -> Request:
     """Return the request for the instrument's book, levels added up by price."""
     return Request("snapshot", f"/api/v2/order_book/{instrument.native}/?group=1", instrument.symbol)
+
+
+def ticker(instrument: Instrument) -> Request:
+    """Return the request for the instrument's last 24 hours."""
+    return Request("ticker", f"/api/v2/ticker/{instrument.native}/", instrument.symbol)
 
 
 def _frames(
@@ -246,6 +281,15 @@ def _frames(
 subscribe = partial(_frames, "subscribe")
 unsubscribe = partial(_frames, "unsubscribe")
 
+
+def plan(
+    endpoints: Endpoints, instruments: Sequence[Instrument], channels: Sequence[Channel]
+) -> list[Connection]:
+    """Return the connections that carry the trades and books of ``instruments``; all else is polled."""
+    ours: list[Channel] = [channel for channel in channels if channel in STREAMS]
+    return planned(endpoints.ws, instruments, ours, LIMITS.items_per_connection, subscribe)
+
+
 LIMITS: Final = Limits(
     items_per_connection=1000,  # documented as 1,024
     frames_per_s=20,  # chosen: documented are 1,000 requests a minute, of all kinds
@@ -260,14 +304,16 @@ VENUE: Final = Venue(
     name=NAME,
     markets=frozenset({"spot"}),
     endpoints=Endpoints("wss://ws.bitstamp.net", "https://www.bitstamp.net"),
-    channels=frozenset(STREAMS),
+    channels=frozenset({*STREAMS, "ticker"}),
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="increasing",
-    silence_s={},  # a healthy book was silent for 8 s, and may be for longer
+    silence_s={
+        "ticker": 60.0
+    },  # chosen: of answers; a healthy book was silent for 8 s, and may be for longer
     first_s={"book": 120.0},  # chosen: an unknown market is acknowledged and never speaks
     quiet_s=30.0,  # our heartbeats are answered within a second
-    plan=planner("", LIMITS.items_per_connection, subscribe),
+    plan=plan,
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,
@@ -275,5 +321,6 @@ VENUE: Final = Venue(
     instruments=(Request("instruments", "/api/v2/trading-pairs-info/"),),
     rows=rows,
     snapshot=snapshot,
+    polls={"ticker": Poll(ticker, every_s=10.0)},
     keepalive=Keepalive('{"event":"bts:heartbeat"}', 15.0),
 )

@@ -1,14 +1,18 @@
 """Bitstamp's words: what a client sees of the simulated venue, without a socket."""
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
-from simulator_rig import Desk, heard
+from simulator_rig import Desk, S, heard
 from venue_rig import Chain
 
-from actors.model.events import Gap
+from actors.model.events import Gap, Status
+from actors.model.instruments import Instrument
+from actors.simulator import bitstamp as simulated
 from actors.simulator.session import Session
+from actors.venues import bitstamp
 
 HEARTBEAT = {"event": "bts:heartbeat", "channel": "", "data": {"status": "success"}}
 
@@ -130,6 +134,60 @@ def test_pairs_and_past_trades_are_listed(desk: Desk) -> None:
     newest = desk.get("/api/v2/transactions/btcusd/")[0]
     assert newest["tid"] == desk.house.by_symbol["BTC-USD"].trades(0, 1 << 62)[-1].id
     assert desk.ask("/api/v2/order_book/nousd/").status == 404
+
+
+def test_levels_are_added_up_for_group_1_only(desk: Desk) -> None:
+    desk.run(3)
+    added, orders = (desk.get("/api/v2/order_book/btcusd/", group=group)["bids"] for group in "10")
+    prices = [price for price, _ in added]
+    assert len({*prices}) == len(prices) < len(orders)
+    best = [Decimal(size) for price, size in orders if price == prices[0]]
+    assert (len(best), sum(best)) == (2, Decimal(added[0][1]))
+    assert bitstamp.VENUE.snapshot is not None
+    asked = bitstamp.VENUE.snapshot(Instrument("BTC-USD", "btcusd", "BTC", "USD"))
+    assert asked.path == "/api/v2/order_book/btcusd/?group=1"
+
+
+def test_24_hours_are_told_for_the_asking(desk: Desk) -> None:
+    desk.run(30)
+    day = desk.house.by_symbol["BTC-USD"].live.day.summary()
+    assert day is not None
+    said = desk.get("/api/v2/ticker/btcusd/")
+    assert (said["last"], said["open_24"]) == (str(day.close), str(day.open))
+    assert int(said["timestamp"]) == desk.now // S
+    assert Decimal(said["low"]) <= Decimal(said["vwap"]) <= Decimal(said["high"])
+    assert desk.ask("/api/v2/ticker/nousd/").status == 404
+
+
+def test_more_requests_than_a_second_or_ten_minutes_may_have_are_refused(desk: Desk) -> None:
+    assert [desk.ask("/x").status for _ in range(401)] == [404] * 400 + [429]
+    desk.now += S
+    desk.house.limits["requests_longer"] = 402
+    assert desk.ask("/x").status == 404
+    refused = desk.ask("/x")
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "599")
+
+
+def test_what_we_allow_ourselves_is_within_what_the_venue_does(desk: Desk) -> None:
+    ours, theirs, keepalive = bitstamp.LIMITS, simulated.LIMITS, bitstamp.VENUE.keepalive
+    assert ours.items_per_connection <= theirs["channels"]
+    assert ours.lifetime_s is not None
+    assert ours.lifetime_s < theirs["lifetime_s"]
+    assert ours.weight_per_minute * 10 <= theirs["requests_longer"]
+    assert keepalive is not None
+    assert keepalive.every_s <= 15, "as the documents advise"
+    assert desk.say(desk.open("/"), keepalive.frame) == HEARTBEAT
+
+
+def test_a_refused_channel_is_named_and_the_others_live() -> None:
+    chain = Chain("bitstamp", "BTC-USD", "ETH-USD")
+    chain.desk.fault("refuse", symbol="BTC-USD")
+    chain.drop()
+    chain.run(5)
+    refused = [status for status in chain.of(Status) if status.state == "refused"]
+    assert {(each.symbol, each.channel) for each in refused} == {("BTC-USD", "trade"), ("BTC-USD", "book")}
+    assert {each.reason for each in refused} == {"Invalid channel provided."}
+    assert chain.states["ETH-USD"][-1] == "live"
 
 
 def test_a_stale_snapshot_is_asked_for_again_and_no_wrong_book_is_shown() -> None:

@@ -199,9 +199,11 @@ def test_a_ping_bears_the_time_for_an_id_and_a_subscription_its_own():
     keepalive = kucoin.VENUE.keepalive
     assert keepalive is not None
     assert keepalive.every_s <= 18 / 2
-    assert json.loads(kucoin.stamp(keepalive.frame, 1_800_000_000)) == {"id": "1800000000", "type": "ping"}
+    stamp = kucoin.VENUE.stamp
+    assert stamp is not None
+    assert json.loads(stamp(keepalive.frame, 1_800_000_000)) == {"id": "1800000000", "type": "ping"}
     (asked,) = kucoin.subscribe([("trade", "BTC-USDT")], BY_SYMBOL, 1)
-    assert kucoin.stamp(asked.frame, 1_800_000_000) == asked.frame
+    assert stamp(asked.frame, 1_800_000_000) == asked.frame
 
 
 @pytest.mark.parametrize("words", ["token is expired", "token is invalid", "ping timeout"])
@@ -250,6 +252,25 @@ def test_an_expired_token_asks_for_another_connection():
     chain = open_chain("trade")
     chain.hear({"id": "a.1", "type": "error", "code": 401, "data": "token is expired"})
     assert [(r.op, r.conn) for r in chain.asked()] == [("reconnect", "a.1")]
+
+
+def test_pings_that_nobody_answers_end_the_connection():
+    chain = open_chain("trade")
+    chain.hear(trade("1"))
+    chain.wait(30)
+    assert not chain.asked()
+    chain.wait(1)
+    assert [(r.op, r.conn) for r in chain.asked()] == [("reconnect", "a.1")]
+
+
+def test_a_change_that_cannot_be_read_costs_no_trade():
+    chain = open_chain("trade", "book")
+    chain.hear(trade("1"))
+    chain.hear({"topic": "/market/level2:BTC-USDT", "type": "message", "data": {"symbol": "BTC-USDT"}})
+    assert len(chain.dead()) == 1
+    assert not chain.told(Gap)
+    chain.hear({"topic": "/market/match:BTC-USDT", "type": "message", "data": {"symbol": "BTC-USDT"}})
+    assert [gap.channel for gap in chain.told(Gap)] == ["trade"]
 
 
 def test_trades_of_two_connections_are_told_apart_by_ids_that_are_no_numbers():

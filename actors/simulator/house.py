@@ -197,6 +197,7 @@ class House:
             ``idle_s`` (neither side says anything); ``lifetime_s``.
         pack: How a payload becomes the binary frame that goes out, None where it is text; called for each
             listener. Faults hurt the payload before it is packed.
+        posted: Paths that are asked for by POST alone.
         goodbyes: Code and reason for a client that does not answer a ping (``pong``), is ``idle`` or has
             reached its ``age``.
         listings: All of them, halted ones too, by native symbol.
@@ -219,6 +220,7 @@ class House:
         self.name = name
         self.limits = dict(limits)
         self.pack: Callable[[bytes], bytes] | None = None
+        self.posted: frozenset[str] = frozenset()
         self.goodbyes: dict[str, tuple[int, str]] = dict(GOODBYES)
         self.faults = faults
         self.listings = {each.native: each for each in listings if each.venue == name}

@@ -1,7 +1,8 @@
 """KuCoin spot as a server, classic protocol: a token by REST, then matches, books, L1 and 24 h summaries.
 
-A token is good for one connection (chosen) and for 24 h. Nothing is heard before the welcome was sent. The
-book's sequence counts more than changes of levels: what is none of a level's goes out at price 0.
+A token, asked for by POST, is good for one connection (chosen) and for 24 h. Nothing is heard before the
+welcome was sent. The book's sequence counts more than changes of levels: what is none of a level's goes out
+at price 0.
 Numbers in ``LIMITS`` and all wording are the documented or probed ones, except where a comment says chosen.
 
 Source: kucoin.com/docs-new, classic WebSocket, spot REST, error codes, rate limits, read 2026-08; a probe of
@@ -32,6 +33,7 @@ CACHED_NS: Final = SECOND // 4  # chosen: how old a book by REST may be
 LIMITS: Final[dict[str, float]] = {
     "connects": 30,
     "connects_s": 60,
+    "connections": 800,
     "messages": 100,
     "messages_s": 10,
     "topics": 300,
@@ -224,6 +226,7 @@ class Kucoin:
         self, market: Market, faults: Faults, now: int, listings: Sequence[Listing] = LISTINGS
     ) -> None:
         self.house = House(NAME, LIMITS, faults, listings, market, trim=True)
+        self.house.posted = frozenset({"/api/v1/bullet-public"})
         self.edits = {"crossed": _crossed}
         self._stands = {native: _Stand(shop) for native, shop in self.house.shops.items()}
         self._topics = {topic.name: topic for stand in self._stands.values() for topic in stand.topics}
@@ -243,6 +246,8 @@ class Kucoin:
         """Let in who has a token; who has a bad one is told on the socket, and put out."""
         if path not in ("", "/"):
             return Reply(404)
+        if len(self.house.sessions) > self.house.limits["connections"]:
+            return Reply(429)  # chosen
         if "token" not in query:
             return Reply(401, _refusal("401", "token is required"))  # chosen: the words
         name = query.get("connectId") or f"{session.number:x}"

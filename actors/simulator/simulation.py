@@ -19,7 +19,7 @@ from actors.simulator.market import Listing, Market
 from actors.simulator.replay import Replay
 from actors.simulator.session import Reply, Session
 from actors.simulator.street import load, simulated
-from actors.simulator.venue import Venue, accept, hear
+from actors.simulator.venue import Venue, accept, ask, hear
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -241,7 +241,7 @@ class Simulator:
         path = "/" + request.match_info.get("path", "")
         now = time.time_ns() + self.clock_offset
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            return await self._answer(venue.rest(path, request.query, now))
+            return await self._answer(ask(venue, path, request.query, now, post=request.method == "POST"))
         session = accept(venue, self._accepted + 1, path, request.query, now)
         if isinstance(session, Reply):
             return await self._answer(session)

@@ -53,6 +53,11 @@ def accept(venue: Venue, number: int, path: str, query: Mapping[str, str], now: 
     return session if refusal is None else refusal
 
 
+def ask(venue: Venue, path: str, query: Mapping[str, str], now: int, *, post: bool) -> Reply:
+    """Return a venue's answer to a REST request, made by POST or by another method."""
+    return Reply(405) if path in venue.house.posted and not post else venue.rest(path, query, now)
+
+
 def hear(venue: Venue, session: Session, text: str | None, now: int) -> None:
     """Let a venue hear its client: a text frame, or (None) a ping or pong, which count as one."""
     if venue.house.hurries(session, now):

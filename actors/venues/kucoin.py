@@ -26,7 +26,7 @@ import msgspec
 from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
 from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
     Answer,
@@ -61,6 +61,7 @@ from actors.venues.common import (
     planner,
     price_or_none,
     quote,
+    rows_of,
     spot,
     symbol_of,
     told_ms,
@@ -193,7 +194,7 @@ _frame_decoder = msgspec.json.Decoder(_Frame)
 _error_decoder = msgspec.json.Decoder(str)
 _said_decoder = msgspec.json.Decoder(_Said)
 _book_decoder = msgspec.json.Decoder(_Book, strict=False)
-_pairs_decoder = msgspec.json.Decoder(list[_Pair])
+_pairs_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _token_decoder = msgspec.json.Decoder(_Token)
 
 
@@ -278,10 +279,10 @@ def _told(number: msgspec.Raw, plain: Callable[[str], str | None]) -> str | None
 
 
 _DECODERS: Final[dict[bytes, Callable[[bytes, Scratch], Event]]] = {
-    STREAMS["trade"].encode(): decoding("match", _Push[_Trade], _trade, strict=False),
-    STREAMS["book"].encode(): decoding("level2", _Push[_Level2], _level2, strict=False),
-    STREAMS["l1"].encode(): decoding("ticker", _Push[_Ticker], _ticker, strict=False),
-    STREAMS["ticker"].encode(): decoding("snapshot", _Push[_Snapshot], _day, strict=False),
+    STREAMS["trade"].encode(): decoding("match", _Push[_Trade], _trade, strict=False, channel="trade"),
+    STREAMS["book"].encode(): decoding("level2", _Push[_Level2], _level2, strict=False, channel="book"),
+    STREAMS["l1"].encode(): decoding("ticker", _Push[_Ticker], _ticker, strict=False, channel="l1"),
+    STREAMS["ticker"].encode(): decoding("snapshot", _Push[_Snapshot], _day, strict=False, channel="ticker"),
 }
 _TOPIC: Final = b'"topic":"'
 
@@ -353,17 +354,20 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     return [BookSnapshot(*head, bids, asks, last_seq=seq, depth=LEVELS)]
 
 
-def rows(body: bytes) -> list[Instrument]:
+def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the pairs of one list that trade now, by what they are called today.
 
     Raises:
-        Unparseable: The body is no list of pairs.
+        Unparseable: The body is no list.
     """
-    return [
-        spot(row.symbol, row.base_currency, row.quote_currency, row.price_increment, row.base_increment)
-        for row in _data("symbols", _pairs_decoder, body)
-        if row.enable_trading
-    ]
+    return rows_of(_Pair, _data("symbols", _pairs_decoder, body), _instrument)
+
+
+def _instrument(row: _Pair) -> Instrument | None:
+    if not row.enable_trading:
+        return None
+    steps = row.price_increment, row.base_increment
+    return spot(row.symbol, row.base_currency, row.quote_currency, *steps)
 
 
 def snapshot(instrument: Instrument) -> Request:

@@ -11,6 +11,7 @@ from venue_rig import Chain
 from actors.cli.health.net import examine_venue
 from actors.config import VenueSettings
 from actors.model.events import Gap
+from actors.simulator import kucoin as simulated
 from actors.simulator.kucoin import RENAMED
 from actors.simulator.session import Reply, Session
 from actors.simulator.simulation import Simulator
@@ -80,6 +81,34 @@ def test_the_31st_connection_of_a_minute_is_refused(desk: Desk) -> None:
     refused = desk.knock("/?" + urlencode({"token": token(desk)}))
     assert isinstance(refused, Reply)
     assert refused.status == 429
+
+
+def test_the_801st_connection_is_refused(desk: Desk) -> None:
+    desk.house.limits["connections"] = 1
+    enter(desk)
+    refused = desk.knock("/?" + urlencode({"token": token(desk)}))
+    assert isinstance(refused, Reply)
+    assert refused.status == 429
+
+
+def test_what_we_allow_ourselves_is_within_what_the_venue_does() -> None:
+    ours, theirs, keepalive = kucoin.LIMITS, simulated.LIMITS, kucoin.VENUE.keepalive
+    assert ours.items_per_connection <= theirs["topics"]
+    assert theirs["topics_per_message"] >= kucoin.NAMES_PER_FRAME
+    assert ours.frames_per_s * theirs["messages_s"] <= theirs["messages"]
+    assert ours.connects_per_minute * theirs["connects_s"] <= theirs["connects"] * 60
+    assert ours.weight_per_minute * theirs["weight_s"] <= theirs["weight"] * 60
+    assert ours.lifetime_s is not None
+    assert ours.lifetime_s < theirs["lifetime_s"]
+    assert keepalive is not None
+    assert keepalive.every_s * 2 <= theirs["ping_within_s"]
+
+
+def test_with_our_pings_a_connection_lives() -> None:
+    chain = Chain("kucoin", "BTC-USDT")
+    chain.run(130)
+    assert list(chain.desk.house.sessions) == [1]
+    assert chain.states["BTC-USDT"][-1] == "live"
 
 
 def test_without_pings_the_connection_ends_though_data_streams(desk: Desk) -> None:
@@ -288,6 +317,7 @@ def test_an_expired_token_leads_to_another_connection_with_another_token() -> No
 
 async def test_the_address_in_the_answer_is_the_simulator_s_own() -> None:
     async with rig(Simulator(venues=["kucoin"])) as at:
+        assert (await at.ask("/kucoin/api/v1/bullet-public"))[0] == 405, "by POST alone"
         given = await at.post("/kucoin/api/v1/bullet-public")
         url = kucoin.address(kucoin.ENDPOINTS.ws, json.dumps(given).encode(), "a.1")
         assert url.startswith(f"ws://127.0.0.1:{at.port}/kucoin/?token=")

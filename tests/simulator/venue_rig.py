@@ -21,7 +21,7 @@ from actors.model.events import AnyEvent, Book, Gap, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.house import trimmed
 from actors.simulator.session import Binary, Reply, Session
-from actors.simulator.venue import hear
+from actors.simulator.venue import ask, hear
 from actors.stages import raw
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
@@ -51,6 +51,7 @@ class Line:
         self.planned = planned
         self.items = [item for s in planned.subscriptions for item in s.items]
         self.session: Session | None = None
+        self.spoke = 0  # when we last said anything, ns
         self.name = ""
         self.next_id = 1
         self.replaced = False
@@ -102,7 +103,7 @@ class Chain:
 
     def _list(self) -> None:
         for request in self.venue.instruments:
-            for row in self.venue.rows(self._get(request.path)):
+            for row in self.venue.rows(self._get(request)):
                 assert isinstance(row, Instrument)
                 if row.symbol in self.symbols:
                     self.instruments[row.symbol] = row
@@ -115,12 +116,12 @@ class Chain:
         for line in self._lines:
             self._open(line)
 
-    def _ask(self, path: str) -> Reply:
-        url = urlsplit(path)
-        return self.desk.venue.rest(url.path, dict(parse_qsl(url.query)), self.desk.now)
+    def _ask(self, request: Request) -> Reply:
+        url = urlsplit(request.path)
+        return ask(self.desk.venue, url.path, dict(parse_qsl(url.query)), self.desk.now, post=request.post)
 
-    def _get(self, path: str) -> bytes:
-        reply = self._ask(path)
+    def _get(self, request: Request) -> bytes:
+        reply = self._ask(request)
         assert reply.status == 200, reply
         return reply.body
 
@@ -128,7 +129,7 @@ class Chain:
         self._opened += 1
         name, url, handshake = f"a.{self._opened:08x}", line.planned.url, self.venue.handshake
         if handshake is not None:
-            url = handshake.url(url, self._get(handshake.request.path), name)
+            url = handshake.url(url, self._get(handshake.request), name)
         session = self.desk.knock(url)
         if not isinstance(session, Session):
             self._after(BACK_S, line)
@@ -146,10 +147,20 @@ class Chain:
         for subscription in subscriptions:
             line.next_id = max(line.next_id, (subscription.id or 0) + 1)
             self._write(line.name, "s", msgspec.json.encode(subscription))
-            frame, stamp = subscription.frame, self.venue.stamp
-            frame = frame if stamp is None else stamp(frame, self.desk.now // S)
-            hear(self.desk.venue, line.session, frame, self.desk.now)
-            self._drain(line)
+            self._say(line, line.session, subscription.frame)
+
+    def _say(self, line: Line, session: Session, frame: str) -> None:
+        stamp, line.spoke = self.venue.stamp, self.desk.now
+        text = frame if stamp is None else stamp(frame, self.desk.now // S)
+        hear(self.desk.venue, session, text, self.desk.now)
+        self._drain(line)
+
+    def _keep_alive(self) -> None:
+        keepalive = self.venue.keepalive
+        for line in list(self._lines):
+            session = line.session
+            if keepalive and session and self.desk.now - line.spoke >= keepalive.every_s * S:
+                self._say(line, session, keepalive.frame)
 
     def _drain(self, line: Line) -> None:
         session = line.session
@@ -223,7 +234,7 @@ class Chain:
                 self._polled[channel] = self.desk.now + int(poll.every_s * S)
                 for instrument in self.instruments.values():
                     question = poll.ask(instrument)
-                    reply = self._ask(question.path)
+                    reply = self._ask(question)
                     answer = Answer(question, reply.status, reply.body.decode())
                     self._write("a.*", "h", msgspec.json.encode(answer))
 
@@ -234,7 +245,7 @@ class Chain:
             question = self.venue.snapshot(instrument)
         else:
             question = self._backfill(instrument, request)
-        reply = self._ask(question.path)
+        reply = self._ask(question)
         if reply.status == 429:  # the connector keeps to the budget, and waits like this
             self._after(float(reply.headers["Retry-After"]), request)
             return
@@ -300,6 +311,7 @@ class Chain:
                 else:
                     self._serve(what)
             self._poll()
+            self._keep_alive()
             if self.desk.now - self._ticked >= S:
                 self._ticked = self.desk.now
                 self._write("-", "k", msgspec.json.encode(raw.LegsAlive(["a"])))

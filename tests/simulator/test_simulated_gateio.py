@@ -203,6 +203,20 @@ def test_pairs_books_and_trades_by_rest_within_the_limit_of_each_endpoint(desk: 
     assert desk.ask("/api/v4/spot/tickers").status == 200
 
 
+def test_a_refusal_that_names_no_pair_costs_the_other_pairs_nothing() -> None:
+    chain = Chain("gateio", "BTC-USDT", "ETH-USDT")
+    chain.run(2)
+    chain.desk.fault("refuse", symbol="BTC-USDT")
+    chain.drop()
+    chain.run(8)
+    last = {(each.symbol, each.channel): each for each in chain.of(Status) if each.symbol}
+    assert {key for key, each in last.items() if each.state == "refused"} == {
+        ("BTC-USDT", "trade"), ("BTC-USDT", "l1"), ("BTC-USDT", "ticker"),
+    }  # fmt: skip
+    assert last["BTC-USDT", "trade"].reason == "2: Invalid argument provided"
+    assert {each.state for (symbol, _), each in last.items() if symbol == "ETH-USDT"} == {"live"}
+
+
 def test_a_lost_change_of_a_book_is_a_gap_and_its_subscription_is_renewed() -> None:
     chain = Chain("gateio", "BTC-USDT", "ETH-USDT")
     chain.run(3)

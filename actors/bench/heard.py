@@ -178,8 +178,14 @@ class _Visit:
         self._simulated.publish(self._now)  # its greeting, where nothing may be said before
         for subscription in planned.subscriptions:
             self._now += SECOND  # never too fast
-            hear_client(self._simulated, session, subscription.frame, self._now)
+            self._tell(session, subscription.frame)
         return session
+
+    def _tell(self, session: Session, frame: str) -> None:
+        """Say what bears the time of its sending, where the venue wants it."""
+        stamp = self._venue.stamp
+        text = frame if stamp is None else stamp(frame, self._now // SECOND)
+        hear_client(self._simulated, session, text, self._now)
 
     def stay(self, frames: int) -> Hearing:
         """Let the market go on until so much was said."""
@@ -201,7 +207,7 @@ class _Visit:
         if keepalive is not None and self._now >= self._spoken + keepalive.every_s * SECOND:
             self._spoken = self._now
             for session in self._sessions:
-                hear_client(self._simulated, session, keepalive.frame, self._now)
+                self._tell(session, keepalive.frame)
 
     def _listen(self, number: int, session: Session) -> None:
         said, session.out[:] = list(session.out), []

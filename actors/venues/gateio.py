@@ -8,7 +8,8 @@ one bad pair fails its whole request, and may not be named; times of trades are 
 the ticker has no time but the gateway's and no opening price; an upgrade is announced in a frame without a
 channel. ``id_market`` counts the trades of a pair; past ones are not fetched: in 2022 REST told another side
 of a trade than the socket, and than itself when asked by id (gateio/rest-v4, issue 10, still open).
-The European host is not served: it has no ``spot.obu``.
+``OLDER`` takes books as the European host still sends them (it has no ``spot.obu``): changes by
+``spot.order_book_update``, the snapshot by REST. No configuration selects it: that host is not documented.
 
 Source: gate.com, Spot WebSocket v4 and REST v4 as of 2026-05. Read against captures of 2021 and 2026.
 """
@@ -17,15 +18,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Generic, Literal, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.model.decimals import sides_text, size_text, trade_text
 from actors.model.errors import Unparseable
-from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Level, Ticker, Trade
+from actors.model.events import L1, BookDelta, BookSnapshot, Channel, Event, Level, Ticker, Trade
 from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
+    Answer,
     BookRule,
     Closing,
     Decoded,
@@ -48,11 +52,11 @@ from actors.venues.common import (
     Id,
     Ms,
     Op,
+    asked_as,
     asking,
     grouped,
     item_of,
     ms_text,
-    no_answer,
     parts,
     planner,
     price_or_none,
@@ -66,6 +70,7 @@ from actors.venues.common import (
 
 NAME: Final = "gateio"
 LEVELS: Final = 400  # documented: each 100 ms; 50 levels come each 20 ms
+OLDER_LEVELS: Final = 100
 NAMES_PER_FRAME: Final = 50  # chosen: none is published
 PAIRS_PER_CONNECTION: Final = 100  # chosen: none is published
 STREAMS: Final[dict[Channel, str]] = {
@@ -74,7 +79,9 @@ STREAMS: Final[dict[Channel, str]] = {
     "l1": "spot.book_ticker",
     "ticker": "spot.tickers",
 }
-_CHANNELS: Final[dict[str, Channel]] = {name: c for c, name in STREAMS.items()}
+OLDER_BOOK: Final = "spot.order_book_update"
+OLDER_STREAMS: Final[dict[Channel, str]] = {**STREAMS, "book": OLDER_BOOK}
+_CHANNELS: Final[dict[str, Channel]] = {OLDER_BOOK: "book", **{name: c for c, name in STREAMS.items()}}
 _NO_TIME: Final = '"time":0'  # where the time of sending goes
 _MOST_LEVEL: Final = 4  # digits
 _words = re.compile(r"""[^\s,:;"'\[\](){}]+""").findall  # of the text of a refusal
@@ -102,6 +109,16 @@ class _Book(msgspec.Struct):
     U: Id | None = None  # first; none of a snapshot
     full: bool = False
     b: list[Level] | None = None  # absolute size, base currency; zero removes
+    a: list[Level] | None = None
+
+
+class _Older(msgspec.Struct):
+    t: Ms
+    s: str
+    U: Id
+    u: Id
+    full: bool = False
+    b: list[Level] | None = None
     a: list[Level] | None = None
 
 
@@ -145,6 +162,13 @@ class _Bare(msgspec.Struct):
     msg: str = ""
 
 
+class _Snapshot(msgspec.Struct):
+    id: Id
+    bids: list[Level]
+    asks: list[Level]
+    update: Ms | None = None
+
+
 class _Pair(msgspec.Struct):
     id: str
     base: str
@@ -155,6 +179,7 @@ class _Pair(msgspec.Struct):
 
 
 _bare_decoder = msgspec.json.Decoder(_Bare)
+_snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _pairs_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -197,10 +222,18 @@ def _book(said: _Update[_Book], scratch: Scratch) -> Decoded:
     pair, _, level = book.s.removeprefix("ob.").rpartition(".")
     if not (level.isdigit() and level.isascii() and len(level) <= _MOST_LEVEL):
         raise Unparseable(f"obu: no book is called {book.s[:60]!r}")
+    return _change(book, pair, int(level), scratch)
+
+
+def _older(said: _Update[_Older], scratch: Scratch) -> Decoded:
+    return _change(said.result, said.result.s, OLDER_LEVELS, scratch)
+
+
+def _change(book: _Book | _Older, pair: str, levels: int, scratch: Scratch) -> Event:
     bids, asks = sides_text(book.b or [], book.a or [])
     head = (scratch.venue, symbol_of(pair, scratch), book.t * MS, scratch.recv, book.u, scratch.conn)
     if book.full:
-        return BookSnapshot(*head, bids, asks, last_seq=book.u, depth=int(level))
+        return BookSnapshot(*head, bids, asks, last_seq=book.u, depth=levels)
     if book.U is None or book.u < book.U:
         raise Unparseable(f"a change of the book from {book.U} to {book.u}")
     return BookDelta(*head, bids, asks, first_seq=book.U, last_seq=book.u)
@@ -223,6 +256,7 @@ def _ticker(said: _Tickers, scratch: Scratch) -> Decoded:
 _DECODERS: Final[dict[str, Callable[[bytes, Scratch], Decoded]]] = {
     "spot.trades": decoding("trades", _Update[_Trade], _trade, channel="trade"),
     "spot.obu": decoding("obu", _Update[_Book], _book, channel="book"),
+    OLDER_BOOK: decoding("order_book_update", _Update[_Older], _older, channel="book"),
     "spot.book_ticker": decoding("book_ticker", _Update[_BookTicker], _book_ticker, channel="l1"),
     "spot.tickers": decoding("tickers", _Tickers, _ticker, channel="ticker"),
 }
@@ -274,6 +308,19 @@ def _named(channel: str | None, reason: str, scratch: Scratch) -> list[Item] | N
 # ---- REST -----------------------------------------------------------------------------------------------
 
 
+def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
+    """Return the snapshot that was asked for.
+
+    Raises:
+        Unparseable: The body is not what its request promises.
+    """
+    symbol, body = asked_as("snapshot", answer)
+    s = read("order_book", _snapshot_decoder, body)
+    bids, asks = sides_text(s.bids, s.asks)
+    head = (scratch.venue, symbol, told_ms(s.update), scratch.recv, s.id, scratch.conn)
+    return [BookSnapshot(*head, bids, asks, last_seq=s.id, depth=OLDER_LEVELS)]
+
+
 def rows(body: bytes) -> list[Instrument | Unusable]:
     """Return the pairs of one list that trade now; one that may only be sold trades, too.
 
@@ -289,6 +336,12 @@ def _instrument(row: _Pair) -> Instrument | None:
     return spot(row.id, row.base, row.quote, step_text(row.precision), step_text(row.amount_precision))
 
 
+def snapshot(instrument: Instrument) -> Request:
+    """Return the request for the instrument's book, with the number of its last change."""
+    query = urlencode({"currency_pair": instrument.native, "limit": OLDER_LEVELS, "with_id": "true"})
+    return Request("snapshot", f"/api/v4/spot/order_book?{query}", instrument.symbol)
+
+
 # ---- subscriptions --------------------------------------------------------------------------------------
 
 
@@ -298,15 +351,21 @@ def stamp(frame: str, now_s: int) -> str:
 
 
 def _payload(pairs: list[str], channel: str) -> list[str]:
+    if channel == OLDER_BOOK:
+        return [*pairs, "100ms"]
     return [f"ob.{pair}.{LEVELS}" for pair in pairs] if channel == STREAMS["book"] else pairs
 
 
 def _frames(
-    op: Op, items: Sequence[Item], instruments: Mapping[str, Instrument], first_id: int
+    streams: Mapping[Channel, str],
+    op: Op,
+    items: Sequence[Item],
+    instruments: Mapping[str, Instrument],
+    first_id: int,
 ) -> list[Subscription]:
     subscriptions: list[Subscription] = []
-    for channel, wanted in grouped(items, lambda item: STREAMS[item[0]]).items():
-        for part in parts(wanted, NAMES_PER_FRAME):
+    for channel, wanted in grouped(items, lambda item: streams[item[0]]).items():
+        for part in parts(wanted, 1 if channel == OLDER_BOOK else NAMES_PER_FRAME):
             payload = _payload([instruments[symbol].native for _, symbol in part], channel)
             number = first_id + len(subscriptions)
             document = {"time": 0, "id": number, "channel": channel, "event": op, "payload": payload}
@@ -314,8 +373,9 @@ def _frames(
     return subscriptions
 
 
-subscribe = partial(_frames, "subscribe")
-unsubscribe = partial(_frames, "unsubscribe")
+subscribe = partial(_frames, STREAMS, "subscribe")
+unsubscribe = partial(_frames, STREAMS, "unsubscribe")
+_subscribe_older = partial(_frames, OLDER_STREAMS, "subscribe")
 
 LIMITS: Final = Limits(
     items_per_connection=PAIRS_PER_CONNECTION * len(STREAMS),
@@ -339,9 +399,18 @@ VENUE: Final = Venue(
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     decode=decode,
-    decode_rest=no_answer,
+    decode_rest=decode_rest,
     instruments=(Request("instruments", "/api/v4/spot/currency_pairs"),),
     rows=rows,
     keepalive=Keepalive('{"time":0,"channel":"spot.ping"}', 15.0),
     stamp=stamp,
+)
+
+OLDER: Final = replace(
+    VENUE,
+    book_rule=BookRule(snapshot="rest", join="range", chain="range", depth=OLDER_LEVELS),
+    plan=planner("/ws/v4/", LIMITS.items_per_connection, _subscribe_older, PAIRS_PER_CONNECTION),
+    subscribe=_subscribe_older,
+    unsubscribe=partial(_frames, OLDER_STREAMS, "unsubscribe"),
+    snapshot=snapshot,
 )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages import raw
@@ -23,6 +24,8 @@ from actors.venues.base import Answer
 SYMBOLS = {"BTC-USDT": "BTCUSDT", "ETH-USDT": "ETHUSDT"}
 INSTRUMENTS = {s: Instrument(s, native, *s.split("-")) for s, native in SYMBOLS.items()}
 STREAMS = ("events", "control", "dead")
+# Binance's words with timings of our own, which these inputs reach.
+VENUE = replace(binance.VENUE, silence_s={"ticker": 30.0, "book": 60.0, "l1": 60.0}, first_s={}, quiet_s=None)
 MS = 1_000_000
 START = 1_700_000_000_000
 Choice = tuple[int, int, int]
@@ -35,7 +38,7 @@ class Script:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.fold = Normalize(binance.VENUE, "binance.0")
+        self.fold = Normalize(VENUE, "binance.0")
         self.out = Output(STREAMS)
         self.now = START
         self.conns: dict[str, dict[str, int]] = {}  # open: next trade id of each symbol

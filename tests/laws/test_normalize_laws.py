@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from normalize_input import CHOICES, STREAMS, SYMBOLS, Choice, Script, seeded, trade, write
+from normalize_input import CHOICES, STREAMS, SYMBOLS, VENUE, Choice, Script, seeded, trade, write
 
 from actors.model import codec
 from actors.model.events import Gap, Status, Tick, Trade
@@ -18,7 +18,6 @@ from actors.stages import raw
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
-from actors.venues import binance
 
 CHOICE = st.tuples(st.integers(0, CHOICES - 1), st.integers(0, 15), st.integers(0, 40))
 INPUT = st.lists(CHOICE, max_size=120) | st.builds(seeded, st.integers(0, 1 << 32), st.integers(100, 400))
@@ -27,7 +26,7 @@ HERE = Path(__file__).parent
 
 def in_pieces(lines: list[bytes], cuts: set[int]) -> tuple[dict[str, list[bytes]], bytes]:
     """Fold ``lines``, at each cut with a new output and a fold that is loaded from the former one's dump."""
-    fold = Normalize(binance.VENUE, "binance.0")
+    fold = Normalize(VENUE, "binance.0")
     said: dict[str, list[bytes]] = {stream: [] for stream in STREAMS}
     out = Output(STREAMS)
     for k, line in enumerate(lines, 1):
@@ -36,7 +35,7 @@ def in_pieces(lines: list[bytes], cuts: set[int]) -> tuple[dict[str, list[bytes]
             for stream in STREAMS:
                 said[stream] += out.lines[stream]
             out.clear()
-            fold = Normalize(binance.VENUE, "binance.0", fold.dump())
+            fold = Normalize(VENUE, "binance.0", fold.dump())
     for stream in STREAMS:
         said[stream] += out.lines[stream]
     return said, fold.dump()

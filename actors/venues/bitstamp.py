@@ -308,9 +308,7 @@ VENUE: Final = Venue(
     limits=LIMITS,
     book_rule=BOOK_RULE,
     trade_ids="increasing",
-    silence_s={
-        "ticker": 60.0
-    },  # chosen: of answers; a healthy book was silent for 8 s, and may be for longer
+    silence_s={"ticker": 60.0},  # chosen: of answers; healthy books were silent for 8 s, and may be longer
     first_s={"book": 120.0},  # chosen: an unknown market is acknowledged and never speaks
     quiet_s=30.0,  # our heartbeats are answered within a second
     plan=plan,

@@ -86,11 +86,18 @@ class Doctor:
         self.offset = free_offset()
 
     def run(
-        self, port: int, more: str = "", *, symbol: str = "BTC-USDT", scheme: str = "ws", **env: str
+        self,
+        port: int,
+        more: str = "",
+        *,
+        symbol: str = "BTC-USDT",
+        scheme: str = "ws",
+        venue: str = "binance",
+        **env: str,
     ) -> Any:
         self.file.write_text(
             f"""mode = "live"
-[venues.binance]
+[venues.{venue}]
 symbols = ["{symbol}"]
 ws_url = "{scheme}://127.0.0.1:{port}"
 rest_url = "http://127.0.0.1:{port}"
@@ -233,6 +240,21 @@ def test_a_venue_that_is_not_there_is_told(doctor: Doctor):
     doctor.run(1, TAPELINE_VENUES__BINANCE__WS_URL="wss://venue.invalid:9443")
     level, remedy = doctor.one("binance", "the name venue.invalid cannot be resolved")
     assert (level, remedy) == ("bad", "check DNS, the network and the URL")
+
+
+def test_a_venue_of_which_all_is_asked_by_rest_needs_no_socket(doctor: Doctor, venue: Callable[..., Venue]):
+    at = venue()
+    doctor.run(at.port, 'channels = ["trade"]\n', venue="bitrue")
+    assert (
+        doctor.one("bitrue", "no socket is to be opened: all that is wanted is asked for by REST")[0] == "ok"
+    )
+    assert doctor.one("bitrue", f"http://127.0.0.1:{at.port}: 1 symbols in ")[0] == "ok"
+
+
+def test_every_route_of_a_venue_is_tried(doctor: Doctor):
+    doctor.run(1, 'channels = ["trade", "book"]\n', symbol="BTC-USDT-PERP", venue="binance_usdm")
+    for route in ("market", "public"):
+        assert doctor.one("binance_usdm", f"ws://127.0.0.1:1/{route}/stream: connection refused")[0] == "bad"
 
 
 def test_a_symbol_that_is_not_listed_and_a_wrong_clock_are_told(doctor: Doctor, venue: Callable[..., Venue]):

@@ -49,11 +49,15 @@ async def examine_venue(name: str, wanted: VenueSettings, found: list[Finding]) 
     """Add what is found about one venue."""
     venue = VENUES[name]
     endpoints = endpoints_of(venue, wanted)
-    try:
-        connections = plan(venue, endpoints, wanted, [stand_in(symbol) for symbol in wanted.symbols])
-        await _socket(name, await _address(venue, connections[0].url, endpoints.rest), found)
-    except _Trouble as e:
-        found.append(bad(name, str(e), e.remedy))
+    connections = plan(venue, endpoints, wanted, [stand_in(symbol) for symbol in wanted.symbols])
+    urls = {_short(connection.url): connection.url for connection in connections}  # one of each route
+    if not urls:
+        found.append(ok(name, "no socket is to be opened: all that is wanted is asked for by REST"))
+    for url in urls.values():
+        try:
+            await _socket(name, await _address(venue, url, endpoints.rest), found)
+        except _Trouble as e:
+            found.append(bad(name, str(e), e.remedy))
     await _rest(name, wanted, endpoints.rest, found)
 
 

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from redis.exceptions import RedisClusterException
 
 from actors.__main__ import main
-from actors.cli import partition, session, status, tail
+from actors.cli import control, pairs, partition, session, status, tail
 from actors.cli.app import app
 from actors.cli.run import LINES
 from actors.config import ConfigError, Settings, VenueSettings
 from actors.model.events import L1, Book, Cvd, Event, Gap, Status, Trade
 from actors.streams.keys import Partition
+from actors.venues.base import Item, Subscription
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "canary-51be"
@@ -252,3 +254,30 @@ def test_status_of_an_empty_redis_says_what_is_missing(tapeline: Tapeline, redis
     assert "binance.0: nobody holds the lease of normalizer" in report["problems"]
     shown = tapeline("status", REDIS_URL=url)
     assert "not as it should be: no broadcaster runs" in shown.stdout
+
+
+def test_coverage_tells_what_a_venue_does_not_list_from_what_it_did_not_say():
+    sources = [("binance", "BTC/USDT"), ("kraken", "BTC/XXX"), ("okx", "BTC/USD")]
+    document = {
+        "feed": {"name": "BTC/USD"},
+        "sources": [{"exchange": exchange, "symbol": symbol} for exchange, symbol in sources],
+    }
+    feed = msgspec.convert(document, pairs.Feed)
+    listed = {"binance": frozenset(("BTC-USDT",)), "kraken": frozenset(("BTC-USD",)), "okx": "okx: HTTP 403"}
+    assert pairs.cover(feed, listed) == pairs.Covered(
+        "BTC/USD", ["binance BTC/USDT"], ["kraken BTC/XXX"], [], ["okx BTC/USD"]
+    )
+
+
+def test_a_connection_that_takes_the_place_of_another_renews_what_it_carries():
+    item: Item = ("book", "BTC-USD")
+    renewal = control._Renewal(item, well=frozenset(("live",)), stays=True, replaced=["a.1", "b.1"])
+    told = {"channel": None, "state": "down", "reason": "1000: replaced: a subscription is to end"}
+    closed = {conn: Status("bitfinex", None, None, 0, None, **told, conn=conn) for conn in ("a.1", "b.1")}
+    for fresh, old in (("a.2", "a.1"), ("b.2", "b.1")):
+        renewal.hear((fresh, Subscription("subscribe", [item], "")))
+        assert not renewal.done
+        renewal.hear(closed[old])
+    assert renewal.done
+    renewal.hear(Book("bitfinex", "BTC-USD", None, 0, None, "snapshot", 0, "resyncing", "none", [], []))
+    assert not renewal.done

@@ -1,9 +1,9 @@
 """``tapeline resync`` and ``reconnect``: ask the connectors for something, and tell what became of it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, cast
 
 import anyio
 import msgspec
@@ -94,8 +94,11 @@ def _wanted(settings: Settings, venue: str, symbol: str, channel: str) -> tuple[
     channels: list[Channel] = sorted(VENUES[venue].channels if of.channels is None else of.channels)
     found: Channel | None = next((known for known in channels if known == channel), None)
     if found is None:
-        near = nearest(channel, get_args(Channel))
+        derived = channel == "l1" and "book" in channels
+        near = "; its l1 is the top of its book: resync the book" if derived else nearest(channel, channels)
         raise ConfigError(f'{venue} gives no channel "{channel}" here{near} ({", ".join(channels)})')
+    if found in VENUES[venue].polls:
+        raise ConfigError(f"{venue}'s {found} is polled by REST: there is no subscription to begin anew")
     having = [each for each in of.symbols if of.wants(found, each)]
     if symbol == "*":
         return venue, having, found
@@ -198,14 +201,24 @@ class _Wait:
 
 
 class _Renewal:
-    """How one symbol's channel is subscribed anew, on all connections that carry it."""
+    """How one symbol's channel is subscribed anew, on all connections that carry it.
 
-    def __init__(self, item: Item, *, legs: int, well: frozenset[str], lives: bool) -> None:
+    Args:
+        item: What.
+        well: The states in which it is as it should be.
+        stays: It may be live all the while: another connection gives it.
+        replaced: The connections that must close, where the venue has no word for an end of it and others
+            take their place.
+    """
+
+    def __init__(
+        self, item: Item, *, well: frozenset[str], stays: bool, replaced: Collection[str] = ()
+    ) -> None:
         self._item = item
-        self._legs = legs
         self._well = well
-        self._ended = False  # it was not live for a while; with two legs it need not be
-        self._lives = lives
+        self._ended = stays  # it was not live for a while, or need not be
+        self._lives = True
+        self._replaced = {*replaced}
         self._open: dict[str, bool] = {}  # connection -> subscribed again
         self.says = "no connection carries it"
 
@@ -218,9 +231,14 @@ class _Renewal:
                 self._open[conn] = sent.op == "subscribe"
                 self.says = f"{sent.op} sent on {conn}"
             return
+        if isinstance(told, Status) and told.conn is not None:
+            if told.state == "down" and told.channel is None:
+                self._replaced.discard(told.conn)
+                self._open.pop(told.conn, None)  # what takes its place subscribes it too
+            return
         if told.symbol != symbol or isinstance(told, Book) != (channel == "book"):
             return
-        if isinstance(told, Status) and (told.channel != channel or told.conn is not None):
+        if isinstance(told, Status) and told.channel != channel:
             return
         self._lives = told.state in self._well
         self._ended = self._ended or not self._lives
@@ -229,8 +247,8 @@ class _Renewal:
     @property
     def done(self) -> bool:
         """Whether every connection has it again, and it is live."""
-        renewed = bool(self._open) and all(self._open.values())
-        return renewed and self._lives and (self._ended or self._legs > 1)
+        renewed = bool(self._open) and all(self._open.values()) and not self._replaced
+        return renewed and self._lives and self._ended
 
 
 async def _resync(
@@ -238,10 +256,11 @@ async def _resync(
 ) -> int:
     of = session.settings.venues[venue]
     well = frozenset(("live",)) if channel == "book" else healthy(venue, channel)
+    by_another = (
+        VENUES[venue].unsubscribe is None
+    )  # the connection is replaced, and the old one stays so long
     wait = _Wait(symbols)
-    renewals = {
-        symbol: _Renewal((channel, symbol), legs=of.redundancy, well=well, lives=True) for symbol in symbols
-    }
+    renewals: dict[str, _Renewal] = {}
 
     def hear(told: Status | Book | tuple[str, Subscription]) -> None:
         for symbol, renewal in renewals.items():
@@ -253,6 +272,12 @@ async def _resync(
     async with anyio.create_task_group() as tg:
         for partition in [p for p in partitions(session.settings) if p.venue == venue]:
             mine = [symbol for symbol in symbols if shard(symbol, of.shards) == partition.shard]
+            carrying = await _open(session, partition)
+            for symbol in mine:
+                item = (channel, symbol)
+                replaced = [name for name, items in carrying.items() if by_another and item in items]
+                stays = by_another or of.redundancy > 1
+                renewals[symbol] = _Renewal(item, well=well, stays=stays, replaced=replaced)
             ear = _Ear(session, partition, hear)
             tg.start_soon(ear.run)
             await ear.ready.wait()
@@ -296,9 +321,9 @@ async def _reconnect(session: Session, venue: str, within_s: float, as_json: boo
     return wait.tell(within_s, as_json=as_json)
 
 
-async def _open(session: Session, partition: Partition) -> list[str]:
-    """Return the connections that were open at the normalizer's last checkpoint."""
+async def _open(session: Session, partition: Partition) -> dict[str, Collection[Item]]:
+    """Return the connections that were open at the normalizer's last checkpoint, and what each carries."""
     key = session.keys.stream(partition, "raw")
     async with closing(await hot(session.settings, key)) as connection:
         told = await checkpoint(connection, session.keys, partition)
-    return [] if told is None else [name for name, conn in told.ledger.conns.items() if conn.open]
+    return {} if told is None else {name: conn.subs for name, conn in told.ledger.conns.items() if conn.open}

@@ -11,7 +11,6 @@ from actors.cli import paper
 from actors.cli.markets import Unlisted, addresses, known, listing
 from actors.cli.run import say
 from actors.config import ConfigError
-from actors.config.reader import text_of
 from actors.connector.rest import MOST_BYTES, ask, session_to
 from actors.dialects.ftsobest import EXCHANGES
 from actors.model.instruments import canonical
@@ -45,12 +44,21 @@ class Feed(msgspec.Struct):
 
 
 class Covered(msgspec.Struct, frozen=True):
-    """A feed's sources: listed; not listed by their venue; of venues without an adapter, or not asked."""
+    """A feed's sources: listed; not listed by their venue; of venues without an adapter, or not asked.
+
+    ``unknown``: of venues that were asked and did not say.
+    """
 
     feed: str
     listed: list[str]
     unlisted: list[str]
     elsewhere: list[str]
+    unknown: list[str]
+
+    @property
+    def all(self) -> int:
+        """How many sources it has."""
+        return len(self.listed) + len(self.unlisted) + len(self.elsewhere) + len(self.unknown)
 
 
 Listed = Mapping[str, frozenset[str] | str]  # venue -> its symbols, or why they could not be had
@@ -64,7 +72,11 @@ def show(
     Raises:
         ConfigError: There is no such venue, or ``feeds`` is not what it must be.
     """
-    names = sorted(n for n in VENUES if "spot" in VENUES[n].markets) if venue == "all" else [known(venue)]
+    names = _of_spot() if venue == "all" else [known(venue)]
+    if names[0] not in _of_spot():
+        raise ConfigError(
+            f"{names[0]} is a perpetual venue, and the feeds are of spot pairs ({', '.join(_of_spot())})"
+        )
     at = addresses(config, env)
     rests = {name: at.get(name, VENUES[name].endpoints.rest) for name in names}
 
@@ -82,6 +94,10 @@ def show(
     return max([_print(name, bases, symbols, group=venue == "all") for name, symbols in listed.items()])
 
 
+def _of_spot() -> list[str]:
+    return sorted(name for name, venue in VENUES.items() if "spot" in venue.markets)
+
+
 async def _feeds(source: str) -> list[Feed]:
     if source.startswith(("http://", "https://")):
         async with session_to(source) as http:
@@ -90,7 +106,7 @@ async def _feeds(source: str) -> list[Feed]:
             raise ConfigError(f"--feeds {source}: {reply.text[:200] or f'HTTP {reply.status}'}")
         text = reply.text
     else:
-        text = text_of(Path(source))
+        text = _text(Path(source))
     try:
         return msgspec.json.decode(text, type=list[Feed])
     except msgspec.DecodeError as e:
@@ -98,6 +114,14 @@ async def _feeds(source: str) -> list[Feed]:
             f'--feeds {source}: {str(e)[:1].lower()}{str(e)[1:]}: it must be a list of {{"feed": {{"name": '
             '"BTC/USD"}, "sources": [...]}, as Flare publishes it'
         ) from e
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror.lower() if isinstance(e, OSError) and e.strerror else "not UTF-8 text"
+        raise ConfigError(f"--feeds {file}: {why}: name Flare's feeds.json, or its address") from e
 
 
 async def _listings(rests: Mapping[str, str]) -> Listed:
@@ -150,7 +174,7 @@ def _print(name: str, bases: Sequence[str], symbols: frozenset[str] | str, *, gr
 
 def cover(feed: Feed, listed: Listed) -> Covered:
     """Return how a feed's sources are covered by the venues of ``listed``."""
-    parts: dict[str, list[str]] = {"listed": [], "unlisted": [], "elsewhere": []}
+    parts: dict[str, list[str]] = {"listed": [], "unlisted": [], "elsewhere": [], "unknown": []}
     for source in feed.sources:
         try:
             symbols = listed.get(known(source.exchange))
@@ -158,9 +182,10 @@ def cover(feed: Feed, listed: Listed) -> Covered:
             symbols = None
         if symbols is None:
             part = "elsewhere"
+        elif isinstance(symbols, str):
+            part = "unknown"
         else:
-            has = not isinstance(symbols, str) and canonical(source.symbol) in symbols
-            part = "listed" if has else "unlisted"
+            part = "listed" if canonical(source.symbol) in symbols else "unlisted"
         parts[part].append(f"{source.exchange} {source.symbol}")
     return Covered(feed.feed.name, **parts)
 
@@ -169,26 +194,25 @@ def _show_coverage(covered: Sequence[Covered], listed: Listed, *, as_json: bool)
     failed = [why for why in listed.values() if isinstance(why, str)]
     for why in failed:
         say(Unlisted(why), 1)
-    bare = [each.feed for each in covered if not each.listed]
+    bare = [each.feed for each in covered if not each.listed and not each.unknown]
     if as_json:
         paper.json(covered)
         return 1 if bare or failed else 0
     rows = (
         (
             each.feed,
-            f"{len(each.listed)}/{len(each.listed) + len(each.unlisted) + len(each.elsewhere)}",
-            ", ".join(each.listed),
-            ", ".join(each.unlisted),
-            ", ".join(each.elsewhere),
+            f"{len(each.listed)}/{each.all}",
+            *map(", ".join, (each.listed, each.unlisted, each.unknown, each.elsewhere)),
         )
         for each in covered
     )
-    columns = ("feed", "sources", "listed", "not listed there", "elsewhere")
+    columns = ("feed", "sources", "listed", "not listed there", "could not ask", "elsewhere")
     paper.show(paper.table("Coverage", columns, rows, right=("sources",)))
+    asked = [name for name, symbols in listed.items() if not isinstance(symbols, str)] or ["nobody"]
     have = sum(len(each.listed) for each in covered)
-    total = have + sum(len(each.unlisted) + len(each.elsewhere) for each in covered)
+    total = sum(each.all for each in covered)
     share = f" ({100 * have / total:.0f} %)" if total else ""
-    paper.write(f"{have} of {total} sources{share} of {len(covered)} feeds, by {', '.join(listed)}\n")
+    paper.write(f"{have} of {total} sources{share} of {len(covered)} feeds, by {', '.join(asked)}\n")
     if bare:
         paper.write(f"without any source: {', '.join(bare)}\n")
     return 1 if bare or failed else 0

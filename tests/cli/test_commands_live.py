@@ -40,6 +40,7 @@ CONFIG = {
             "chunking": {"trades_per_connection": 50, "orderbooks_per_connection": 1},
         },
         {"name": "gateo", "enabled": True, "pairs": {"trades": ["BTC/USDT"], "orderbooks": []}},
+        {"name": "bitfinex", "enabled": True, "pairs": {"trades": [], "orderbooks": ["BTC/USD"]}},
     ],
     "debug": {"raw": False, "log": False},
 }
@@ -61,7 +62,7 @@ SIMULATED = {  # the one thing that such a user's shell would not have: his venu
     "TAPELINE_MASTER__KEYS": KEY,
     **{
         f"TAPELINE_VENUES__{venue.upper()}__{kind}_URL": f"{scheme}://127.0.0.1:9700/{venue}"
-        for venue in ("binance", "kraken")
+        for venue in ("binance", "kraken", "bitfinex")
         for kind, scheme in (("WS", "ws"), ("REST", "http"))
     },
 }
@@ -124,7 +125,7 @@ def test_status_says_that_all_is_live_and_who_does_what(there: Collector, comman
         report = status(command)
     roles = [instance["role"] for instance in report["instances"]]
     assert roles == ["connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "forwarder"]
-    assert {place["partition"] for place in report["partitions"]} == {"binance.0", "kraken.0"}
+    assert {place["partition"] for place in report["partitions"]} == {"binance.0", "kraken.0", "bitfinex.0"}
     for place in report["partitions"]:
         assert all(owner for lease, owner in place["owners"].items() if lease != "publisher")
         assert {*place["lag"]} == {"normalizer", "bookbuilder", "analytics", "forwarder"}
@@ -180,7 +181,7 @@ def test_the_master_hears_what_it_heard_before(command: Command):
     pairs = {(m["exchange"], m["type"], m["symbol"]) for m in messages}
     assert pairs <= {
         ("binance", "trade", "BTC/USDT"), ("binance", "trade", "ETH/USDT"), ("binance", "book", "BTC/USDT"),
-        ("kraken", "trade", "BTC/USD"), ("kraken", "book", "BTC/USD"),
+        ("kraken", "trade", "BTC/USD"), ("kraken", "book", "BTC/USD"), ("bitfinex", "book", "BTC/USD"),
     }  # fmt: skip
     books = [m for m in messages if m["type"] == "book" and m["exchange"] == "binance"]
     assert {len(book["bids"]) for book in books} == {5}
@@ -189,9 +190,9 @@ def test_the_master_hears_what_it_heard_before(command: Command):
 def test_chunking_makes_so_many_sockets(there: Collector, command: Command):
     opened = re.compile(rb"^tapeline_connections\{venue=\"(\w+)\"\} (\d+)", re.MULTILINE)
     found = dict(opened.findall(there.get("/metrics", 7600)))
-    assert found == {b"binance": b"2", b"kraken": b"1"}
+    assert found == {b"binance": b"2", b"kraken": b"1", b"bitfinex": b"1"}
     planned = json.loads(command("config", "plan", "config.json", "--json").stdout)
-    assert [row["connections"] for row in planned["sockets"]] == [2, 1]
+    assert [row["connections"] for row in planned["sockets"]] == [2, 1, 1]
 
 
 def test_a_book_is_subscribed_anew_and_its_outcome_told(command: Command):
@@ -201,6 +202,13 @@ def test_a_book_is_subscribed_anew_and_its_outcome_told(command: Command):
     done = command("resync", "binance", "*", "--channel", "trade", "--json")
     assert {each["what"] for each in json.loads(done.stdout)["outcomes"]} == {"BTC-USDT", "ETH-USDT"}
     assert json.loads(done.stdout)["ok"]
+
+
+def test_a_book_is_subscribed_anew_where_only_another_connection_can(command: Command):
+    done = command("resync", "bitfinex", "BTC/USD", "--json")
+    assert done.returncode == 0, done.stdout
+    [outcome] = json.loads(done.stdout)["outcomes"]
+    assert (outcome["what"], outcome["says"]) == ("BTC-USD", "book live again")
 
 
 def test_connections_are_replaced_and_that_is_told(command: Command):
@@ -217,13 +225,15 @@ def test_connections_are_replaced_and_that_is_told(command: Command):
     [
         ("resync binance ETH/USDT", 'binance gives no book of "ETH/USDT" here; did you mean "BTC-USDT"?'),
         ("resync binance BTC-USDT --channel bok", 'gives no channel "bok" here; did you mean "book"?'),
+        ("resync bitfinex BTC-USD --channel l1", "its l1 is the top of its book: resync the book (book)"),
         ("resync krakn BTC-USD", 'did you mean "kraken"?'),
         ("reconnect krakn", 'did you mean "kraken"?'),
         ("deadletter list krakn", 'did you mean "kraken"?'),
         ("deadletter show 17", "is no letter"),
         ("symbols bianance", 'did you mean "binance"?'),
         ("symbols huobi", 'there is no adapter for "huobi" yet'),
-        ("pairs binance --feeds none.json", "none.json: no such file"),
+        ("pairs binance --feeds none.json", "none.json: no such file or directory: name Flare's feeds.json"),
+        ("pairs binance_usdm --feeds feeds.json", "binance_usdm is a perpetual venue, and the feeds are of"),
         ("pairs binance --feeds config.json", "it must be a list of"),
     ],
 )
@@ -288,29 +298,31 @@ def test_pairs_of_a_venue_that_has_none_end_with_code_1(there: Collector, comman
 def test_coverage_says_which_source_of_a_feed_is_to_be_had(command: Command, monkeypatch: pytest.MonkeyPatch):
     from actors.venues import VENUES  # noqa: PLC0415 - only this test changes them
 
-    for name in {*VENUES} - {"binance", "kraken"}:
+    for name in {*VENUES} - {"binance", "kraken", "bitfinex"}:
         monkeypatch.delitem(VENUES, name)
     done = command("pairs", "all", "--feeds", "feeds.json", "--coverage", "--json")
     assert done.returncode == 1  # NOPE/USD has no source
     assert json.loads(done.stdout) == [
-        {"feed": "XRP/USD", "listed": ["kraken XRP/USD"], "unlisted": [], "elsewhere": []},
+        {"feed": "XRP/USD", "listed": ["kraken XRP/USD"], "unlisted": [], "elsewhere": [], "unknown": []},
         {
             "feed": "BTC/USD",
             "listed": ["binance BTC/USDT"],
             "unlisted": ["kraken BTC/XXX"],
             "elsewhere": ["gate BTC/USDT"],
+            "unknown": [],
         },
-        {"feed": "NOPE/USD", "listed": [], "unlisted": [], "elsewhere": ["htx NOPE/USDT"]},
+        {"feed": "NOPE/USD", "listed": [], "unlisted": [], "elsewhere": ["htx NOPE/USDT"], "unknown": []},
     ]
     shown = command("pairs", "all", "--feeds", "feeds.json", "--coverage").stdout
-    assert "2 of 5 sources (40 %) of 3 feeds, by binance, kraken" in shown
+    assert "2 of 5 sources (40 %) of 3 feeds, by binance, bitfinex, kraken" in shown
     assert "without any source: NOPE/USD" in shown
     groups = command("pairs", "all", "--feeds", "feeds.json").stdout
     assert re.findall(r"^::group::(\w+)$", groups, re.MULTILINE) == [
         "binance_supported_trades",
+        "bitfinex_supported_trades",
         "kraken_supported_trades",
     ]
-    assert groups.count("::endgroup::") == 2
+    assert groups.count("::endgroup::") == 3
     made = json.loads(command("pairs", "all", "--feeds", "feeds.json", "--json").stdout)
     assert made["binance"] == ["BTC/USDT", "XRP/USDT"]
 
@@ -344,7 +356,7 @@ def test_the_shell_offers_roles_venues_and_symbols(command: Command):
         lines = command("__complete", *words).stdout.partition("\x1fbegin\n")[2].splitlines()
         return [line.partition("\t")[0] for line in lines]
 
-    assert offered("tail", "trade", "") == ["binance", "kraken"]
+    assert offered("tail", "trade", "") == ["binance", "kraken", "bitfinex"]
     assert offered("tail", "trade", "binance", "") == ["BTC-USDT", "ETH-USDT"]
     assert offered("resync", "kraken", "") == ["BTC-USD"]
     assert "okx" in offered("symbols", "")

@@ -122,6 +122,121 @@ shards = 0
     assert len(told) == 14
 
 
+def test_what_a_wrong_type_leaves_is_judged_all_the_same(tmp_path: Path):
+    text = """
+mode = "demo"
+[redis]
+port = "x"
+[broadcaster]
+port = 6391
+heartbeat_s = "x"
+[master]
+tls_key = "x"
+[forwarder]
+url = "ws://10.0.0.1:8766"
+[forwarder.venues.okx]
+books = ["SOL-USDT"]
+[forwarder.venues.kraken]
+[venues.okx]
+symbols = 3
+[venues.binance]
+symbols = ["BTC-USDT"]
+ws_url = "ws://127.0.0.1:x"
+rest_url = "http://127.0.0.1:9700/binance"
+only.book = ["SOL-USDT"]
+"""
+    told = [fault.partition(": ")[2] for fault in faults(tmp_path, text)]
+    expected = {
+        "redis.port: must be a whole number, not 'x'",
+        "broadcaster.heartbeat_s: must be a number, not 'x'",
+        "master: tls_certificate and tls_key go together",
+        'forwarder.url: "10.0.0.1" is not this machine',
+        "forwarder.venues.kraken: no such venue is configured",
+        "venues.okx.symbols: must be a list",
+        "venues.binance.ws_url: 'ws://127.0.0.1:x' has no port that can be",
+        'venues.binance.only.book: "SOL-USDT" is not among',
+    }
+    for says in expected:
+        assert any(fault.startswith(says) for fault in told), says
+    assert len(told) == len(expected), told  # the port of the wrong one clashes with nobody's
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("ws://h:abc", "has no port that can be: write a number from 1 to 65535"),
+        ("ws://h:99999", "has no port that can be"),
+        ("ws://h:0", "has no port that can be"),
+        ("ws://:9700", "names no host: write one"),
+        ("ws://a..b", "names no host"),
+        ("ws://[::1", "has a broken host: write an IPv6 address as [::1]"),
+        ("ws://h/a b", "holds a blank: take it out"),
+        ("ws:///x", "must begin with ws:// or wss:// and name a host"),
+    ],
+)
+def test_an_address_that_nobody_can_dial_is_refused(tmp_path: Path, url: str, says: str):
+    [fault] = faults(tmp_path, f'{GOOD}ws_url = "{url}"\n')
+    assert "tapeline.toml:6: venues.binance.ws_url: " in fault
+    assert says in fault
+    told = faults(tmp_path, f'{GOOD}rest_url = "{url.replace("ws", "http")}"\n[forwarder]\nurl = "{url}"\n')
+    assert [key for fault in told for key in ("rest_url", "forwarder.url") if key in fault] == [
+        "forwarder.url",
+        "rest_url",
+    ]
+
+
+@pytest.mark.parametrize("url", ["ws://[::1]:9700", "wss://münchen.example/x", "ws://h", "ws://h:1/?a=%20"])
+def test_an_address_that_can_be_dialed_is_taken(tmp_path: Path, url: str):
+    assert loaded(tmp_path, f'{GOOD}ws_url = "{url}"\n').venues["binance"].ws_url == url
+
+
+@pytest.mark.parametrize(
+    "url", [f"redis://:{CANARY}@h:abc/0", f"redis://:{CANARY}@h:0", f"rediss://:{CANARY}@[::1"]
+)
+def test_a_redis_that_nobody_can_dial_is_refused_without_its_password(tmp_path: Path, url: str):
+    [fault] = faults(tmp_path, REDIS_URL=url)
+    assert "has a host or a port that cannot be: write redis://host:port/0" in fault
+    assert CANARY not in fault
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "-inf"])
+def test_a_number_without_end_is_refused(tmp_path: Path, number: str):
+    table = f"[streams]\nretention_s = {number}\n[simulator]\nevents_per_s = {number}\n"
+    told = faults(tmp_path, GOOD + table)
+    assert [fault.partition(": ")[2] for fault in told] == [
+        f"streams.retention_s: must be a finite number, not {number}",
+        f"simulator.events_per_s: must be a finite number, not {number}",
+    ]
+
+
+def test_channels_that_give_nothing_of_a_spot_symbol_are_refused(tmp_path: Path):
+    okx = '\n[venues.okx]\nsymbols = ["BTC-USDT"]\nchannels = ["liquidation", "funding"]\n'
+    [fault] = faults(tmp_path, GOOD + okx)
+    assert fault == (
+        "tapeline.toml:9: venues.okx.channels: a spot symbol has no funding, liquidation: name one of book, "
+        "l1, ticker, trade, or a -PERP symbol"
+    )
+    assert loaded(tmp_path, GOOD + okx.replace("BTC-USDT", "BTC-USDT-PERP"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD.replace("eth-usdt", "BTC-USDT-SWAP"), "write BASE-QUOTE, such as BTC-USDT-PERP"),
+        (GOOD.replace("eth-usdt", "ETH-USDT-PERP"), "binance is a spot venue: write ETH-USDT"),
+        (GOOD.replace("binance", "binance_usdm"), "binance_usdm is a perpetual venue: write BTC-USDT-PERP"),
+        (GOOD.replace('"BTC/USDT", "eth-usdt"', ""), ': write symbols = ["BTC-USDT"], or enabled = false'),
+        (f"{GOOD}channels = []", "must name at least 1: leave it out for all that the venue has"),
+        (GOOD.replace("binance", "kraken") + 'channels = ["l1"]', "; its l1 is the top of its book: name"),
+        (f'{GOOD}[redis]\nprefix = "a b"', "redis.prefix: may not hold { } or a blank, as 'a b' does"),
+        (f'{GOOD}[redis]\nprefix = ""', "redis.prefix: must not be empty"),
+        (f'{GOOD}[simulator]\nvenues = ["binanse"]', 'no such venue as "binanse"; did you mean "binance"?'),
+    ],
+)  # fmt: skip
+def test_what_to_write_instead_is_told(tmp_path: Path, text: str, says: str):
+    assert any(says in fault for fault in faults(tmp_path, text)), faults(tmp_path, text)
+
+
 def test_the_environment_overrides_the_file(tmp_path: Path):
     settings = loaded(
         tmp_path,
@@ -163,6 +278,8 @@ def test_a_chosen_venue_that_is_not_configured_is_told(tmp_path: Path):
     assert fault.startswith(
         'environment: TAPELINE_VENUES: "binanc" is not configured; did you mean "binance"'
     )
+    (fault,) = faults(tmp_path, DEMO_VENUES="binanc,binance", TAPELINE_VENUES="binanc,binance")
+    assert fault.startswith('environment: DEMO_VENUES: "binanc" is not configured')
 
 
 def test_two_servers_on_one_port_are_told(tmp_path: Path):
@@ -173,7 +290,13 @@ def test_two_servers_on_one_port_are_told(tmp_path: Path):
 
 
 def test_a_demo_that_would_reach_a_real_venue_is_refused(tmp_path: Path):
-    assert "needs ws_url and rest_url in a demo" in faults(tmp_path, GOOD.replace("live", "demo"))[0]
+    demo = GOOD.replace("live", "demo")
+    assert "needs ws_url and rest_url in a demo" in faults(tmp_path, demo)[0]
+    [fault] = faults(tmp_path, f'{demo}ws_url = "wss://venue.example"\nrest_url = "http://127.0.0.1:9700"\n')
+    assert fault == (
+        'tapeline.toml:6: venues.binance.ws_url: "venue.example" is not this machine: a demo takes simulated '
+        "venues on 127.0.0.1 only, so that simulated and real data never meet"
+    )
 
 
 def test_a_missing_file_names_those_that_are_there():

@@ -9,7 +9,7 @@ import pytest
 
 from actors.cli.write import import_file
 from actors.config import ConfigError, Settings, load
-from actors.config.ftsobest import lines_of
+from actors.config.ftsobest import OURS, lines_of
 from actors.config.reader import read
 from actors.venues import VENUES
 
@@ -101,21 +101,39 @@ def test_demo_needs_neither_url_nor_key(tmp_path: Path):
     assert (forwarder.active, forwarder.demo, forwarder.url) == (True, True, None)
 
 
-def test_what_cannot_be_followed_is_named_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(VENUES, "kraken")
-    told = notes(
-        tmp_path,
-        config(exchange(), exchange("gateo"), exchange("kraken"), exchange("okx", [], []), debgu={}),
-    )
+def test_every_exchange_of_its_has_an_adapter():
+    assert {*OURS.values()} <= {*VENUES}
+
+
+def test_what_cannot_be_followed_is_named_and_skipped(tmp_path: Path):
+    told = notes(tmp_path, config(exchange(), exchange("gateo"), exchange("okx", [], []), debgu={}))
     for says in (
         'exchanges[1].name: there is no exchange "gateo"; did you mean "gateio"? (gateio, binance, ',
-        'exchanges[2].name: there is no adapter for "kraken" yet; skipped',
-        "exchanges[3].pairs: has none for okx; skipped",
+        "exchanges[2].pairs: has none for okx; skipped",
         'debgu: is not read; did you mean "debug"? (known here: master, exchanges, debug)',
     ):
         assert any(f": {says}" in note for note in told), says
-    assert len(told) == 4
+    assert len(told) == 3
     assert all(note.startswith("config.json:") and note.split(":")[1].isdecimal() for note in told)
+
+
+def test_krakens_former_names_are_taken_for_what_they_are_called_today(tmp_path: Path):
+    document = config(
+        exchange("kraken", ["XBT/USD", "BTC/USD", "ETH/XBT", "ETH/USD"]), exchange("okx", ["XBT/USDT"])
+    )
+    venues = loaded(tmp_path, document).venues
+    assert venues["kraken"].symbols == ["BTC-USD", "ETH-BTC", "ETH-USD"]
+    assert venues["okx"].symbols == ["XBT-USDT"]
+    said = 'exchanges[0].pairs.trades[0]: "XBT/USD" is "BTC/USD" at kraken today, and taken as that'
+    assert any(said in note for note in notes(tmp_path, document))
+
+
+def test_a_file_without_master_or_with_a_wrong_one_has_no_other_fault_for_that(tmp_path: Path):
+    [fault] = faults(tmp_path, {"exchanges": [exchange()]})
+    assert fault.startswith('config.json:1: master: is missing: write {"url": "ws://host:port"')
+    for url, says in (("ws://h:abc", "has no port that can be"), ("wss://[::1", "has a broken host")):
+        [fault] = faults(tmp_path, config(master={"url": url, "connections": 1, "key": CANARY}))
+        assert f"master.url: {says}" in fault
 
 
 def test_an_exchange_that_is_off_may_hold_anything(tmp_path: Path):

@@ -1,7 +1,7 @@
 """FTSOBest's ``config.json``, read as the settings it stands for.
 
-Its twelve exchange names are mapped to ours; one that nobody knows, or that has no adapter here yet, is
-noted and passed over, as its collector did. What its collector ignored (``debug.raw``,
+Its twelve exchange names are mapped to ours; one that nobody knows is noted and passed over, as its
+collector did. What its collector ignored (``debug.raw``,
 ``chunking.orderbooks_per_connection``, keys it has no use for) is ignored too, the last with a note. The
 values it could not live with (``connections: 0``) are refused. The key of the master may stand in this
 file, because there it always did; it is in no message.
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from actors.config.words import nearest, plain
+from actors.config.words import nearest, plain, undialable
 from actors.dialects.ftsobest import EXCHANGES
 from actors.model.instruments import canonical
 
@@ -163,6 +163,12 @@ def _told(path: Path, error: Mapping[str, Any]) -> str:
     return f"{says}: {remedy}" if remedy else says
 
 
+def _renamed(symbol: str) -> str:
+    from actors.venues.kraken import RENAMED  # noqa: PLC0415 - decoders are built at import
+
+    return "-".join(RENAMED.get(asset, asset) for asset in symbol.split("-"))
+
+
 class _Reading:
     """One file, while it is read."""
 
@@ -175,13 +181,14 @@ class _Reading:
         self._lines: dict[tuple[str, ...], int] = {}
 
     def read(self, document: object) -> Imported:
-        whole = self._block((), document, _File)
+        self._block((), document, _File)
         tree = _table(document)
         if "master" in tree:
             self._master(tree["master"])
         debug = self._block(("debug",), {} if (given := tree.get("debug")) is None else given, _Debug)
         self._set(("forwarder", "debug_log"), ("debug", "log"), bool(debug is not None and debug.log))
-        for number, exchange in enumerate(whole.exchanges if whole is not None else ()):
+        listed = tree.get("exchanges")  # whatever is wrong with the rest
+        for number, exchange in enumerate(cast("list[object]", listed) if isinstance(listed, list) else ()):
             self._exchange(("exchanges", number), exchange)
         self._lines["venues",] = self._line(("exchanges",))
         if not self._tree["venues"] and not any(path[:1] == ("exchanges",) for path in self._problems):
@@ -246,8 +253,11 @@ class _Reading:
         master = self._block(path, given, _Master)
         raw = _table(given)
         if not raw.get("demo"):
-            if isinstance(raw.get("url"), str) and not _URL.fullmatch(str(raw["url"])):
+            url = raw.get("url")
+            if isinstance(url, str) and not _URL.fullmatch(url):
                 self._problem((*path, "url"), f"is no WebSocket address: {_REMEDIES['url']}")
+            elif isinstance(url, str) and (why := undialable(url)) is not None:
+                self._problem((*path, "url"), why)
             if raw.get("key") == "":
                 self._problem((*path, "key"), f"is empty: {_REMEDIES['key']}")
         if master is not None:
@@ -264,29 +274,28 @@ class _Reading:
         found = self._block(path, given, _Exchange)
         if found is None:
             return
-        trades = [*self._pairs((*path, "pairs", "trades"), found.pairs.trades)]
-        books = [*self._pairs((*path, "pairs", "orderbooks"), found.pairs.orderbooks)]
+        trades = [*self._pairs((*path, "pairs", "trades"), found.name, found.pairs.trades)]
+        books = [*self._pairs((*path, "pairs", "orderbooks"), found.name, found.pairs.orderbooks)]
         if trades or books:
             self._take_exchange(path, OURS[found.name], found, trades, books)
         else:
             self._note((*path, "pairs"), f"has none for {found.name}; skipped")
 
     def _has(self, path: Path, name: str) -> bool:
-        from actors.venues import VENUES  # noqa: PLC0415 - decoders are built at import
-
         if name not in OURS:
             near = nearest(name.lower(), [*OURS])
             self._note((*path, "name"), f'there is no exchange "{name}"{near} ({", ".join(OURS)}); skipped')
             return False
-        if OURS[name] not in VENUES:
-            self._note((*path, "name"), f'there is no adapter for "{name}" yet; skipped')
-            return False
         return True
 
-    def _pairs(self, path: Path, pairs: Sequence[str]) -> Iterator[str]:
+    def _pairs(self, path: Path, exchange: str, pairs: Sequence[str]) -> Iterator[str]:
         seen: set[str] = set()
         for number, pair in enumerate(pairs):
-            symbol = canonical(pair)
+            given = canonical(pair)
+            symbol = _renamed(given) if exchange == "kraken" else given
+            if symbol != given:
+                now = symbol.replace("-", "/")
+                self._note((*path, number), f'"{pair}" is "{now}" at {exchange} today, and taken as that')
             if symbol in seen:
                 self._note((*path, number), f'"{pair}" is named twice')
             else:

@@ -14,6 +14,8 @@ from actors.model.instruments import canonical, market_kind
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
 
+_SWAP: Final = re.compile(r"([^\s/_-]+)[-_]([^\s/_-]+)[-_](?:SWAP|PERPETUAL|PERP)")  # as others write it
+
 
 def is_loopback(url: str) -> bool:
     """Tell whether ``url`` leads to this host: no proxy stands between."""
@@ -37,6 +39,7 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with venues' names, channels and symbols, whatever else is."""
     from actors.venues import VENUES  # noqa: PLC0415 - decoders are built at import; only checking needs them
 
+    yield from _judge_simulator(tree.get("simulator"), sorted(VENUES))
     for name, table in venue_tables(tree).items():
         venue = VENUES.get(name)
         if venue is None:
@@ -52,11 +55,23 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
                     and channel not in venue.channels
                 ):
                     has = ", ".join(sorted(venue.channels))
-                    yield Problem(("venues", name, key), f'{name} has no channel "{channel}" ({has})')
+                    book = channel == "l1" and "book" in venue.channels
+                    derived = "; its l1 is the top of its book: name book" if book else ""
+                    yield Problem(
+                        ("venues", name, key), f'{name} has no channel "{channel}" ({has}){derived}'
+                    )
         symbols: object = table.get("symbols")
         yield from _judge_symbols(
             name, venue.markets, cast("list[object]", symbols) if isinstance(symbols, list) else []
         )
+
+
+def _judge_simulator(table: object, known: list[str]) -> Iterator[Problem]:
+    named: object = cast("dict[str, object]", table).get("venues") if isinstance(table, dict) else None
+    for name in cast("list[object]", named) if isinstance(named, list) else ():
+        if isinstance(name, str) and name not in known:
+            says = f'no such venue as "{name}"{nearest(name, known)} ({", ".join(known)})'
+            yield Problem(("simulator", "venues"), says)
 
 
 def _judge_symbols(name: str, markets: Collection[str], symbols: list[object]) -> Iterator[Problem]:
@@ -67,10 +82,15 @@ def _judge_symbols(name: str, markets: Collection[str], symbols: list[object]) -
             continue  # pydantic says so
         symbol = canonical(given)
         if not _SYMBOL.fullmatch(symbol):
-            yield Problem(path, f'"{given}" is no symbol: write BASE-QUOTE, such as BTC-USDT')
+            swap = _SWAP.fullmatch(symbol)
+            write = f"BASE-QUOTE, such as {'BTC-USDT' if swap is None else f'{swap[1]}-{swap[2]}-PERP'}"
+            yield Problem(path, f'"{given}" is no symbol: write {write}')
         elif market_kind(symbol) not in markets:
             kinds = " or ".join(sorted(markets))
-            yield Problem(path, f'"{symbol}" is no {kinds} symbol, and {name} is a {kinds} venue')
+            pair = "-".join(symbol.split("-")[:2])
+            write = pair if "spot" in markets else f"{pair}-PERP"
+            says = f'"{symbol}" is no {kinds} symbol, and {name} is a {kinds} venue: write {write}'
+            yield Problem(path, says)
         elif symbol in seen:
             yield Problem(path, f'"{symbol}" is named twice')
         seen.add(symbol)
@@ -82,12 +102,10 @@ def judge(settings: Settings) -> Iterator[Problem]:
     if not enabled and not settings.master.enabled:
         yield Problem(("venues",), "no venue is enabled: there is nothing to do")
     for name, venue in enabled.items():
-        if settings.mode == "demo" and (venue.ws_url is None or venue.rest_url is None):
-            yield Problem(
-                ("venues", name),
-                "needs ws_url and rest_url in a demo, so that simulated and real data never meet",
-            )
+        if settings.mode == "demo":
+            yield from _judge_simulated(name, venue)
         yield from _judge_only(name, venue)
+        yield from _judge_wanted(name, venue)
     yield from _judge_ports(settings)
     yield from _judge_forwarder(settings)
     if settings.master.enabled and not settings.master_keys():
@@ -97,10 +115,39 @@ def judge(settings: Settings) -> Iterator[Problem]:
     if (settings.broadcaster.tls_certificate is None) != (settings.broadcaster.tls_key is None):
         yield Problem(("broadcaster",), "tls_certificate and tls_key go together")
     if settings.redis.url is not None:
-        scheme = settings.redis.url.get_secret_value().partition("://")[0]
-        if scheme not in _REDIS_SCHEMES:
-            schemes = ", ".join(f"{known}://" for known in _REDIS_SCHEMES)
-            yield Problem(("redis", "url"), f"(or REDIS_URL) must begin with one of {schemes}")
+        yield from _judge_redis(settings.redis.url.get_secret_value())
+
+
+def _judge_redis(url: str) -> Iterator[Problem]:
+    """Yield what is wrong with a URL that is a secret."""
+    path = ("redis", "url")
+    scheme = url.partition("://")[0]
+    if scheme not in _REDIS_SCHEMES:
+        schemes = ", ".join(f"{known}://" for known in _REDIS_SCHEMES)
+        yield Problem(path, f"(or REDIS_URL) must begin with one of {schemes}")
+        return
+    try:
+        split = urlsplit(url)
+        port = None if "+" in scheme else split.port  # the others name several hosts
+    except ValueError:
+        port = 0
+    if port == 0:
+        yield Problem(path, "(or REDIS_URL) has a host or a port that cannot be: write redis://host:port/0")
+
+
+def _judge_simulated(name: str, venue: VenueSettings) -> Iterator[Problem]:
+    if venue.ws_url is None or venue.rest_url is None:
+        says = "needs ws_url and rest_url in a demo, so that simulated and real data never meet"
+        yield Problem(("venues", name), says)
+    for key, url in (("ws_url", venue.ws_url), ("rest_url", venue.rest_url)):
+        if url is not None and not is_loopback(url):
+            yield _strange(("venues", name, key), url, "takes simulated venues on 127.0.0.1 only")
+
+
+def _strange(path: tuple[str, ...], url: str, only: str) -> Problem:
+    host = urlsplit(url).hostname
+    says = f'"{host}" is not this machine: a demo {only}, so that simulated and real data never meet'
+    return Problem(path, says)
 
 
 def _judge_only(name: str, venue: VenueSettings) -> Iterator[Problem]:
@@ -117,6 +164,22 @@ def _judge_only(name: str, venue: VenueSettings) -> Iterator[Problem]:
         yield Problem(("venues", name, "only"), "leaves no symbol with any channel: set enabled = false")
 
 
+def _judge_wanted(name: str, venue: VenueSettings) -> Iterator[Problem]:
+    """Yield that nothing comes of what is wanted: spot pairs have no channels of contracts."""
+    from actors.venues import VENUES  # noqa: PLC0415 - decoders are built at import
+    from actors.venues.base import items_of  # noqa: PLC0415
+
+    symbols = [symbol for symbol in venue.symbols if _SYMBOL.fullmatch(symbol)]
+    if name not in VENUES or not symbols:
+        return
+    groups = venue.wanted(VENUES[name].channels, symbols)
+    if groups and not any(items_of(of, channels) for channels, of in groups.items()):
+        wanted = ", ".join(sorted({channel for channels in groups for channel in channels}))
+        spot = ", ".join(channel for channel, _ in items_of(["BASE-QUOTE"], sorted(VENUES[name].channels)))
+        path = ("venues", name, "only" if venue.channels is None else "channels")
+        yield Problem(path, f"a spot symbol has no {wanted}: name one of {spot}, or a -PERP symbol")
+
+
 def _judge_forwarder(settings: Settings) -> Iterator[Problem]:
     forwarder = settings.forwarder
     if forwarder.active and not forwarder.demo:
@@ -124,11 +187,7 @@ def _judge_forwarder(settings: Settings) -> Iterator[Problem]:
             yield Problem(("forwarder",), "needs a key: set key_file, or TAPELINE_FORWARDER__KEY")
         url = forwarder.url or ""
         if settings.mode == "demo" and not is_loopback(url):
-            yield Problem(
-                ("forwarder", "url"),
-                f'"{urlsplit(url).hostname}" is not this machine: a demo forwards to 127.0.0.1 only, so that '
-                "simulated and real data never meet",
-            )
+            yield _strange(("forwarder", "url"), url, "forwards to 127.0.0.1 only")
     for name, wanted in forwarder.venues.items():
         venue = settings.venues.get(name)
         if venue is None:

@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Union, cast, get_args, get_origin
 
@@ -29,10 +30,21 @@ DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
 OFFSET: Final = "TAPELINE_PORT_OFFSET"
 ONLY: Final = "TAPELINE_VENUES"
+_OF_MAKE: Final = "DEMO_VENUES"  # what a person sets for `make demo`, which sets the other
 _MISSING: Final = {  # what to write
     "mode": ': write mode = "live" or mode = "demo"',
     "venues": ": write [venues.<name>] with its symbols",
     "symbols": ': write symbols = ["BTC-USDT"]',
+}
+_EMPTY: Final = {  # what to write instead of an empty list
+    "symbols": ': write symbols = ["BTC-USDT"], or enabled = false',
+    "channels": ": leave it out for all that the venue has",
+    "venues": ": leave it out for those configured",
+}
+_CHARACTERS: Final = {  # key -> what may not be in its text
+    "egress": "{ } : or a blank",
+    "prefix": "{ } or a blank",
+    "pubsub_prefix": "{ } * ? [ ] or a blank",
 }
 _FOR_PROCESSES: Final = {  # TAPELINE_ names that are no settings
     "TAPELINE_CONFIG",  # the file, where no --config says so
@@ -65,7 +77,7 @@ class _Sources(NamedTuple):
 
     def place(self, path: tuple[str, ...]) -> str:
         """Return where ``path``, or the nearest thing around it, was set."""
-        if path in {(OFFSET,), (ONLY,)}:
+        if path in {(OFFSET,), (ONLY,), (_OF_MAKE,)}:
             return "environment"
         for length in range(len(path), 0, -1):
             if (variable := self.variables.get(path[:length])) is not None:
@@ -110,7 +122,7 @@ def read(path: Path | None, env: Mapping[str, str]) -> Loaded:
     variables = _overlay(tree, env, problems)
     sources = _Sources(str(file), lines, variables)
     if ONLY in env:
-        _narrow(tree, env[ONLY], problems)
+        _narrow(tree, env, problems)
     offset = _offset_of(env, problems)
     if offset:
         _shift(tree, offset, problems)
@@ -118,17 +130,59 @@ def read(path: Path | None, env: Mapping[str, str]) -> Loaded:
         _read_secret(tree, section, key, problems)
     if url := env.get("REDIS_URL"):
         _section(tree, "redis")["url"] = url
-    settings: Settings | None = None
+    mistyped: list[Problem] = []
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as e:
-        problems.extend(_told(error) for error in e.errors(include_url=False, include_context=True))
-    problems.extend(judge_venues(tree))
+        mistyped = [_told(error) for error in e.errors(include_url=False, include_context=True)]
+        settings = _sound(tree, mistyped)
+    problems += [*mistyped, *judge_venues(tree)]
     if settings is not None:
-        problems.extend(judge(settings))
+        problems += [found for found in judge(settings) if not any(_meet(found, of) for of in mistyped)]
     if problems or settings is None:
         raise ConfigError(_message(problems, sources))
     return Loaded(settings, notes)
+
+
+def _sound(tree: dict[str, Any], mistyped: Sequence[Problem]) -> Settings | None:
+    """Return what can be judged of ``tree``: all but the values that are of a wrong type.
+
+    A port among them is 0, which is nobody's. None where the mode is among them: all else hangs on it.
+    """
+    rest = deepcopy(tree)
+    for path, _ in mistyped:
+        match path:
+            case ("mode", *_):
+                return None
+            case ("venues", name, "symbols", *_):
+                venue_tables(rest).pop(name, None)
+                _section(rest, "venues").pop(name, None)
+                _section(rest, "forwarder", "venues").pop(name, None)
+            case ("venues",):
+                rest["venues"] = {}
+            case (section, "port"):
+                _section(rest, section)["port"] = 0
+            case _:
+                _take_out(rest, path)
+    try:
+        return Settings.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _take_out(tree: dict[str, Any], path: Sequence[str]) -> None:
+    """Take out what stands at ``path``, whole where it is a list with something wrong in it."""
+    for part in path:
+        inner: object = tree.get(part)
+        if not isinstance(inner, dict) or part == path[-1]:
+            tree.pop(part, None)
+            return
+        tree = cast("dict[str, Any]", inner)
+
+
+def _meet(one: Problem, other: Problem) -> bool:
+    """Tell whether one is about the same key as the other, or about something around it."""
+    return all(a == b for a, b in zip(one.path, other.path, strict=False))
 
 
 def file_of(path: Path | None, env: Mapping[str, str]) -> Path:
@@ -276,14 +330,15 @@ def _value(text: str, annotation: object) -> object:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _narrow(tree: Mapping[str, Any], names: str, problems: list[Problem]) -> None:
+def _narrow(tree: Mapping[str, Any], env: Mapping[str, str], problems: list[Problem]) -> None:
     """Enable the venues named, with commas between, and disable the others."""
     tables = venue_tables(tree)
-    named = [name.strip() for name in names.split(",") if name.strip()]
+    named = [name.strip() for name in env[ONLY].split(",") if name.strip()]
+    variable = _OF_MAKE if env.get(_OF_MAKE) == env[ONLY] else ONLY
     for name in named:
         if name not in tables:
             near = nearest(name, [*tables])
-            problems.append(Problem((ONLY,), f'"{name}" is not configured{near} ({", ".join(tables)})'))
+            problems.append(Problem((variable,), f'"{name}" is not configured{near} ({", ".join(tables)})'))
     for name, table in tables.items():
         table["enabled"] = name in named
 
@@ -377,6 +432,12 @@ def _told(error: Mapping[str, Any]) -> Problem:
         case "string_pattern_mismatch" if path[-1].endswith("url"):
             schemes = "http:// or https://" if path[-1] == "rest_url" else "ws:// or wss://"
             return Problem(path, f"must begin with {schemes} and name a host, not {given!r}")
+        case "string_pattern_mismatch" if path[-1] in _CHARACTERS:
+            says = f"may not hold {_CHARACTERS[path[-1]]}, as {given!r} does"
+        case "url_unusable":
+            says = f"{given!r} {context['why']}"
+        case "too_short" if path[-1] in _EMPTY:
+            says = f"{plain(error)}{_EMPTY[path[-1]]}"
         case _:
             says = plain(error)
     return Problem(path, says)

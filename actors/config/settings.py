@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 
+from actors.config.words import undialable
 from actors.model.events import Channel
 from actors.model.instruments import canonical
 
@@ -15,10 +17,22 @@ Groups = dict[tuple[Channel, ...], list[str]]  # channels -> the symbols that th
 _DEMO_KEY: Final = "demo"  # no secret: simulated data on loopback
 
 
-class Section(BaseModel):
-    """One table of the file: frozen, and no key that it does not know."""
+def _dialable(url: str) -> str:
+    why = undialable(url)
+    if why is not None:
+        raise PydanticCustomError("url_unusable", "{why}", {"why": why})
+    return url
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+_WsUrl = Annotated[str, Field(pattern=r"^wss?://[^\s/]+"), AfterValidator(_dialable)]
+_RestUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+"), AfterValidator(_dialable)]
+_MasterUrl = Annotated[str, Field(pattern=r"^wss?://[^\s/@]+(/[^\s]*)?$"), AfterValidator(_dialable)]
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, no key that it does not know, no number without end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RedisSettings(Section):
@@ -90,7 +104,7 @@ class ForwarderSettings(Section):
     """
 
     enabled: bool = True
-    url: str | None = Field(default=None, pattern=r"^wss?://[^\s/@]+(/[^\s]*)?$")
+    url: _MasterUrl | None = None
     key: SecretStr | None = None
     key_file: Path | None = None
     protocol: Literal["ftsobest", "acked"] = "ftsobest"
@@ -165,8 +179,8 @@ class VenueSettings(Section):
     shards: int = Field(default=1, ge=1, le=64)
     redundancy: int = Field(default=1, ge=1, le=2)
     symbols_per_connection: int | None = Field(default=None, ge=1, le=10_000)
-    ws_url: str | None = Field(default=None, pattern=r"^wss?://[^\s/]+")
-    rest_url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+")
+    ws_url: _WsUrl | None = None
+    rest_url: _RestUrl | None = None
 
     @field_validator("symbols")
     @classmethod

@@ -3,14 +3,17 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 _OURS: Final = {  # pydantic's type of an error -> what must be
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a table"),
+    "finite_number": "must be a finite number",
     "list_type": "must be a list",
     "string_type": "must be text in quotes",
+    "string_too_short": "must not be empty",
     "too_short": "must name at least {min_length}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",
@@ -35,6 +38,28 @@ def short(given: object) -> str:
     """Return ``given`` as Python writes it, cut where it is long."""
     text = repr(given)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def undialable(url: str) -> str | None:
+    """Return why nobody can connect to ``url``, and what to write; None where one can."""
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return "holds a blank: take it out, or write %20 in a path"
+    try:
+        split = urlsplit(url)
+        host = split.hostname or ""
+    except ValueError:
+        return "has a broken host: write an IPv6 address as [::1]"
+    try:
+        port = split.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        return "has no port that can be: write a number from 1 to 65535 after the host's colon, or no colon"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        host = ""
+    return None if host else "names no host: write one, such as 127.0.0.1 or venue.example"
 
 
 def plain(error: Mapping[str, Any], *, show: bool = True) -> str:

@@ -202,8 +202,28 @@ def ports_of(settings: Settings, metrics_port: int, lines: Sequence[str]) -> dic
     return ports
 
 
+def check_clashes(settings: Settings, offset: int) -> None:
+    """Say which port of the configuration is that of a process' metrics.
+
+    Raises:
+        ConfigError: One is.
+    """
+    ports = ports_of(settings, METRICS_PORT + offset, formation_lines())
+    metrics = {port: what for what, (_, port) in ports.items() if what.startswith("metrics")}
+    if settings.redis.url is None:
+        ports["redis.port"] = ("127.0.0.1", settings.redis.port)
+    clashes = [
+        f"{what}: {port} is the port of the {metrics[port]} too: take another"
+        for what, (_, port) in ports.items()
+        if port in metrics and not what.startswith("metrics")
+    ]
+    if clashes:
+        raise ConfigError("\n".join(clashes))
+
+
 def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) -> None:
     """Say at once, and once, what each of nine processes would say otherwise."""
+    check_clashes(settings, metrics_port - METRICS_PORT)
     for what, (host, port) in ports_of(settings, metrics_port, lines).items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,25 @@ def test_an_actor_with_a_wrong_configuration_ends_with_code_2(tapeline: Tapeline
     done = tapeline("run", "normalizer", "--config", str(file))
     assert done.returncode == 2
     assert "x.toml:1: mode" in done.stderr
+
+
+def test_a_role_that_idles_is_no_target_of_prometheus(tmp_path: Path):
+    file = tmp_path / "x.toml"
+    file.write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TAPELINE_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "actors", "supervise", "master", "--config", file],
+        cwd=tmp_path,
+        env={**kept, "PORT": "7499"},
+        stderr=subprocess.PIPE,
+    ) as supervisor:
+        try:
+            assert supervisor.stderr is not None
+            assert b"master_idle" in supervisor.stderr.readline()
+            assert list((tmp_path / ".tapeline/targets").iterdir()) == []
+        finally:
+            supervisor.terminate()
+            assert supervisor.wait(10) == 0
 
 
 def test_every_line_of_the_procfile_is_a_role():

@@ -13,7 +13,7 @@ from actors.config import ConfigError, Settings, VenueSettings
 from actors.config.describe import schema
 from actors.config.reader import OFFSET, read
 from actors.connector.planning import endpoints_of, plan
-from actors.demo import METRICS_PORT, formation_lines, ports_of
+from actors.demo import METRICS_PORT, check_clashes, formation_lines, ports_of
 from actors.model.instruments import Instrument, market_kind, shard
 from actors.streams.keys import Keys, Partition, Stream, legs, partitions
 from actors.streams.url import parse, redis_url
@@ -77,6 +77,7 @@ def check(file: Path | None, env: Mapping[str, str], *, as_json: bool) -> int:
     """
     try:
         settings, notes = read(file, env)
+        check_clashes(settings, int(env.get(OFFSET, "0")))
     except ConfigError as e:
         if not as_json:
             raise

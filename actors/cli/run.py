@@ -10,7 +10,7 @@ from typing import Final
 
 from actors.config import ConfigError, Settings, load
 from actors.config.words import nearest
-from actors.runtime.supervisor import STOP, Signals, hold_lifeline
+from actors.runtime.supervisor import LIFELINE, STOP, Signals, hold_lifeline, target_of
 
 ROLES: Final = (
     "connector", "normalizer", "bookbuilder", "analytics", "broadcaster", "simulator", "forwarder", "master",
@@ -102,6 +102,9 @@ def _idle(role: str, settings: Settings, reason: str) -> int:
 
     log.setup(role, settings)
     signals = Signals(signal.SIGCHLD, *STOP)
+    target = target_of(role, os.environ) if LIFELINE in os.environ else None  # else it is another's
+    if target is not None:
+        target.unlink(missing_ok=True)  # it serves no metrics
     structlog.get_logger().info(f"{role}_idle", reason=reason)
     signals.wait_for(*STOP)
     return 0

@@ -268,15 +268,22 @@ def _how(returncode: int) -> str:
         return f"killed by signal {-returncode}"
 
 
-def _write_target(role: str, env: Mapping[str, str]) -> Path | None:
-    """Write where Prometheus finds this process (file_sd); return the file, None without a fixed port."""
-    port, name = env.get("PORT", "0"), env.get("HONCHO_PROCESS_NAME", role)
-    if port == "0" or role == "redis":
+def target_of(role: str, env: Mapping[str, str]) -> Path | None:
+    """Return the file that tells Prometheus of this process (file_sd), None without a fixed port."""
+    if env.get("PORT", "0") == "0" or role == "redis":
         return None
-    TARGETS.mkdir(parents=True, exist_ok=True)
-    file = TARGETS / f"{name}.json"
+    return TARGETS / f"{env.get('HONCHO_PROCESS_NAME', role)}.json"
+
+
+def _write_target(role: str, env: Mapping[str, str]) -> Path | None:
+    """Write where Prometheus finds this process; return the file. An actor that idles removes it."""
+    file = target_of(role, env)
+    if file is None:
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}"], "labels": {"process": name}}]) + "\n")
+    target = {"targets": [f"127.0.0.1:{env['PORT']}"], "labels": {"process": file.stem}}
+    partial.write_text(json.dumps([target]) + "\n")
     partial.replace(file)
     return file
 

@@ -24,6 +24,14 @@ def test_check_tells_a_program_every_fault(tapeline: Tapeline, tmp_path: Path):
     assert json.loads(tapeline("config", "check", DEMO, "--json").stdout)["ok"]
 
 
+def test_a_port_of_a_process_metrics_is_refused(tapeline: Tapeline, tmp_path: Path):
+    file = tmp_path / "x.toml"
+    file.write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    done = tapeline("config", "check", file, TAPELINE_BROADCASTER__PORT="7600")
+    assert done.returncode == 2
+    assert "broadcaster.port: 7600 is the port of the metrics of connector too: take another" in done.stderr
+
+
 def test_plan_shows_connections_streams_and_ports_without_asking_anybody(tapeline: Tapeline, tmp_path: Path):
     file = tmp_path / "x.toml"
     file.write_text(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import IO, Final
 import anyio
 import msgspec
 
-from actors.config import ConfigError, Settings
+from actors.config import ConfigError, Settings, VenueSettings
 from actors.config.reader import OFFSET, ONLY, read
 from actors.config.words import nearest
 from actors.model import codec
@@ -35,6 +35,8 @@ from actors.streams.client import connect, hot, parse, redis_url
 from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Cursor, Keys, Partition, Stream, partitions
 from actors.streams.partition import Tail, closing, newest
+from actors.venues import VENUES
+from actors.venues.base import items_of
 
 ROOT: Final = Path(__file__).resolve().parents[1]  # the checkout: Procfile and config/ are there
 PROCFILE: Final = ROOT / "Procfile"
@@ -63,15 +65,17 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class Life:
-    """How one venue comes alive, from its events."""
+    """How one venue comes alive, from its events: at its first trade; at anything, where none is wanted."""
 
-    def __init__(self, venue: str, symbols: list[str], began_ns: int) -> None:
+    def __init__(self, venue: str, symbols: Collection[str], began_ns: int, *, trades: bool = True) -> None:
         self.venue = venue
+        self._trades = trades
         self._missing = {*symbols}
         self._all = len(symbols)
         self._began_ns = self._asked_ns = began_ns
         self._asked = False
         self._trade_ns: int | None = None
+        self._heard: tuple[int, str] | None = None  # the first item that was live: when, its channel
         self.refused: dict[str, str] = {}
         self._down = ""
         self._down_ns = 0
@@ -81,7 +85,14 @@ class Life:
     @property
     def wants_trades(self) -> bool:
         """Whether a trade would be news."""
-        return bool(self._trade_ns is None or self._missing or self._down)
+        return self._trades and bool(self._trade_ns is None or self._missing or self._down)
+
+    @property
+    def _first(self) -> tuple[int, str] | None:
+        """When it came alive, and by what."""
+        if not self._trades:
+            return self._heard
+        return None if self._trade_ns is None else (self._trade_ns, "trade")
 
     def take(self, event: Status | Trade) -> None:
         """Learn from one event."""
@@ -95,6 +106,8 @@ class Life:
         elif event.state == "live" and event.symbol is not None:
             self._down = ""
             self._missing.discard(event.symbol)
+            if self._heard is None:
+                self._heard = event.ts_recv, (event.channel or "event").replace("_", " ")
         elif event.state == "refused" and event.symbol is not None:
             self.refused[event.symbol] = event.reason
         elif event.state == "down" and event.channel is None and event.ts_recv >= self._began_ns:
@@ -113,20 +126,25 @@ class Life:
 
     def _state(self, now_ns: int, waited_s: float) -> str | None:
         waiting = self._missing - {*self.refused}
-        if self._trade_ns is not None and not self._down:
-            if waiting and (now_ns - self._trade_ns) / 1e9 < _TOGETHER_S:
-                return None
-            if self._again and not (self.said or "").startswith("live:"):
-                return f"live again: {self._symbols(waiting)}"
-            ms = max(0, self._trade_ns - self._asked_ns) // 1_000_000
-            refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self.refused.items()))
-            return f"live: {self._symbols(waiting)}, first trade after {ms} ms{refused}"
         if self._down:
             # A connection that is replaced, or one of two, is no news.
             return None if (now_ns - self._down_ns) / 1e9 < _HICCUP_S else f"down: {self._down}"
-        if waited_s > _SLOW_S and self._trade_ns is None:
-            return "down: no trade yet (tapeline status says more)"
-        return None
+        if self._first is not None:
+            return self._alive(*self._first, waiting, now_ns)
+        if waited_s <= _SLOW_S:
+            return None
+        if self._heard is not None:
+            return f"live: {self._symbols(waiting)}, no trade yet"
+        return f"down: no {'trade' if self._trades else 'data'} yet (tapeline status says more)"
+
+    def _alive(self, at_ns: int, what: str, waiting: set[str], now_ns: int) -> str | None:
+        if waiting and (now_ns - at_ns) / 1e9 < _TOGETHER_S:
+            return None
+        if self._again and not (self.said or "").startswith("live:"):
+            return f"live again: {self._symbols(waiting)}"
+        ms = max(0, at_ns - self._asked_ns) // 1_000_000
+        refused = "".join(f"; {symbol} refused: {why}" for symbol, why in sorted(self.refused.items()))
+        return f"live: {self._symbols(waiting)}, first {what} after {ms} ms{refused}"
 
     def _symbols(self, waiting: set[str]) -> str:
         live = self._all - len(self.refused) - len(waiting)
@@ -340,9 +358,7 @@ async def _follow(settings: Settings) -> None:
         return
     await client.aclose()
     began, began_ns = time.monotonic(), time.time_ns()
-    lives = {
-        name: Life(name, venue.symbols, began_ns) for name, venue in settings.venues.items() if venue.enabled
-    }
+    lives = {name: _life(name, venue, began_ns) for name, venue in settings.venues.items() if venue.enabled}
     keys = Keys(settings.redis.prefix, settings.redis.pubsub_prefix)
     guided = False
     async with anyio.create_task_group() as tg:
@@ -357,6 +373,13 @@ async def _follow(settings: Settings) -> None:
                 guided = True
                 refused = {symbol for life in lives.values() for symbol in life.refused}
                 _say(hints(settings, keys, shutil.which("redis-cli") is not None, refused))
+
+
+def _life(name: str, venue: VenueSettings, began_ns: int) -> Life:
+    groups = venue.wanted(VENUES[name].channels, venue.symbols)
+    items = [item for channels, symbols in groups.items() for item in items_of(symbols, channels)]
+    trades = any(channel == "trade" for channel, _ in items)
+    return Life(name, {symbol for _, symbol in items}, began_ns, trades=trades)
 
 
 async def _read(settings: Settings, keys: Keys, partition: Partition, life: Life) -> None:

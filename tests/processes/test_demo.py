@@ -97,6 +97,25 @@ def test_a_venue_that_says_nothing_is_down():
     assert str(life.news(0, 9)).startswith("binance down: no trade yet")
 
 
+def test_a_venue_without_trades_is_live_by_what_it_has():
+    life = Life("bitfinex", ["BTC-USD"], 0, trades=False)
+    assert life.news(0, 7) is None
+    assert str(life.news(0, 9)).startswith("bitfinex down: no data yet")
+    life.take(status("wanted", symbol="BTC-USD", at_ms=10))
+    life.take(Status("bitfinex", "BTC-USD", None, 73_000_000, None, "open_interest", "live", ""))
+    assert not life.wants_trades
+    assert life.news(SECOND, 10) == "bitfinex live: 1 symbol, first open interest after 63 ms"
+
+
+def test_a_venue_that_is_live_but_quiet_is_not_down():
+    life = Life("kraken", ["BTC-USD"], 0)
+    life.take(status("live", symbol="BTC-USD", at_ms=10))
+    assert life.news(7 * SECOND, 7) is None
+    assert life.news(9 * SECOND, 9) == "kraken live: 1 symbol, no trade yet"
+    life.take(trade("BTC-USD", 12_000))
+    assert str(life.news(12 * SECOND, 12)).startswith("kraken live: 1 symbol, first trade after ")
+
+
 @pytest.mark.parametrize("redis_cli", [True, False])
 def test_hints_name_commands_that_are_there(*, redis_cli: bool):
     settings = Settings(mode="live", venues={"binance": VenueSettings(symbols=["BTC-USDT"])})

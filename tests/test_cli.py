@@ -276,6 +276,14 @@ def test_status_of_an_empty_redis_says_what_is_missing(tapeline: Tapeline, redis
     assert "not as it should be: no broadcaster runs" in shown.stdout
 
 
+def test_the_best_prices_that_come_with_the_book_are_shown_as_that(tapeline: Tapeline):
+    rows = {row["venue"]: row for row in json.loads(tapeline("venues", "--json").stdout)}
+    assert (rows["kraken"]["derived"], rows["binance"]["derived"]) == (["l1"], [])
+    [kraken] = [line for line in tapeline("venues", "--markdown").stdout.splitlines() if "| kraken |" in line]
+    assert kraken.startswith("| kraken | spot | ● | ● | book | ● |")
+    assert "(l1 from book)" in tapeline("venues", COLUMNS="160").stdout
+
+
 def test_coverage_tells_what_a_venue_does_not_list_from_what_it_did_not_say():
     sources = [("binance", "BTC/USDT"), ("kraken", "BTC/XXX"), ("okx", "BTC/USD")]
     document = {

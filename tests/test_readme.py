@@ -56,7 +56,7 @@ ELSEWHERE = {
             ".venv/bin/tapeline reconnect binance",
             ".venv/bin/tapeline deadletter list",
             ".venv/bin/tapeline pairs all --feeds feeds.json --coverage",
-            ".venv/bin/tapeline completion",
+            ".venv/bin/tapeline completion --install",
         ),
         "cli/test_commands_live.py",
     ),

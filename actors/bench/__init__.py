@@ -83,7 +83,7 @@ def main(
         figures: dict[str, object] = {
             "runs": runs,
             "seconds": seconds,
-            "venues": " ".join(tape.venues),
+            "venues": " ".join(bench.decoded if chosen == ["venues"] else tape.venues),
         }
         lost = 0
         for row in chosen:

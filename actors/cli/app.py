@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
@@ -27,13 +27,12 @@ from actors.config import ConfigError
 
 __all__ = ["acting", "app", "configuring", "looking", "main"]
 
+Shell = Literal["bash", "zsh", "fish"]
+
 DEMO: Final = Path(__file__).resolve().parents[2] / "config" / "demo.toml"
 
 master_app = App(name="master", help="Run the reference master, or look into what it holds.", group=START)
 app.command(master_app)
-cast("Any", app).register_install_completion_command(
-    name="completion", group=SETTINGS, help="Let the shell complete commands, venues and symbols at TAB."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -224,6 +223,36 @@ def master_tail(
         lines=lines,
         follow=follow,
     )
+
+
+@app.command(group=SETTINGS)
+def completion(*, shell: Shell | None = None, output: Path | None = None, install: Switch = False) -> int:
+    """Print what lets the shell complete commands, venues and symbols at TAB; --install puts it in place.
+
+    Example: source <(tapeline completion)
+
+    Parameters
+    ----------
+    shell:
+        The shell it is for; the one you are in unless given.
+    output:
+        Write it to this file instead.
+    install:
+        Write it to your shell's folder, and for bash and zsh a line to ~/.bashrc or ~/.zshrc that loads it.
+    """
+    from cyclopts.completion import ShellDetectionError, detect_shell  # noqa: PLC0415 - only this needs it
+
+    try:
+        shell = cast("Shell", detect_shell()) if shell is None else shell
+    except ShellDetectionError as e:
+        raise ConfigError("which shell this is cannot be seen: name it with --shell") from e
+    if not install and output is None:
+        sys.stdout.write(app.generate_completion(shell=shell))
+        return 0
+    file = app.install_completion(shell=shell, output=output, add_to_startup=install)
+    started = f", and ~/.{shell}rc has a line for it: start another shell" * (install and shell != "fish")
+    sys.stdout.write(f"wrote {file}{started}\n")
+    return 0
 
 
 @app.command(group=PROVE)

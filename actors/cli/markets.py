@@ -39,11 +39,15 @@ class Unlisted(Exception):
 
 
 class Row(NamedTuple):
-    """One venue, as the matrix shows it; ``channels`` in the order of ``CHANNELS``."""
+    """One venue, as the matrix shows it; ``channels`` in the order of ``CHANNELS``.
+
+    ``derived``: what comes with another channel and cannot be asked for: l1 from the book.
+    """
 
     venue: str
     markets: list[str]
     channels: list[Channel]
+    derived: list[Channel]
     book: str | None
     simulated: bool
 
@@ -58,7 +62,8 @@ def matrix() -> list[Row]:
     for name, venue in sorted(VENUES.items()):
         has: list[Channel] = [channel for channel in CHANNELS if channel in venue.channels]
         proof = venue.book_rule.verified if "book" in venue.channels else None
-        rows.append(Row(name, sorted(venue.markets), has, proof, name in local))
+        derived: list[Channel] = ["l1"] if proof is not None and "l1" not in has else []
+        rows.append(Row(name, sorted(venue.markets), has, derived, proof, name in local))
     return rows
 
 
@@ -70,7 +75,7 @@ def markdown() -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    has = ("●" if channel in row.channels else "" for channel in CHANNELS)
+    has = ("●" if c in row.channels else "book" if c in row.derived else "" for c in CHANNELS)
     return [row.venue, ", ".join(row.markets), *has, row.book or "", "●" if row.simulated else ""]
 
 
@@ -88,7 +93,8 @@ def show_venues(*, as_json: bool, as_markdown: bool) -> int:
 
 def _line(row: Row) -> list[str]:
     """Return a row for a terminal, where a column a channel would not fit."""
-    return [row.venue, " ".join(row.markets), " ".join(row.channels), row.book or "", "yes" * row.simulated]
+    named = (*row.channels, *(f"({channel} from book)" for channel in row.derived))
+    return [row.venue, " ".join(row.markets), " ".join(named), row.book or "", "yes" * row.simulated]
 
 
 # -------------------------------------------------------------------------------------------- symbols

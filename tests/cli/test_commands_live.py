@@ -115,6 +115,7 @@ def test_it_starts_and_says_what_it_passes_over(there: Collector):
     assert 'config.json:46: exchanges[2].name: there is no exchange "gateo"; did you mean "gateio"?' in said
     assert re.search(r"^binance live: 2 symbols, first trade after \d+ ms", said, re.MULTILINE)
     assert re.search(r"^kraken live: 1 symbol, first trade after \d+ ms", said, re.MULTILINE)
+    assert re.search(r"^bitfinex live: 1 symbol, first book after \d+ ms", said, re.MULTILINE)  # no trades
     assert KEY not in said
 
 
@@ -366,7 +367,14 @@ def test_the_shell_offers_roles_venues_and_symbols(command: Command):
 
 def test_the_completion_is_a_script_that_bash_takes(there: Collector, tapeline: Tapeline, tmp_path: Path):
     script = tmp_path / "tapeline.bash"
+    printed = tapeline("completion", "--shell", "bash", HOME=str(tmp_path / "home")).stdout
+    assert not (tmp_path / "home").exists()
     assert tapeline("completion", "--shell", "bash", "--output", script, HOME=str(tmp_path)).returncode == 0
+    assert script.read_text() == printed
+    assert [*tmp_path.iterdir()] == [script]  # nothing else of the user's is touched
+    done = tapeline("completion", "--shell", "bash", "--install", HOME=str(tmp_path))
+    assert ".bashrc has a line for it" in done.stdout
+    assert "tapeline" in (tmp_path / ".bashrc").read_text()
     ask = (
         f"source {script}; COMP_WORDS=({BIN}/tapeline resync kr); COMP_CWORD=2; "
         "$(complete -p tapeline | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); echo ${COMPREPLY[@]}"
@@ -392,7 +400,9 @@ SAID = {  # command that ends -> what it prints
     ".venv/bin/tapeline status": "all that is configured is live",
     ".venv/bin/tapeline config import config.json": "wrote config.toml and config.key",
     ".venv/bin/tapeline pairs binance --feeds feeds.json": "supported Binance trade pairs found",
-    ".venv/bin/tapeline config check barter.toml": "ok: live, okx (6 symbols)",
+    ".venv/bin/tapeline config check barter.toml": (
+        "ok: live, okx (6 symbols), binance_usdm (4 symbols), bybit_linear (3 symbols)"
+    ),
 }
 FOLLOWED = {  # command that goes on -> what it prints within a few seconds
     ".venv/bin/tapeline tail trade": " trade ",

@@ -297,6 +297,14 @@ def test_coverage_tells_what_a_venue_does_not_list_from_what_it_did_not_say():
     )
 
 
+def test_what_is_polled_cannot_be_subscribed_anew_and_that_is_said_at_once():
+    settings = Settings(mode="live", venues={"bitrue": VenueSettings(symbols=["BTC-USDT"])})
+    with pytest.raises(ConfigError, match="bitrue's trade is polled by REST: there is no subscription"):
+        control._wanted(settings, "bitrue", "BTC-USDT", "trade")
+    with pytest.raises(ConfigError, match="its l1 is the top of its book: resync the book"):
+        control._wanted(settings, "bitrue", "BTC-USDT", "l1")
+
+
 def test_a_connection_that_takes_the_place_of_another_renews_what_it_carries():
     item: Item = ("book", "BTC-USD")
     renewal = control._Renewal(item, well=frozenset(("live",)), stays=True, replaced=["a.1", "b.1"])

@@ -305,10 +305,13 @@ def _past_trade(t: _PastTrade, symbol: str, scratch: Scratch) -> Trade:
     return Trade(*head, str(t.id), price, size, "buy" if t.side == "b" else "sell", backfilled=True)
 
 
+_FIRST_NS: Final = 978_307_200 * 1_000_000_000  # 2001
+
+
 def _seconds(text: str) -> int:
     whole, _, fraction = decimal_text(text).partition(".")
     ns = int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
-    if text.startswith("-") or ns >= 1 << 63:
+    if not _FIRST_NS <= ns < 1 << 63:
         raise Unparseable(f"no time of a venue: {text[:40]}")
     return ns
 

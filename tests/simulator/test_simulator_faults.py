@@ -248,7 +248,7 @@ async def test_the_venues_clock_can_be_off() -> None:
     async with rig() as it, it.stream(TRADES) as ws:
         right = (await frame(ws))["data"]["E"]
         await it.fault("clock", offset_s=-60, for_s=30)
-        wrong = await frame(ws, lambda d: d["data"]["E"] < right)
+        wrong = await frame(ws, lambda d: d["data"]["E"] < right - 10_000)  # far more than they jitter
         assert 50_000 < right - wrong["data"]["E"] < 61_000
         assert abs((await it.get("/binance/api/v3/time"))["serverTime"] - wrong["data"]["E"]) < 10_000
 

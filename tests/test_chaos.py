@@ -206,4 +206,4 @@ class TestBooks:
 def test_all_venues_of_the_demo_are_hurt():
     assert sorted(venues.symbols_of(None)) == sorted(VENUES)
     assert all(venues.symbols_of(None).values())
-    assert len({fault["kind"] for fault in venues.FAULTS}) == 17
+    assert len({fault["kind"] for fault in venues.FAULTS}) == 23

@@ -3,7 +3,7 @@
 1. Stages on one ``raw`` stream, their owners killed -9, stopped past their lease, the server killed: every
    output equals an undisturbed fold, by number and text.
 2. Connectors against the simulated venues, one leg, then two.
-3. All venues of the demo, with faults of 17 kinds, any actor killed meanwhile.
+3. All venues of the demo, with faults of 23 kinds, any actor killed meanwhile.
 4. Forwarder and master, alone and together, then the master away for a while: its files against the streams.
 
 All of it on loopback, in a folder of its own, with servers and actors that it starts and ends itself.

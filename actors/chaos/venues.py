@@ -1,10 +1,11 @@
 """Scenario 3: all venues of the demo at once, with faults, and any actor killed meanwhile.
 
 Faults come at random: frames dropped, doubled, swapped, damaged, with crossed books or wrong checksums,
-connections closed, reset or silent, snapshots that are old, subscriptions that are refused. When they have
-ended each book must be live and the venue's own; no trade came twice, and none that never was; where ids are
-contiguous each trade of the tape is in ``events`` or inside a ``gap``. And as ever all that the stages wrote
-is what an undisturbed fold makes of ``raw``.
+connections closed, reset, silent or refused, snapshots that are old, subscriptions that are refused or not
+answered, symbols that are not listed, a wrong clock; but none that grants trades and never gives any: a quiet
+market looks like that. When they have ended each book must be live and the venue's own; no trade came twice,
+and none that never was; where ids are contiguous each trade of the tape is in ``events`` or inside a ``gap``.
+And as ever all that the stages wrote is what an undisturbed fold makes of ``raw``.
 """
 
 import random
@@ -37,6 +38,9 @@ FAULTS: Final[Sequence[Mapping[str, object]]] = (
     {"kind": "drop"}, {"kind": "reset"}, {"kind": "shutdown", "for_s": 2}, {"kind": "silence", "for_s": 3},
     {"kind": "half_open", "for_s": 5}, {"kind": "slow", "for_s": 2}, {"kind": "stale_snapshot", "for_s": 2},
     {"kind": "refuse", "for_s": 2}, {"kind": "rest", "for_s": 2, "status": 503},
+    {"kind": "oversize"}, {"kind": "unlist", "for_s": 2}, {"kind": "no_ack", "for_s": 2},
+    {"kind": "maintenance", "for_s": 2}, {"kind": "connect", "for_s": 2, "status": 503},
+    {"kind": "clock", "for_s": 3, "offset_s": -2},
 )  # fmt: skip
 _PAUSE_S: Final = 0.4  # between two faults, at most
 _LIVE_S: Final = 120.0  # a subscription that was refused or is silent is tried again within a minute

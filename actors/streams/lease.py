@@ -212,6 +212,7 @@ class _Keeper:
         self._free_since: dict[Wanted, float] = {}
         self._members = [actor.instance]
         self._shed_at = 0.0
+        self._surplus_since: float | None = None
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tg:
@@ -383,10 +384,19 @@ class _Keeper:
             log.warning("lease_not_released", role=self._role, partition=str(held.lease.partition))
 
     def _shed(self) -> None:
-        """Let one lease above the fair share go, at most one a second; of two legs the second."""
+        """Let one lease above the fair share go, at most one a second; of two legs the second.
+
+        A surplus has to last: whoever was killed still counts beside its successor until its time is up, and
+        just then the other leg of what I hold may be the one that died.
+        """
         now = anyio.current_time()
         ending = sum(held.lease.ending.is_set() for held in self._held.values())
-        if len(self._held) - ending <= self._share or now < self._shed_at:
+        if len(self._held) - ending <= self._share:
+            self._surplus_since = None
+            return
+        if self._surplus_since is None:
+            self._surplus_since = now
+        if now < max(self._shed_at, self._surplus_since + 2 * self._ttl_s + _SHED_S):
             return
         self._shed_at = now + _SHED_S
         staying = [item for item, held in self._held.items() if not held.lease.ending.is_set()]

@@ -83,6 +83,34 @@ async def test_instances_share_fairly_and_two_legs_live_apart(redis_server, sett
         assert time.monotonic() - began < 2 * TTL_S + 1
 
 
+async def test_nothing_is_given_away_because_a_dead_instance_counts_beside_its_successor(
+    redis_server, settings_for
+):
+    """Just then the other leg of what would be given away may be one that died."""
+    settings = settings_for(redis_server(), lease_ttl_s=TTL_S)
+    wanted: list[Wanted] = [(Partition("binance", shard), leg) for shard in range(3) for leg in ("a", "b")]
+    one, killed, successor = (instance(settings) for _ in range(3))
+    async with anyio.create_task_group() as tg:
+
+        async def live() -> None:
+            await keep(killed.actor, wanted, killed.work, lease_role="connector")
+
+        async with keeping(one, wanted=wanted):
+            dying = anyio.CancelScope()
+
+            async def until_killed() -> None:
+                with dying:
+                    await live()
+
+            tg.start_soon(until_killed)
+            await eventually(lambda: len(one.now) == 3 and len(killed.now) == 3)
+            begun, kept = one.begun, dict(one.now)
+            dying.cancel()  # its leases and its membership last on, as after a kill
+            async with keeping(successor, wanted=wanted):
+                await eventually(lambda: len(successor.now) == 3)
+                assert (one.begun, one.now) == (begun, kept)
+
+
 async def test_what_a_dead_owner_held_is_taken_when_it_runs_out(redis_server, settings_for):
     server = redis_server()
     settings = settings_for(server, lease_ttl_s=TTL_S)

@@ -222,9 +222,9 @@ class Sync:
         """Let time pass."""
         if not self.joined:
             held = self._held
-            return (
-                "kept" if held is None or now - held.ts_recv < STILL_S * SECOND else self._take(held, [], now)
-            )
+            if held is None or now - held.ts_recv < STILL_S * SECOND:
+                return "kept"
+            return self._take(held, [], now)
         most_s = AUCTION_S if self._crossed_openings > 1 else CROSSED_S
         if self.crossed_since is not None and now - self.crossed_since > most_s * SECOND:
             fault = Fault("crossed", _text(self.seq), None, f"crossed for more than {most_s} s")

@@ -59,7 +59,7 @@ class Instruments:
         return {
             row.symbol
             for native, row in self._instruments.items()
-            if re.search(rb"%b(?=[^\w-])" % re.escape(native.encode()), frame)
+            if (name := native.encode()) in frame and re.search(rb"%b(?=[^\w-])" % re.escape(name), frame)
         }
 
     def _refuse(self, unknown: UnknownInstrument) -> None:

@@ -38,7 +38,8 @@ async def run(actor: Actor) -> None:
         named = wanted.channels is None or "l1" in wanted.channels
         # Where it is wanted of some symbols only, a symbol has it from its first on.
         has_l1 = "l1" in venue.channels and named and "l1" not in wanted.only
-        folds[partition] = Bookbuild(venue.name, venue.book_rule, state, has_l1=has_l1)
+        rule = venue.book_rule.audited(wanted.audit_s)
+        folds[partition] = Bookbuild(venue.name, rule, state, has_l1=has_l1)
         return folds[partition]
 
     stage = Stage(

@@ -188,6 +188,10 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel("Books by state", "short", (total("tapeline_books", "state"),)),
             Panel("Books started again", "short", (rate("tapeline_resyncs_total", "venue", "reason"),)),
+            Panel(
+                "Books audited", "short", (rate("tapeline_book_audits_total", "venue", "reason"),),
+                "Compared with what REST gives, where nothing in the stream proves a book.",
+            ),
             Panel("Books by partition", "short", (total("tapeline_books", "partition", "state"),)),
         ),
     ),

@@ -65,8 +65,9 @@ class Chain:
         self.say("x", raw.Closed(1006, "gone"), conn)
 
     def answer(self, request: ControlRequest, body: Any, status: int = 200) -> None:
-        assert self.venue.snapshot is not None
-        rest = self.venue.snapshot(self.known[request.symbol or ""])
+        make = self.venue.audit if request.op == "audit" else self.venue.snapshot
+        assert make is not None
+        rest = make(self.known[request.symbol or ""])
         self.say("h", Answer(rest, status, json.dumps(body), request.id, request.conn), request.conn or "a.*")
 
     def wait(self, seconds: int, *heard: Any) -> None:

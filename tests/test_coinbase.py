@@ -9,6 +9,7 @@ from chain_rig import Chain
 from actors.model.events import Book, BookSnapshot, Gap, Status
 from actors.model.instruments import Instrument
 from actors.stages.book import View
+from actors.stages.control import ControlRequest
 from actors.venues import coinbase
 from actors.venues.base import Ignored, Limits, Scratch
 
@@ -124,5 +125,45 @@ def test_a_product_whose_heart_stops_is_silent_and_the_other_one_is_not(chain: C
 
 def test_a_quiet_product_whose_heart_beats_is_well(chain: Chain) -> None:
     chain.wait(120, beat(BTC), beat(ETH))
-    assert chain.asked() == []
+    assert {r.op for r in chain.asked()} == {"audit"}
     assert chain.states() == {}
+
+
+def test_an_audit_that_is_not_answered_is_asked_for_again_and_proves_when_it_is(chain: Chain) -> None:
+    def asked() -> list[ControlRequest]:
+        chain.wait(31, beat(BTC), beat(ETH))
+        return [request for request in chain.asked() if request.symbol == "BTC-USD"]
+
+    chain.wait(70, beat(BTC), beat(ETH))
+    first = next(request for request in chain.asked() if request.symbol == "BTC-USD")
+    assert (first.op, first.channel, first.conn) == ("audit", "book", "a.1")
+    chain.answer(first, "busy", status=503)
+    [second] = asked()
+    chain.answer(second, {"bids": "?"})
+    assert len(chain.dead()) == 1
+    [third] = asked()
+    book = {"bids": [["1", "1", 1]], "asks": [["2", "1", 1]], "sequence": 9, "time": TIME}
+    chain.answer(third, {**book, "auction_mode": True})
+    [fourth] = asked()
+    assert {event.verified for event in chain.told(Book)} == {"none"}
+    chain.answer(fourth, book)
+    chain.wait(3, beat(BTC), beat(ETH))
+    chain.told()
+    chain.hear(update(BTC, ("buy", "0.5", "1")))
+    [changed] = [event for event in chain.told(Book) if event.type == "delta"]
+    assert changed.verified == "audit"
+    assert asked() == []
+
+
+def test_an_audit_that_finds_a_difference_twice_is_a_gap_and_another_book_is_asked_for(chain: Chain) -> None:
+    wrong = {"bids": [["1", "8", 1]], "asks": [["2", "1", 1]], "sequence": 9}
+    chain.wait(70, beat(BTC), beat(ETH))
+    first = next(request for request in chain.asked() if request.symbol == "BTC-USD")
+    chain.answer(first, {**wrong, "time": "2026-07-04T23:40:00Z"})
+    chain.wait(8, beat(BTC), beat(ETH))  # it is looked at after 3 s, and asked for again 5 s later
+    second = next(request for request in chain.asked() if request.symbol == "BTC-USD")
+    chain.told()
+    chain.answer(second, {**wrong, "time": "2026-07-04T23:40:06Z"})
+    chain.wait(3, beat(BTC), beat(ETH))
+    assert [(g.symbol, g.channel, g.cause) for g in chain.told(Gap)] == [("BTC-USD", "book", "sequence")]
+    assert [(r.op, r.symbol) for r in chain.asked()] == [("resubscribe", "BTC-USD")]

@@ -44,7 +44,8 @@ def test_the_live_configuration_shows_every_key_with_its_default_and_what_it_is_
     text = (ROOT / "config" / "tapeline.toml").read_text()
     opened = re.sub(r"^# (?=[a-z_.]+ = )", "", text, flags=re.MULTILINE)
     settings = Settings.model_validate(tomllib.loads(opened)).model_dump()
-    default = Settings(mode="live", venues={"binance": VenueSettings(symbols=["BTC-USDT"])}).model_dump()
+    bare = VenueSettings(symbols=["BTC-USDT"])
+    default = Settings(mode="live", venues={"binance": bare, "coinbase": bare}).model_dump()
     default["forwarder"]["venues"]["binance"] = ForwardVenueSettings().model_dump()
     for path in describe.settings():
         key = ".".join(path)
@@ -53,8 +54,9 @@ def test_the_live_configuration_shows_every_key_with_its_default_and_what_it_is_
         assert describe.TEXTS[key] in text, key
         assert re.search(rf"^(# )?{path[-1]}( |\.\w+ )= ", text, re.MULTILINE), key
         shown, usual = settings, default
+        example = "coinbase" if path[-1] == "audit_s" else "binance"
         for part in path:
-            name = "binance" if part == "*" else part
+            name = example if part == "*" else part
             shown, usual = shown[name], usual[name]
         if usual not in (None, {}) and path[-1] != "symbols":
             assert shown == usual, key
@@ -120,6 +122,29 @@ shards = 0
     ):
         assert any(line in fault for fault in told), line
     assert len(told) == 14
+
+
+@pytest.mark.parametrize(
+    ("venue", "why"),
+    [
+        ("binance", "they are proved by their sequence"),
+        ("kraken", "they are proved by their checksum"),
+        ("bitrue", "each frame is a whole book"),
+    ],
+)
+def test_audits_are_of_books_that_nothing_else_proves(tmp_path: Path, venue: str, why: str):
+    text = f'mode = "live"\n[venues.{venue}]\nsymbols = ["BTC-USDT"]\naudit_s = 60\n'
+    assert faults(tmp_path, text) == [
+        f"tapeline.toml:4: venues.{venue}.audit_s: books of {venue} are not audited: {why}"
+    ]
+
+
+def test_audits_are_as_often_as_a_user_says_or_never():
+    rule = VENUES["coinbase"].book_rule
+    assert rule.audited(None) is rule
+    assert (rule.audited(30).audit_s, rule.audited(30).verified) == (30, "audit")
+    assert (rule.audited(0).audit_s, rule.audited(0).verified) == (None, "none")
+    assert VENUES["binance"].book_rule.audited(0) is VENUES["binance"].book_rule
 
 
 def test_what_a_wrong_type_leaves_is_judged_all_the_same(tmp_path: Path):

@@ -167,7 +167,9 @@ def numbered(entries: Iterable[Entry]) -> list[tuple[int, bytes]]:
     return [(entry.first + i, line) for entry in entries for i, line in enumerate(entry.lines)]
 
 
-def compare(watch: Watch, report: Report, *, has_l1: bool) -> dict[Stream, list[Entry]]:
+def compare(
+    watch: Watch, report: Report, *, has_l1: bool, audit_s: int | None = None
+) -> dict[Stream, list[Entry]]:
     """Compare all that the stages, which have ended, wrote with one fold of what they have folded.
 
     Ticks come to the last moment: one that no stage has folded is nothing that it has lost. Returns the
@@ -177,22 +179,28 @@ def compare(watch: Watch, report: Report, *, has_l1: bool) -> dict[Stream, list[
     entries: dict[Stream, list[Entry]] = {stream: watch.entries(stream) for stream in streams}
     ends = {role: watch.cursor(role).k for role in READS}
     raw = (line for _, line in numbered(entries["raw"]))
-    expected = undisturbed(watch.partition, raw, has_l1=has_l1, ends=ends)
+    expected = undisturbed(watch.partition, raw, has_l1=has_l1, ends=ends, audit_s=audit_s)
     for stream, lines in expected.items():
         report.compare(lines, numbered(entries[stream]))
     return entries
 
 
 def undisturbed(
-    partition: Partition, lines: Iterable[bytes], *, has_l1: bool, ends: Mapping[str, int] | None = None
+    partition: Partition,
+    lines: Iterable[bytes],
+    *,
+    has_l1: bool,
+    ends: Mapping[str, int] | None = None,
+    audit_s: int | None = None,
 ) -> dict[Stream, list[bytes]]:
     """Fold ``raw`` in one go, in this process, and return what the streams made of it must be.
 
     ``ends``: how many events of its input each role has folded; all of them where it is not given.
+    ``audit_s``: as configured.
     """
     venue = VENUES[partition.venue]
     normalize = Normalize(venue, str(partition))
-    bookbuild = Bookbuild(venue.name, venue.book_rule, has_l1=has_l1)
+    bookbuild = Bookbuild(venue.name, venue.book_rule.audited(audit_s), has_l1=has_l1)
     analytics = CumulativeDelta(venue.name)
     first = Output(("events", "control", "dead"))
     second = Output(("books", "control", "dead"))

@@ -3,9 +3,9 @@
 Faults come at random: frames dropped, doubled, swapped, damaged, with crossed books or wrong checksums,
 connections closed, reset, silent or refused, snapshots that are old, subscriptions that are refused or not
 answered, symbols that are not listed, a wrong clock; but none that grants trades and never gives any: a quiet
-market looks like that. When they have ended each book must be live and the venue's own; no trade came twice,
-and none that never was; where ids are contiguous each trade of the tape is in ``events`` or inside a ``gap``.
-And as ever all that the stages wrote is what an undisturbed fold makes of ``raw``.
+market looks like that. When they have ended each book must be live, proved, and the venue's own; no trade
+came twice, and none that never was; where ids are contiguous each trade of the tape is in ``events`` or
+inside a ``gap``. And as ever all that the stages wrote is what an undisturbed fold makes of ``raw``.
 """
 
 import random
@@ -25,8 +25,9 @@ from actors.chaos.stages import READS, compare
 from actors.config import load
 from actors.demo import DEMO
 from actors.formation import Formation, await_true, free_port
-from actors.model.events import Level
+from actors.model.events import Level, Verified
 from actors.stages.book import View
+from actors.stages.bookbuild.audit import AGAIN_S, LEAD_S
 from actors.venues import VENUES
 
 log: Any = structlog.get_logger()
@@ -43,6 +44,7 @@ FAULTS: Final[Sequence[Mapping[str, object]]] = (
     {"kind": "clock", "for_s": 3, "offset_s": -2},
 )  # fmt: skip
 _PAUSE_S: Final = 0.4  # between two faults, at most
+_AUDIT_S: Final = 10  # of books that only audits prove: what they missed must be found soon
 _LIVE_S: Final = 120.0  # a subscription that was refused or is silent is tried again within a minute
 
 
@@ -84,6 +86,8 @@ class Scenario:
                 self._kill()
             time.sleep(self._dice.uniform(0.0, _PAUSE_S))
         self._control.delete("faults")
+        if any(VENUES[place.venue].audit for place in self._places):
+            time.sleep(_AUDIT_S + LEAD_S + 3 * AGAIN_S)  # whatever a book has missed is found by then
         await_true("all books are live", all_of(self._places, self._is_live), _LIVE_S, 1.0)
         time.sleep(2.0)
         calm(self._places, self._control)
@@ -92,7 +96,8 @@ class Scenario:
             self._compare_books(place)
         self._made.close_actors()
         for place in self._places:
-            compare(place.watch, self._report, has_l1="l1" in VENUES[place.venue].channels)
+            has_l1 = "l1" in VENUES[place.venue].channels
+            compare(place.watch, self._report, has_l1=has_l1, audit_s=_AUDIT_S)
 
     def _hurt(self, place: Place) -> None:
         """Do something to a venue; not every one can have every fault."""
@@ -115,7 +120,8 @@ class Scenario:
     @staticmethod
     def _is_live(place: Place) -> bool:
         shown = place.books()
-        return all(symbol in shown and shown[symbol].state == "live" for symbol in place.symbols)
+        proof = VENUES[place.venue].book_rule.verified
+        return all(symbol in shown and _can_be_trusted(shown[symbol], proof) for symbol in place.symbols)
 
     def _compare_books(self, place: Place) -> None:
         shown = place.books()
@@ -123,6 +129,10 @@ class Scenario:
             if not equal(shown.get(symbol), self._control.book(place.venue, symbol)):
                 self._report.books_differing += 1
                 log.error("chaos_differs", what="book", venue=place.venue, symbol=symbol)
+
+
+def _can_be_trusted(view: View, proof: Verified) -> bool:
+    return view.state == "live" and view.verified == proof
 
 
 def equal(view: View | None, truth: Sequence[Sequence[Level]]) -> bool:
@@ -141,7 +151,8 @@ def _numbers(levels: Sequence[Level]) -> list[tuple[Decimal, Decimal]]:
 def run(folder: Path, report: Report, plan: Plan, server: str | None = None) -> None:
     """Run the scenario in ``folder`` and add to ``report``."""
     port, symbols = free_port(), symbols_of(plan.venues)
-    made = Formation(folder, config(port, symbols), server)
+    audits = {venue: f"audit_s = {_AUDIT_S}" for venue in symbols if VENUES[venue].audit}
+    made = Formation(folder, config(port, symbols, audits), server)
     control = Control(port)
     try:
         made.start_redis()

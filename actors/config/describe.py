@@ -90,6 +90,7 @@ TEXTS: Final = {
     "venues.*.shards": "Partitions to share between instances; not to be changed on data that is there.",
     "venues.*.redundancy": "2: two connections carry the same, and one may die without a gap.",
     "venues.*.symbols_per_connection": "Fewer on each connection than the venue allows.",
+    "venues.*.audit_s": "Time between two audits of a book by REST, where nothing else proves it; 0: never.",
     "venues.*.ws_url": "Another WebSocket address: a simulator or a proxy.",
     "venues.*.rest_url": "Another REST address.",
 }

@@ -60,6 +60,10 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
                     yield Problem(
                         ("venues", name, key), f'{name} has no channel "{channel}" ({has}){derived}'
                     )
+        if venue.audit is None and table.get("audit_s") is not None:
+            proof = venue.book_rule.verified
+            why = "each frame is a whole book" if proof == "none" else f"they are proved by their {proof}"
+            yield Problem(("venues", name, "audit_s"), f"books of {name} are not audited: {why}")
         symbols: object = table.get("symbols")
         yield from _judge_symbols(
             name, venue.markets, cast("list[object]", symbols) if isinstance(symbols, list) else []

@@ -169,7 +169,8 @@ class VenueSettings(Section):
 
     ``channels`` None: all that the venue has. ``only``: channel -> the symbols it is wanted of, where that
     is not all of them. ``redundancy``: connections ("legs") that carry the same.
-    ``symbols_per_connection`` None: as many as the venue allows.
+    ``symbols_per_connection`` None: as many as the venue allows. ``audit_s``: how often a book that nothing
+    else proves is compared with the venue's own, s; 0 for never, None: as often as the venue's file says.
     """
 
     enabled: bool = True
@@ -179,6 +180,7 @@ class VenueSettings(Section):
     shards: int = Field(default=1, ge=1, le=64)
     redundancy: int = Field(default=1, ge=1, le=2)
     symbols_per_connection: int | None = Field(default=None, ge=1, le=10_000)
+    audit_s: int | None = Field(default=None, ge=0, le=86_400)
     ws_url: _WsUrl | None = None
     rest_url: _RestUrl | None = None
 

@@ -33,7 +33,8 @@ from actors.venues.base import Item, Request, Venue
 log = structlog.get_logger()
 
 FIRST_LEG: Final = LEGS[0]
-_REST: Final = frozenset({"snapshot", "backfill"})
+_REST: Final = frozenset({"snapshot", "audit", "backfill"})
+_OF_BOOKS: Final = frozenset({"snapshot", "audit"})  # whose answers are of now, not of what was asked
 _MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once
 _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
@@ -84,7 +85,7 @@ class Requests:
         self._hot = hot
         self._born = born
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._waiting: set[_Subject] = set()  # of snapshots whose turn has not come
+        self._waiting: set[_Subject] = set()  # of books whose turn has not come
         self._open: deque[_Open] = deque()
         self._slot_free = anyio.Event()
         self._moved = anyio.Event()
@@ -220,7 +221,7 @@ class Requests:
             return None
         if _subject(request) in self._waiting:
             return None  # that one waits for the budget still: its answer will be newer than this request
-        if request.op == "snapshot":
+        if request.op in _OF_BOOKS:
             self._waiting.add(_subject(request))
         try:
             reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
@@ -239,6 +240,8 @@ class Requests:
             raise ValueError(f"{request.symbol} is not listed")
         if request.op == "snapshot" and self._venue.snapshot is not None:
             return self._venue.snapshot(instrument)
+        if request.op == "audit" and self._venue.audit is not None:
+            return self._venue.audit(instrument)
         if request.op == "backfill":
             if request.first is None or request.last is None:
                 raise ValueError("a backfill without its range")

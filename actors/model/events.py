@@ -50,7 +50,8 @@ class Trade(Event, frozen=True, tag="trade", gc=False):
 class BookSnapshot(Event, frozen=True, tag="book_snapshot", gc=False):
     """A whole book as the venue sent it. Levels best first; ``conn`` is the connection it joins.
 
-    ``depth``: levels a side that the venue guarantees, None for all.
+    ``depth``: levels a side that the venue guarantees, None for all. ``audit``: to compare the book of
+    ``conn`` with, which goes on; it may be cut at any level.
     """
 
     conn: str
@@ -62,6 +63,7 @@ class BookSnapshot(Event, frozen=True, tag="book_snapshot", gc=False):
     prev_seq: int | None = None
     checksum: int | None = None
     depth: int | None = None
+    audit: bool = False
 
 
 class BookDelta(Event, frozen=True, tag="book_delta", gc=False):

@@ -56,6 +56,9 @@ TABLE: Final[dict[str, Row]] = {
     "tapeline_checksum_failures_total": Row(
         "counter", ("venue",), "Books whose checksum differed.", loss=True
     ),
+    "tapeline_book_audits_total": Row(
+        "counter", ("venue", "reason"), "Answers of venues that books were compared with, by result."
+    ),
     "tapeline_books": Row("gauge", ("partition", "state"), "Books by state."),
     "tapeline_subscriptions": Row("gauge", ("partition", "channel", "state"), "Subscriptions by state."),
     # streams
@@ -175,6 +178,7 @@ AT_ZERO: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     },
     "tapeline_resyncs_total": _of("bookbuilder", "disconnect", "sequence", "checksum", "crossed", "depth"),
     "tapeline_checksum_failures_total": _of("bookbuilder"),
+    "tapeline_book_audits_total": _of("bookbuilder", "passed", "differs", "unclear"),
     "tapeline_commit_refusals_total": _every(_STAGES, "FENCED", "STALE", "DUP"),
     "tapeline_rollbacks_total": _every(_READERS),
     "tapeline_trimmed_unread_total": _every(_READERS),

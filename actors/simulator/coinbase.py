@@ -406,12 +406,19 @@ def _past_trades(shop: Shop, query: Mapping[str, str], _now: int) -> Reply:
 
 
 def _book(shop: Shop, query: Mapping[str, str], now: int) -> Reply:
-    levels = shop.live.book.depth(1 if query.get("level", "1") == "1" else 50)
+    levels = shop.live.book.depth(1 if query.get("level", "1") == "1" else None)
     bids, asks = (
         [[shop.price(p).decode(), shop.size(s).decode(), 1] for p, s in side]
         for side in (levels.bids, levels.asks)
     )
-    body = {"bids": bids, "asks": asks, "sequence": shop.live.book.sequence, "time": iso(now).decode()}
+    body = {
+        "bids": bids,
+        "asks": asks,
+        "sequence": shop.live.book.sequence,
+        "auction_mode": False,
+        "auction": None,
+        "time": iso(now).decode(),
+    }
     return Reply(200, msgspec.json.encode(body))
 
 

@@ -71,6 +71,10 @@ class Side:
         self._open_end = open_end and limit is not None
         self._number = _ask_float if is_ask else float
 
+    def key(self, price: str) -> Key:
+        """Return the key of a price."""
+        return self._number(price)
+
     def load(self, best_first: Sequence[Level]) -> None:
         """Replace all levels. They may come in any order; the last of equal prices counts, zeros do not."""
         self.keys.clear()

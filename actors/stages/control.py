@@ -6,7 +6,7 @@ import msgspec
 
 from actors.model.events import Channel
 
-ControlOp = Literal["subscribe", "unsubscribe", "resubscribe", "reconnect", "snapshot", "backfill"]
+ControlOp = Literal["subscribe", "unsubscribe", "resubscribe", "reconnect", "snapshot", "audit", "backfill"]
 
 MOST_DELAY_S: Final = 60.0  # chosen: longest wait before a REST request is tried again
 

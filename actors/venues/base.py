@@ -15,7 +15,9 @@ from actors.model.events import Channel, Event, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
-Operation = Literal["instruments", "snapshot", "backfill", "open_interest", "ticker", "trade", "handshake"]
+Operation = Literal[
+    "instruments", "snapshot", "audit", "backfill", "open_interest", "ticker", "trade", "handshake"
+]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -199,7 +201,9 @@ class BookRule(msgspec.Struct, frozen=True):
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
         open_end: The stream tells of changes below ``depth``, too: what is left of the pruned ones is
             unknown, so a book that lost most of its levels wants another snapshot. Always so with ``rest``.
-        verified: What a live book of this venue may claim.
+        verified: What a live book of this venue may claim; ``audit`` once it has passed one.
+        audit_s: How often a book is compared with what the venue's ``audit`` gives, s: where nothing in the
+            stream proves it. None: never.
     """
 
     snapshot: Literal["rest", "stream", "every"]
@@ -210,6 +214,15 @@ class BookRule(msgspec.Struct, frozen=True):
     depth: int | None = None
     open_end: bool = False
     verified: Verified = "sequence"
+    audit_s: int | None = None
+
+    def audited(self, every_s: int | None) -> "BookRule":
+        """Return the rule with audits as often as a user says: 0 for never, None as the venue has it."""
+        if self.audit_s is None or every_s is None:
+            return self
+        if every_s == 0:
+            return msgspec.structs.replace(self, audit_s=None, verified="none")
+        return msgspec.structs.replace(self, audit_s=every_s)
 
     @property
     def blind(self) -> bool:
@@ -355,6 +368,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             nothing.
         next_page: (request, its body) -> request for what a listing says of the rest, None at its end.
         snapshot: Instrument -> request, or None where the stream brings it.
+        audit: Instrument -> request for the book that ours is compared with, each ``book_rule.audit_s``.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
         backfill_after: The same where trades are given by time only: (instrument, first id, last id, ns of
             the trade before them); of what comes ``decode_rest`` takes those ids.
@@ -395,6 +409,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     rows: Callable[[bytes], Sequence[Instrument | Unusable]]
     next_page: Callable[[Request, bytes], Request | None] = only_page
     snapshot: Callable[[Instrument], Request] | None = None
+    audit: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None
     backfill_after: Callable[[Instrument, str, str, int], Request] | None = None
     backfill_most: int = 1000

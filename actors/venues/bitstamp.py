@@ -4,10 +4,10 @@ Limits: 1,024 channels a connection, a client's frame under 512 bytes, 10,000 re
 of life.
 Quirks: an unknown market is acknowledged and then silent; errors name neither channel nor request, so their
 order alone tells; the server sends no heartbeat but answers ours; before it goes down it asks to reconnect.
-Books bear no sequence, so they are not verified: the microtimestamp orders their changes, and the snapshot by
-REST, which is cached, may be older than the first of them, and then there is a hole. Sizes and prices as
-numbers have lost their trailing zeros; the texts beside them have not. Trade ids are of all markets together.
-A ticker's ``open`` is the day's, ``open_24`` is of 24 hours ago.
+Books bear no sequence: the microtimestamp orders their changes, and the snapshot by REST, which is cached,
+may be older than the first of them, and then there is a hole; so each is now and then compared with what REST
+gives. Sizes and prices as numbers have lost their trailing zeros; the texts beside them have not. Trade ids
+are of all markets together. A ticker's ``open`` is the day's, ``open_24`` is of 24 hours ago.
 Kept are the best 1,000 levels a side.
 
 Source: bitstamp.net, WebSocket API v2 and HTTP API order_book, ticker, trading-pairs-info; as of 2026-09.
@@ -64,6 +64,7 @@ from actors.venues.common import (
 NAME: Final = "bitstamp"
 US: Final = 1000  # ns
 LEVELS: Final = 1000  # chosen: a book has some 2,000 a side
+AUDIT_S: Final = 300  # chosen
 STREAMS: Final[dict[Channel, str]] = {"trade": "live_trades_", "book": "diff_order_book_"}
 
 
@@ -217,7 +218,7 @@ def _item(channel: str, scratch: Scratch) -> Item | None:
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
-    """Return the snapshot or the ticker that was asked for.
+    """Return the book or the ticker that was asked for.
 
     Raises:
         Unparseable: The body is not what its request promises.
@@ -225,12 +226,14 @@ def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
     if answer.request.op == "ticker":
         symbol, body = asked_as("ticker", answer)
         return [_ticker(read("ticker", _ticker_decoder, body), symbol, scratch)]
-    symbol, body = asked_as("snapshot", answer)
+    audit = answer.request.op == "audit"
+    symbol, body = asked_as("audit" if audit else "snapshot", answer)
     s = read("order_book", _snapshot_decoder, body)
     # Seconds are too early a time: what is applied twice for it is absolute, and soon made good.
     at = _seconds(s.timestamp) if s.microtimestamp is None else _micros(s.microtimestamp)
     head = (NAME, symbol, at * US, scratch.recv, at, scratch.conn)
-    return [BookSnapshot(*head, levels_text(s.bids), levels_text(s.asks), last_seq=at, depth=LEVELS)]
+    bids, asks = levels_text(s.bids), levels_text(s.asks)
+    return [BookSnapshot(*head, bids, asks, last_seq=at, depth=LEVELS, audit=audit)]
 
 
 def _ticker(t: _Ticker, symbol: str, scratch: Scratch) -> Ticker:
@@ -257,9 +260,13 @@ def _instrument(row: _Pair) -> Instrument | Unusable | None:
     return spot(row.url_symbol, base, quote, step_text(row.counter_decimals), step_text(row.base_decimals))
 
 
-def snapshot(instrument: Instrument) -> Request:
+def _book(op: Literal["snapshot", "audit"], instrument: Instrument) -> Request:
     """Return the request for the instrument's book, levels added up by price."""
-    return Request("snapshot", f"/api/v2/order_book/{instrument.native}/?group=1", instrument.symbol)
+    return Request(op, f"/api/v2/order_book/{instrument.native}/?group=1", instrument.symbol)
+
+
+snapshot = partial(_book, "snapshot")
+audit = partial(_book, "audit")
 
 
 def ticker(instrument: Instrument) -> Request:
@@ -298,7 +305,9 @@ LIMITS: Final = Limits(
     lifetime_s=89 * 86_400,  # documented as 90 days
 )
 
-BOOK_RULE: Final = BookRule(snapshot="rest", join="none", chain="none", depth=LEVELS, verified="none")
+BOOK_RULE: Final = BookRule(
+    snapshot="rest", join="none", chain="none", depth=LEVELS, verified="audit", audit_s=AUDIT_S
+)
 
 VENUE: Final = Venue(
     name=NAME,
@@ -319,6 +328,7 @@ VENUE: Final = Venue(
     instruments=(Request("instruments", "/api/v2/trading-pairs-info/"),),
     rows=rows,
     snapshot=snapshot,
+    audit=audit,
     polls={"ticker": Poll(ticker, every_s=10.0)},
     keepalive=Keepalive('{"event":"bts:heartbeat"}', 15.0),
 )

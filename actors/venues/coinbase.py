@@ -2,16 +2,17 @@
 
 Limits: 8 connection attempts a second; the first subscription within 5 s; no more than 10 messages a second
 from us. A snapshot is the whole book, several MB of a large market.
-Quirks: ``side`` of a match is the *maker's*, of a ticker the taker's; nothing numbers the books, so they are
-not verified; a removal is written ``0``, ``0.0``, ``0.00`` ...; each request is answered by the list of all
-that is subscribed, under names of the venue's choice (``level2_50``); one product that does not exist fails
-its whole request, hence one product a request; ``last_match`` is the trade before the subscription, no
-news; matches can be dropped, which the ``last_trade_id`` of their product's heartbeat shows; a product whose
-heart does not beat is dead, be the connection alive.
+Quirks: ``side`` of a match is the *maker's*, of a ticker the taker's; nothing numbers the books, so each is
+now and then compared with what REST gives, which in an auction is something else; a removal is written ``0``,
+``0.0``, ``0.00`` ...; each request is answered by the list of all that is subscribed, under names of the
+venue's choice (``level2_50``); one product that does not exist fails its whole request, hence one product a
+request; ``last_match`` is the trade before the subscription, no news; matches can be dropped, which the
+``last_trade_id`` of their product's heartbeat shows; a product whose heart does not beat is dead, be the
+connection alive.
 Kept are the best 1,000 levels a side, whatever the snapshot holds.
 
-Source: docs.cdp.coinbase.com, Exchange: WebSocket channels, rate limits, REST products, trades, pagination;
-as of 2026-07. Read against captures of 2021 to 2026.
+Source: docs.cdp.coinbase.com, Exchange: WebSocket channels, rate limits, REST products, product book, trades,
+pagination; as of 2026-07. Read against captures of 2021 to 2026.
 """
 
 import re
@@ -64,6 +65,7 @@ from actors.venues.common import (
 
 NAME: Final = "coinbase"
 LEVELS: Final = 1000  # chosen: what is kept of the tens of thousands that a book has
+AUDIT_S: Final = 600  # chosen: a book of a large market is several MB
 BACKFILL_MOST: Final = 1000  # documented: most rows of a page
 STREAMS: Final[dict[Channel, str]] = {"book": "level2_batch", "trade": "matches", "ticker": "ticker"}
 
@@ -141,6 +143,13 @@ class _PastTrade(msgspec.Struct):
     time: Time
 
 
+class _Book(msgspec.Struct):
+    bids: list[tuple[str, str, int]]  # price, size, how many orders
+    asks: list[tuple[str, str, int]]
+    time: Time | None = None
+    auction_mode: bool = False  # then all of it is indicative
+
+
 class _Product(msgspec.Struct):
     id: str
     base_currency: str
@@ -152,6 +161,7 @@ class _Product(msgspec.Struct):
 
 
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
+_book_decoder = msgspec.json.Decoder(_Book)
 _products_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -291,14 +301,27 @@ def decode(frame: bytes, scratch: Scratch) -> list[Decoded]:
 
 
 def decode_rest(answer: Answer, scratch: Scratch) -> list[Event]:
-    """Return the trades of the range that was asked for, in order of their ids.
+    """Return the trades of the range that was asked for, in order of their ids; or the book, if it is one.
 
     Raises:
         Unparseable: The body is not what its request promises.
     """
+    if answer.request.op == "audit":
+        return _audit(*asked_as("audit", answer), scratch)
     symbol, body = asked_as("backfill", answer)
     found = asked_for(read("trades", _past_trades_decoder, body), answer.request, lambda row: row.trade_id)
     return [_trade(row, symbol, None, scratch, backfilled=True) for row in found]
+
+
+def _audit(symbol: str, body: bytes, scratch: Scratch) -> list[Event]:
+    book = read("book", _book_decoder, body)
+    if book.auction_mode:
+        return []
+    bids = _best([(price, size) for price, size, _ in book.bids], descending=True)
+    asks = _best([(price, size) for price, size, _ in book.asks], descending=False)
+    bids, asks, _ = _sides(bids, asks)
+    head = (NAME, symbol, date_ns(book.time), scratch.recv, None, scratch.conn)
+    return [BookSnapshot(*head, bids, asks, audit=True)]
 
 
 def rows(body: bytes) -> list[Instrument | Unusable]:
@@ -314,6 +337,11 @@ def _product(row: _Product) -> Instrument | None:
     if row.status != "online" or row.trading_disabled:
         return None
     return spot(row.id, row.base_currency, row.quote_currency, row.quote_increment, row.base_increment)
+
+
+def audit(instrument: Instrument) -> Request:
+    """Return the request for the instrument's whole book, orders added up by price."""
+    return Request("audit", f"/products/{instrument.native}/book?level=2", instrument.symbol)
 
 
 def backfill(instrument: Instrument, first: str, last: str) -> Request:
@@ -351,7 +379,13 @@ LIMITS: Final = Limits(
 )
 
 BOOK_RULE: Final = BookRule(
-    snapshot="stream", join="none", chain="none", depth=LEVELS, open_end=True, verified="none"
+    snapshot="stream",
+    join="none",
+    chain="none",
+    depth=LEVELS,
+    open_end=True,
+    verified="audit",
+    audit_s=AUDIT_S,
 )
 
 VENUE: Final = Venue(
@@ -374,6 +408,7 @@ VENUE: Final = Venue(
     decode_rest=decode_rest,
     instruments=(Request("instruments", "/products"),),
     rows=rows,
+    audit=audit,
     backfill=backfill,
     backfill_most=BACKFILL_MOST,
 )

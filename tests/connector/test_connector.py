@@ -213,6 +213,22 @@ async def test_a_snapshot_is_answered_for_the_connection_that_asked(redis_server
     assert answer.json["request"]["path"] == "/api/v3/depth?symbol=BTCUSDT&limit=1000"
 
 
+async def test_an_audit_is_answered_for_the_connection_that_asked(redis_server, settings_for, monkeypatch):
+    def audit(instrument):
+        return replace(VENUES["binance"].snapshot(instrument), op="audit")
+
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], audit=audit))
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                ask(client, ControlRequest("r/1/0", "audit", "BTC-USDT", conn=conn))
+                answer = (await until(lambda: of(client, "h")))[0]
+    assert (answer.json["request"]["op"], answer.json["conn"], answer.json["status"]) == ("audit", conn, 200)
+
+
 async def test_a_snapshot_that_waits_for_its_turn_is_not_asked_for_twice(
     redis_server, settings_for, monkeypatch
 ):

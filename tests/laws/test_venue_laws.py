@@ -115,7 +115,7 @@ def test_a_frame_with_a_value_replaced_is_events_or_unparseable(venue: str, data
 
 @given(
     VENUE,
-    st.sampled_from(["snapshot", "backfill", "open_interest", "ticker", "trade"]),
+    st.sampled_from(["snapshot", "audit", "backfill", "open_interest", "ticker", "trade"]),
     st.binary(max_size=60) | JSON,
 )
 @settings(max_examples=200, deadline=None)
@@ -195,6 +195,16 @@ def test_a_venue_s_silence_is_of_its_own_channels() -> None:
     for venue in VENUES.values():
         assert set(venue.silence_s) <= venue.channels
         assert (venue.snapshot is not None) == (venue.book_rule.snapshot == "rest")
+
+
+def test_a_book_that_its_stream_does_not_prove_is_audited_unless_each_frame_is_the_whole_of_it() -> None:
+    for venue in VENUES.values():
+        rule = venue.book_rule
+        proved = rule.chain != "none" or rule.checksum is not None
+        assert (rule.audit_s is not None) == (venue.audit is not None) == (rule.verified == "audit")
+        assert (rule.audit_s is not None) == (not proved and rule.snapshot != "every")
+        if venue.audit is not None:
+            assert venue.audit(Instrument("A-B", "AB", "A", "B")).op == "audit"
 
 
 def test_what_is_polled_is_asked_for_under_its_name_and_pages_of_trades_are_in_order() -> None:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from simulator_rig import S
 from venue_rig import Chain
@@ -58,7 +59,8 @@ def test_all_that_is_said_is_understood_and_every_book_is_true(name: str) -> Non
         assert chain.of(BookSnapshot if whole else KINDS[channel]), channel
     for symbol in symbols:
         assert chain.views[symbol].state == "live"
-        assert chain.views[symbol].verified == VENUES[name].book_rule.verified
+        audited = VENUES[name].book_rule.audit_s is not None  # later: below
+        assert chain.views[symbol].verified == ("none" if audited else VENUES[name].book_rule.verified)
         assert not chain.unexplained(symbol)
 
 
@@ -125,3 +127,24 @@ def test_a_wrong_checksum_is_found_and_only_that_book_suffers(name: str) -> None
         assert [(g.symbol, g.channel, g.cause) for g in chain.of(Gap)] == [(hurt, "book", "checksum")] * n
         assert chain.counts["tapeline_gaps_total", "book/checksum"] == n
     assert {symbol: chain.states[symbol] for symbol in others} == {each: ["live"] for each in others}
+
+
+@pytest.mark.parametrize("name", [each for each in simulated() if VENUES[each].audit])
+def test_books_are_audited_and_a_change_that_was_missed_is_found(name: str) -> None:
+    hurt, well = symbols = busiest(name)
+    chain = Chain(name, *symbols, rule=msgspec.structs.replace(VENUES[name].book_rule, audit_s=40))
+    chain.run(90)
+    assert {symbol: chain.views[symbol].verified for symbol in symbols} == dict.fromkeys(symbols, "audit")
+    assert not chain.of(Gap)
+    assert chain.asked["audit"] >= 3
+    for _ in range(10):  # most of what is missed is soon made good by the next change of the same price
+        chain.fault("gap", symbol=hurt, channel="book")
+        chain.run(5, check=False)
+    chain.run(60, check=False)  # the book is wrong until it is found out
+    assert (hurt, "book", "sequence") in {(gap.symbol, gap.channel, gap.cause) for gap in chain.of(Gap)}
+    assert {gap.symbol for gap in chain.of(Gap)} == {hurt}
+    assert chain.counts["tapeline_book_audits_total", "differs"] >= 1
+    chain.run(100)
+    assert chain.states[hurt][-3:] == ["live", "resyncing", "live"]
+    assert chain.states[well].count("live") == 1
+    assert {symbol: chain.views[symbol].verified for symbol in symbols} == dict.fromkeys(symbols, "audit")

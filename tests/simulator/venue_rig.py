@@ -29,7 +29,7 @@ from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.venues import VENUES
-from actors.venues.base import Answer, Connection, Request, Subscription, Venue
+from actors.venues.base import Answer, BookRule, Connection, Request, Subscription, Venue
 
 BACK_S = 1.0  # a connection that ended is opened again after so long
 OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
@@ -72,7 +72,8 @@ class Chain:
         told_books: How many changes of books were told.
     """
 
-    def __init__(self, name: str, *symbols: str, seed: int = 1) -> None:
+    def __init__(self, name: str, *symbols: str, seed: int = 1, rule: BookRule | None = None) -> None:
+        """Begin with ``symbols``; ``rule``: of the books, if not the venue's own."""
         self.desk = Desk(name, *symbols, seed=seed)
         self.venue: Venue = VENUES[name]
         self.symbols = symbols
@@ -86,7 +87,7 @@ class Chain:
         self.compared = self.told_books = 0
         self.instruments: dict[str, Instrument] = {}
         self._normalize = Normalize(self.venue, f"{name}.0")
-        self._bookbuild = Bookbuild(name, self.venue.book_rule, has_l1="l1" in self.venue.channels)
+        self._bookbuild = Bookbuild(name, rule or self.venue.book_rule, has_l1="l1" in self.venue.channels)
         self._said = Output(("events", "control", "dead"))
         self._built = Output(("books", "control", "dead"))
         self._raw = self._k = self._opened = 0
@@ -206,7 +207,7 @@ class Chain:
 
     def _serve(self, request: ControlRequest) -> None:
         instrument = self.instruments.get(request.symbol or "")
-        if request.op in ("backfill", "snapshot"):
+        if request.op in ("backfill", "snapshot", "audit"):
             assert instrument is not None
             self._fetch(request, instrument)
             return
@@ -243,6 +244,9 @@ class Chain:
         if request.op == "snapshot":
             assert self.venue.snapshot is not None
             question = self.venue.snapshot(instrument)
+        elif request.op == "audit":
+            assert self.venue.audit is not None
+            question = self.venue.audit(instrument)
         else:
             question = self._backfill(instrument, request)
         reply = self._ask(question)
@@ -294,10 +298,10 @@ class Chain:
 
     # -- what a test does
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, *, check: bool = True) -> None:
         """Let the market, the connector and the folds go on.
 
-        Books are checked: one after another, one in three steps, and at once each that changed its state.
+        ``check`` books: one after another, one in three steps, and at once each that changed its state.
         """
         until = self.desk.now + int(seconds * S)
         while self.desk.now < until:
@@ -315,7 +319,8 @@ class Chain:
             if self.desk.now - self._ticked >= S:
                 self._ticked = self.desk.now
                 self._write("-", "k", msgspec.json.encode(raw.LegsAlive(["a"])))
-            self.compared += self.check_books(self._due())
+            if check:
+                self.compared += self.check_books(self._due())
 
     def fault(self, kind: str, **more: Any) -> None:
         """Begin a fault in the frames of every open connection."""

@@ -23,7 +23,7 @@ def begin(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> Sync:
     if len(symbol.syncs) >= CANDIDATES:
         oldest = next(c for c, sync in symbol.syncs.items() if sync is not symbol.active)
         del symbol.syncs[oldest]
-    sync = Sync(alignment, conn, now)
+    sync = Sync(alignment, conn, now, symbol.name)
     symbol.syncs[conn] = sync
     return sync
 
@@ -54,7 +54,7 @@ def take_status(symbol: Symbol, alignment: Alignment, status: Status, now: int) 
 def _silenced(sync: Sync, alignment: Alignment, status: Status, now: int) -> Sync:
     """Return a book that is silent; where nothing would show what it missed meanwhile, a new one."""
     if status.symbol is not None and alignment.rule.blind:
-        sync = Sync(alignment, sync.conn, now)
+        sync = Sync(alignment, sync.conn, now, status.symbol)
     sync.silence |= CONNECTION if status.symbol is None else ITEM
     return sync
 
@@ -63,7 +63,7 @@ def _renew(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> None:
     """Begin a book anew whose subscription is: what comes now is another stream, it was fine or not."""
     sync = symbol.syncs[conn]
     if sync.joined and not sync.silence:
-        symbol.syncs[conn] = Sync(alignment, conn, now)
+        symbol.syncs[conn] = Sync(alignment, conn, now, symbol.name)
 
 
 def choose(symbol: Symbol) -> Sync | None:

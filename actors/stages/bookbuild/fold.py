@@ -13,12 +13,13 @@ from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, BookState, Gap, InstrumentEvent, Status
 from actors.model.instruments import ContractKind
 from actors.stages.bookbuild.alignment import Alignment
+from actors.stages.bookbuild.audit import Step
 from actors.stages.bookbuild.candidates import begin, take_status
 from actors.stages.bookbuild.latest import Keys, LatestKeys
 from actors.stages.bookbuild.publish import Publish
 from actors.stages.bookbuild.symbol import Contract, Symbol, SymbolState
 from actors.stages.bookbuild.sync import Outcome, Sync
-from actors.stages.control import ControlRequest
+from actors.stages.control import ControlOp, ControlRequest
 from actors.stages.fold import JumpCause, Output
 from actors.venues.base import BookRule
 
@@ -80,8 +81,8 @@ class Bookbuild:
         self._asked = 0  # requests it has caused
         self._contracts: dict[str, Contract] = {}
         self._symbols: dict[str, Symbol] = {}
-        self._latest = LatestKeys(venue, rule.verified, self._symbols)
-        self._publish = Publish(venue, rule.verified, self._latest, Output(()))
+        self._latest = LatestKeys(venue, self._symbols)
+        self._publish = Publish(venue, self._latest, Output(()))
         self._handlers: dict[bytes, _Handler] = {
             b"book_": self._on_book,
             b'l1","': self._on_l1,
@@ -195,6 +196,10 @@ class Bookbuild:
         now = self._publish.time(snapshot.ts_recv)
         symbol = self._symbol(snapshot.symbol)
         sync = symbol.syncs.get(snapshot.conn)
+        if snapshot.audit:
+            if sync is not None:
+                sync.audited(snapshot, now)
+            return
         if sync is None:
             if self._rule.snapshot == "rest":
                 return  # the answer to a connection that has ended
@@ -216,6 +221,8 @@ class Bookbuild:
         for symbol in self._symbols.values():
             for sync in symbol.syncs.values():
                 outcome = sync.tick(now)
+                if (step := sync.audit(now)) is not None:
+                    self._audit(symbol, sync, step)
                 if outcome in ("lost", "joined") or (sync.due is not None and now >= sync.due):
                     self._follow_up(symbol, sync, outcome)
             if now >= symbol.next_at and symbol.state is not None and levels < TICK_LEVELS:
@@ -312,16 +319,25 @@ class Bookbuild:
                 counts["tapeline_checksum_failures_total", ""] += 1
         publish.settle(symbol)
         if sync.due is not None and sync.ask(publish.now):
-            self._ask(symbol, sync)
+            op: ControlOp = "snapshot" if self._rule.snapshot == "rest" else "resubscribe"
+            self._ask(symbol, sync, op, sync.reason)
 
-    def _ask(self, symbol: Symbol, sync: Sync) -> None:
+    def _audit(self, symbol: Symbol, sync: Sync, step: Step) -> None:
+        if step == "ask":
+            self._ask(symbol, sync, "audit", "is the book the venue's?")
+            return
+        self._publish.out.counts["tapeline_book_audits_total", step] += 1
+        if step == "differs":
+            self._follow_up(symbol, sync, "lost")
+
+    def _ask(self, symbol: Symbol, sync: Sync, op: ControlOp, reason: str) -> None:
         self._asked += 1
         request = ControlRequest(
             id=f"{ROLE}/{self._in}/{self._asked}",
-            op="snapshot" if self._rule.snapshot == "rest" else "resubscribe",
+            op=op,
             symbol=symbol.name,
             channel="book",
             conn=sync.conn,
-            reason=sync.reason,
+            reason=reason,
         )
         self._publish.out.lines["control"].append(_encode(request))

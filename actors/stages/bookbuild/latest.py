@@ -55,10 +55,9 @@ class LatestKeys:
         due: Fold time when the next of them is to be written, ``CLEAN`` while all say all.
     """
 
-    def __init__(self, venue: str, verified: Verified, symbols: Mapping[str, Symbol]) -> None:
+    def __init__(self, venue: str, symbols: Mapping[str, Symbol]) -> None:
         self.due = CLEAN
         self._venue = venue
-        self._verified: Verified = verified
         self._symbols = symbols
         self._heap: list[tuple[int, str]] = []  # when a key is due, of which symbol
 
@@ -122,7 +121,7 @@ class LatestKeys:
                 self._venue,
                 symbol.name,
                 state or "stale",
-                self._verified if shown else "none",
+                sync.verified if sync is not None and shown else "none",
                 now,
                 None if sync is None else sync.ts_event,
                 None if sync is None else sync.seq,

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from actors.model.events import L1, SECOND, Book, BookState, Cause, Gap, Level, Verified
+from actors.model.events import L1, SECOND, Book, BookState, Cause, Gap, Level
 from actors.stages.book import difference
 from actors.stages.bookbuild.candidates import choose
 from actors.stages.bookbuild.latest import LatestKeys
@@ -45,15 +45,14 @@ class Publish:
         k: How many events ``books`` has.
     """
 
-    __slots__ = ("_latest", "_venue", "_verified", "k", "now", "out", "recv")
+    __slots__ = ("_latest", "_venue", "k", "now", "out", "recv")
 
-    def __init__(self, venue: str, verified: Verified, latest: LatestKeys, out: Output) -> None:
+    def __init__(self, venue: str, latest: LatestKeys, out: Output) -> None:
         self.out = out
         self.now = 0
         self.recv = 0
         self.k = 0
         self._venue = venue
-        self._verified: Verified = verified
         self._latest = latest
 
     def time(self, recv: int) -> int:
@@ -115,7 +114,7 @@ class Publish:
             "delta",
             symbol.prev,
             "live",
-            self._verified,
+            sync.verified,
             bids,
             asks,
         )
@@ -139,7 +138,7 @@ class Publish:
             "snapshot",
             symbol.prev,
             state,
-            self._verified if symbol.shown is not None else "none",
+            "none" if sync is None or symbol.shown is None else sync.verified,
             *symbol.levels(),
             periodic,
         )

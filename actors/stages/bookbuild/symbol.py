@@ -127,7 +127,7 @@ class Symbol:
     def load(cls, alignment: Alignment, contract: Contract | None, was: SymbolState) -> "Symbol":
         """Return the symbol that ``dump`` described."""
         symbol = cls(was.symbol, contract, has_l1=was.has_l1)
-        symbol.syncs = {sync.conn: Sync.load(alignment, sync) for sync in was.syncs}
+        symbol.syncs = {sync.conn: Sync.load(alignment, sync, was.symbol) for sync in was.syncs}
         symbol.active = None if was.active is None else symbol.syncs[was.active]
         symbol.state = was.state
         if symbol.active is not None and was.state in ("live", "empty"):

@@ -19,6 +19,7 @@ Events and what they do::
                 no delta has followed -> joined           (opened crossed twice by the stream: far longer);
                                                           thin: asks for a new snapshot, stays joined
     doubt       the buffer is dropped                     a fault -> waiting
+    audit       nothing                                   differs: a fault -> waiting
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
                 stays waiting
 
@@ -31,10 +32,11 @@ tells what touches (join ``none``), one older than anything that was seen is ask
 """
 
 from typing import Final, Literal
+from zlib import crc32
 
 import msgspec
 
-from actors.model.events import SECOND, BookDelta, BookSnapshot, Level, Unit
+from actors.model.events import SECOND, BookDelta, BookSnapshot, Level, Unit, Verified
 from actors.stages.book import Levels
 from actors.stages.bookbuild.alignment import (
     FOLLOWS,
@@ -47,6 +49,7 @@ from actors.stages.bookbuild.alignment import (
     seq_of,
 )
 from actors.stages.bookbuild.asking import Asking
+from actors.stages.bookbuild.audit import Audit, AuditState, Step
 from actors.stages.bookbuild.buffer import Buffer
 
 STILL_S: Final = 3  # chosen: a snapshot that no change follows for so long is the book
@@ -88,6 +91,7 @@ class SyncState(msgspec.Struct, array_like=True):
     reason: str
     crossed_openings: int = 0
     doubted: bool = False
+    audit: AuditState | None = None
 
 
 class Sync:
@@ -104,15 +108,18 @@ class Sync:
         crossed_since: Fold time since when bid and ask are crossed, None: they are not.
         silence: What was reported silent since the last frame: ``ITEM`` (this book), ``CONNECTION``
             (all of it), their sum, or 0.
+        verified: What it may claim now.
     """
 
     __slots__ = (
-        "_alignment", "_asking", "_buffer", "_chains", "_crossed_openings", "_doubted", "_fresh", "_held",
-        "_joined_at", "_limit", "_old_since", "_open_end", "_refreshing", "_rest", "book", "changes",
-        "conn", "crossed_since", "fault", "joined", "seq", "silence", "ts_event", "unit",
+        "_alignment", "_asking", "_audit", "_buffer", "_chains", "_crossed_openings", "_doubted", "_fresh",
+        "_held", "_joined_at", "_limit", "_old_since", "_open_end", "_place", "_refreshing", "_rest", "book",
+        "changes", "conn", "crossed_since", "fault", "joined", "seq", "silence", "ts_event", "unit",
+        "verified",
     )  # fmt: skip
 
-    def __init__(self, alignment: Alignment, conn: str, now: int) -> None:
+    def __init__(self, alignment: Alignment, conn: str, now: int, symbol: str = "") -> None:
+        """Wait for the book of ``symbol``, whose name tells when its audits are due."""
         rule = alignment.rule
         self._alignment = alignment
         self._chains = alignment.chains
@@ -139,6 +146,9 @@ class Sync:
         self._joined_at = now
         self._old_since: int | None = None
         self._doubted = False  # of ``rest``: a snapshot may lack what could not be read, until a delta tells
+        self._place = crc32(symbol.encode())
+        self._audit: Audit | None = None  # of a joined book
+        self.verified: Verified = "none" if rule.audit_s else rule.verified
 
     # What comes in
 
@@ -173,6 +183,8 @@ class Sync:
             self.seq = last
         self._fresh = False
         self._old_since = None
+        if self._audit is not None and self._audit.noting:
+            self._audit.note(delta)
         checksum = delta.checksum
         if checksum is not None and not self._alignment.proves(book, checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum differs")
@@ -204,6 +216,25 @@ class Sync:
             self._asking.due = None
             return "kept"
         return self._join_later(snapshot, now)
+
+    def audited(self, answer: BookSnapshot, now: int) -> None:
+        """Take what the venue's REST interface says of the book; ``audit`` will tell what it means."""
+        if self._audit is not None:
+            self._audit.answer(answer, now)
+
+    def audit(self, now: int) -> Step | None:
+        """Let time pass for the audits; return what there is to do, or what one has found; None: nothing.
+
+        After ``differs`` the book is lost.
+        """
+        audit = self._audit
+        if audit is None or self.silence:
+            return None
+        step = audit.step(self.book, self.ts_event, now)
+        self.verified = "none" if audit.passed_at is None else self._alignment.rule.verified
+        if step == "differs":
+            self._lose(Fault("sequence", _text(self.seq), None, "the book is not the venue's"), now, None, 0)
+        return step
 
     def doubt(self, now: int) -> Outcome:
         """Learn that a change may be missing, and that no later one would show it."""
@@ -329,6 +360,8 @@ class Sync:
         self._buffer.clear()
         if not was_joined:
             self._joined_at = now
+        if not (was_joined and self._rest):
+            self._begin_audits(now)
         self.crossed_since = now if self.book.crossed else None
         if self.crossed_since is None:
             self._crossed_openings = 0
@@ -338,6 +371,12 @@ class Sync:
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum of the snapshot differs")
             return self._lose(fault, now, None, 0)
         return "replaced" if was_joined else "joined"
+
+    def _begin_audits(self, now: int) -> None:
+        every_s = self._alignment.rule.audit_s
+        if every_s:
+            self._audit = Audit(every_s, now, self._place)
+            self.verified = "none"
 
     # Joined
 
@@ -352,6 +391,7 @@ class Sync:
     def _lose(self, fault: Fault, now: int, delta: BookDelta | None, weight: int) -> Outcome:
         self.fault = fault
         self.joined = False
+        self._audit = None
         self.crossed_since = None
         self._fresh = False
         self._refreshing = False
@@ -391,12 +431,13 @@ class Sync:
             reason=self._asking.reason,
             crossed_openings=self._crossed_openings,
             doubted=self._doubted,
+            audit=None if self._audit is None else self._audit.dump(),
         )
 
     @classmethod
-    def load(cls, alignment: Alignment, state: SyncState) -> "Sync":
-        """Return the machine that ``dump`` described."""
-        sync = cls(alignment, state.conn, state.joined_at)
+    def load(cls, alignment: Alignment, state: SyncState, symbol: str = "") -> "Sync":
+        """Return the machine of ``symbol`` that ``dump`` described."""
+        sync = cls(alignment, state.conn, state.joined_at, symbol)
         sync.joined = state.joined
         sync.seq = state.seq
         sync.ts_event = state.ts_event
@@ -415,7 +456,19 @@ class Sync:
         sync._held = state.held
         sync._refreshing = state.refreshing
         sync._old_since = state.old_since
+        sync._load_audits(state)
         return sync
+
+    def _load_audits(self, state: SyncState) -> None:
+        rule = self._alignment.rule
+        if not rule.audit_s or not self.joined:
+            return
+        if state.audit is None:  # there were none when it was written
+            self._begin_audits(state.joined_at)
+            return
+        self._audit = Audit.load(rule.audit_s, state.audit)
+        if self._audit.passed_at is not None:
+            self.verified = rule.verified
 
 
 def _text(seq: int | None) -> str | None:

@@ -60,6 +60,8 @@ class Answers:
         match answer.request.op:
             case "snapshot" if symbol is not None:
                 self._snapshot(conn, symbol, events)
+            case "audit" if symbol is not None:
+                self._audit(conn, events)
             case "backfill" if symbol is not None:
                 self._trades.backfilled(symbol, answer, events)
             case "open_interest" | "ticker" | "trade" as channel if symbol is not None:
@@ -91,6 +93,14 @@ class Answers:
             self._retries.pop(key, None)
             for event in events:
                 self._sink.event(event)
+
+    def _audit(self, conn: str, events: list[Event] | None) -> None:
+        """Pass on what a book is compared with; whoever wants it asks again where nothing came."""
+        if events is None or not self._connections.is_open(conn):
+            self._sink.count("tapeline_ignored_total", "answer")
+            return
+        for event in events:
+            self._sink.event(event)
 
     def _repeat(self, key: tuple[str, str]) -> None:
         """Ask again for a snapshot; once, though others may be asking and failing, too."""

@@ -13,11 +13,12 @@ config_app = App(name="config", help="Check, plan, write or import a configurati
 app.command(config_app)
 
 Force = Annotated[Switch, Parameter(help="Replace a file that is there.")]
+File = Annotated[Path | None, Parameter(name="--config", show_default=False)]  # or just the file
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], help="The file to write.")]
 
 
 @config_app.command
-def check(file: Path | None = None, *, as_json: Json = False) -> int:
+def check(file: File = None, *, as_json: Json = False) -> int:
     """Check a configuration and the environment over it: every fault at once.
 
     Each fault is a line: where it stands, its key, the reason, the nearest valid choice. Exit code 2 then.
@@ -35,7 +36,7 @@ def check(file: Path | None = None, *, as_json: Json = False) -> int:
 
 
 @config_app.command(name="plan")
-def plan_command(file: Path | None = None, *, as_json: Json = False) -> int:
+def plan_command(file: File = None, *, as_json: Json = False) -> int:
     """Show what a configuration would open: connections, streams, ports. Asks nobody.
 
     Example: tapeline config plan config/tapeline.toml

@@ -95,6 +95,7 @@ def test_init_writes_a_commented_file_from_flags(tapeline: Tapeline, tmp_path: P
     assert "book" not in (settings.venues["binance"].channels or ())
     assert settings.venues["kraken"].redundancy == 2
     assert tapeline("config", "check", "mine.toml").returncode == 0
+    assert tapeline("config", "check", "--config", "mine.toml").returncode == 0  # as all commands have it
 
 
 def test_init_for_the_simulator_reaches_no_real_venue(tapeline: Tapeline, tmp_path: Path):

@@ -45,6 +45,8 @@ FAULTS: Final[Sequence[Mapping[str, object]]] = (
 )  # fmt: skip
 _PAUSE_S: Final = 0.4  # between two faults, at most
 _AUDIT_S: Final = 10  # of books that only audits prove: what they missed must be found soon
+_FOUND_S: Final = _AUDIT_S + LEAD_S + 3 * AGAIN_S  # by then audits have found whatever a book has missed
+_OVER_S: Final = 8.0  # by then connections have closed that were told so, or have been half open for 5 s
 _LIVE_S: Final = 120.0  # a subscription that was refused or is silent is tried again within a minute
 
 
@@ -86,8 +88,8 @@ class Scenario:
                 self._kill()
             time.sleep(self._dice.uniform(0.0, _PAUSE_S))
         self._control.delete("faults")
-        if any(VENUES[place.venue].audit for place in self._places):
-            time.sleep(_AUDIT_S + LEAD_S + 3 * AGAIN_S)  # whatever a book has missed is found by then
+        audited = any(VENUES[place.venue].audit for place in self._places)
+        time.sleep(_FOUND_S if audited else _OVER_S)
         await_true("all books are live", all_of(self._places, self._is_live), _LIVE_S, 1.0)
         time.sleep(2.0)
         calm(self._places, self._control)

@@ -19,6 +19,7 @@ from actors.model.events import (
     InstrumentEvent,
     Status,
     Tick,
+    Ticker,
     Trade,
 )
 from actors.model.instruments import Instrument, UnknownInstrument
@@ -718,6 +719,7 @@ def talkative(frame: bytes, scratch: Scratch) -> list[Decoded]:
         "no": lambda number: Refused("no", number, whole=True),
         "mark": lambda price: Funding(*head, mark=price),
         "rate": lambda rate: Funding(*head, rate=rate),
+        "last": lambda price: Ticker(*head, last=price),
     }
     [(name, value), *_] = said.items()
     return [tells[name](value)] if name in tells else binance.decode(frame, scratch)
@@ -991,6 +993,77 @@ def test_a_connection_that_gives_nothing_is_stale_and_replaced_once_a_minute(fee
     assert feed.asked() == []
     feed.l1("a.1", 2)
     assert {"a.1 live", "BTC-USDT l1 live", "l1 2"} <= set(feed.said())
+
+
+UNNUMBERED = replace(TALKATIVE, trade_ids="unordered")
+
+
+def follow(feed: Feed, seconds: int, *prices: str) -> None:
+    """Hear a ticker each second, of one price after another and then the last again, and ticks."""
+    for n in range(seconds):
+        hear(feed, last=prices[min(n, len(prices) - 1)])
+        feed.tick("a", "b", after_s=1)
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+@pytest.mark.parametrize("heard", [True, False])
+def test_trades_that_do_not_come_while_their_ticker_moves_are_missing_and_asked_for_anew(
+    heard: bool, reloaded: bool
+) -> None:
+    feed = Feed(UNNUMBERED)
+    feed.open("a.1", "trade", "ticker")
+    if heard:
+        feed.trade("a.1", 1)
+    follow(feed, 50, "5", "6", "7", "8")
+    assert not feed.of(Gap)
+    assert feed.asked() == []
+    if reloaded:
+        feed.fold = Normalize(UNNUMBERED, "binance.0", feed.fold.dump())
+    follow(feed, 15, "8")
+    told = feed.of(Gap, Status)
+    assert [(s.channel, s.state, s.reason) for s in told if isinstance(s, Status)] == [
+        ("trade", "stale", "its ticker moves, and no trade comes")
+    ]
+    assert [(g.channel, g.cause, g.filled) for g in told if isinstance(g, Gap)] == [
+        ("trade", "disconnect", False)
+    ]
+    assert [(r.op, r.channel, r.conn) for r in feed.asked()] == [("resubscribe", "trade", "a.1")]
+    feed.trade("a.1", 9)
+    assert "BTC-USDT trade live" in feed.said()
+    follow(feed, 100, "8")
+    assert not feed.of(Gap)
+
+
+def test_a_ticker_that_moves_with_its_trades_or_hardly_says_nothing_of_them() -> None:
+    feed = Feed(UNNUMBERED)
+    feed.open("a.1", "trade", "ticker")
+    for n in range(200):
+        if n % 50 == 0:
+            feed.trade("a.1", n)
+        hear(feed, last=f"{n // 25}")  # each trade moves it twice
+        feed.tick("a", after_s=1)
+    follow(feed, 300, "7", "8")  # the second move since the last trade
+    assert not feed.of(Gap)
+    assert feed.asked() == []
+
+
+def test_a_ticker_without_trades_beside_it_is_no_reason_to_act() -> None:
+    feed = Feed(UNNUMBERED)
+    feed.open("a.1", "ticker")
+    feed.open("b.1", "trade")
+    follow(feed, 200, *map(str, range(150)))
+    assert not feed.of(Gap)
+    assert [request.channel for request in feed.asked()] == []
+
+
+def test_trades_that_another_connection_gives_are_not_missing() -> None:
+    feed = Feed(UNNUMBERED)
+    feed.open("a.1", "trade", "ticker")
+    feed.open("b.1", "trade")
+    feed.trade("b.1", 1)
+    follow(feed, 65, "5", "6", "7", "8")
+    assert not feed.of(Gap)
+    assert [(r.op, r.channel, r.conn) for r in feed.asked()] == [("resubscribe", "trade", "a.1")]
 
 
 def test_a_quiet_trade_channel_is_no_reason_to_act(feed: Feed) -> None:

@@ -17,6 +17,7 @@ from actors.model.events import (
     Gap,
     Liquidation,
     OpenInterest,
+    Status,
     Ticker,
     Trade,
 )
@@ -111,6 +112,24 @@ def test_a_market_that_stands_still_has_its_books_after_a_reconnect(name: str) -
     for symbol in symbols:
         assert chain.states[symbol][-1] == "live"
     assert chain.check_books() == len(symbols)
+
+
+@pytest.mark.parametrize("name", ["binance", "gateio", "kucoin", "mexc"])
+def test_trades_that_are_granted_and_do_not_come_are_missed(name: str) -> None:
+    symbol = busiest(name, 1)[0]
+    chain = Chain(name, symbol)
+    chain.run(10)
+    chain.fault("silence", channel="trade")  # as long as the connection lives
+    chain.run(90, check=False)
+    stale = [s for s in chain.of(Status) if (s.channel, s.state) == ("trade", "stale")]
+    assert [s.reason for s in stale] == ["its ticker moves, and no trade comes"]
+    assert chain.asked["resubscribe"] >= 1
+    while not chain.asked["reconnect"]:
+        chain.run(1, check=False)
+    chain.run(10)
+    assert [s.state for s in chain.of(Status, symbol) if s.channel == "trade"][-1] == "live"
+    assert chain.of_trades(symbol)
+    assert not chain.unexplained(symbol)
 
 
 @pytest.mark.parametrize("name", [each for each in simulated() if VENUES[each].book_rule.checksum])

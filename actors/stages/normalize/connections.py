@@ -162,6 +162,12 @@ class Connections:
             ):
                 sub.since = self._sink.now
 
+    def priced(self, conn: Conn, symbol: str, price: str | None) -> None:
+        """Take the price of a symbol's last trade from its ticker: trades are made, be they heard or not."""
+        sub = conn.subs.get(("trade", symbol))
+        if sub is not None and price is not None and sub.state in ("live", "subscribed"):
+            sub.priced(price)
+
     def beside(self, conn: Conn, item: Item) -> bool:
         """Take a frame that proves nothing of its item; return whether it passes."""
         sub = conn.subs.get(item)
@@ -291,7 +297,9 @@ class Connections:
             elif conn.unheard is not None and now - conn.unheard > UNHEARD_NS:
                 lost += self.close(name, conn, "nothing heard since a hole in raw")
             elif not ledger.after_outage:
-                self._repair.watch(name, conn)
+                for item, sub in self._repair.watch(name, conn):
+                    last = not ledger.has_witness(item, sub, now)
+                    lost.append(Lost(item, last, sub.seq, sub.last_id))
         if not ledger.after_outage:
             self._repair.watch_polled()
         return lost

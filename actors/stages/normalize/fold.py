@@ -67,6 +67,7 @@ _CHANNELS: Final[dict[type, Channel]] = {
     OpenInterest: "open_interest",
     Funding: "funding",
 }
+_TELLING: Final[frozenset[Channel]] = frozenset(("ticker", "funding"))  # perhaps of more than themselves
 
 
 class _State(msgspec.Struct):
@@ -256,8 +257,7 @@ class Normalize:
                 self._control(name, conn, said, line)
                 continue
             channel, symbol = _CHANNELS[type(said)], said.symbol or ""
-            if self._rate_alone and channel == "funding" and cast("Funding", said).rate is None:
-                self._beside(conn, said, (channel, symbol))
+            if channel in _TELLING and self._tells(conn, said, (channel, symbol)):
                 continue
             sub = conn.subs.get((channel, symbol))
             if sub is None or sub.state != "live":
@@ -270,10 +270,15 @@ class Normalize:
             elif sub.active or channel == "book":
                 self._sink.event(said)
 
-    def _beside(self, conn: Conn, said: Event, item: Item) -> None:
-        """Take an event that proves nothing of its item."""
-        if self._connections.beside(conn, item):
-            self._sink.event(said)
+    def _tells(self, conn: Conn, said: Event, item: Item) -> bool:
+        """Look at what an event tells of other items than its own; return whether of those alone."""
+        if isinstance(said, Ticker):
+            self._connections.priced(conn, item[1], said.last)
+        elif self._rate_alone and cast("Funding", said).rate is None:
+            if self._connections.beside(conn, item):
+                self._sink.event(said)
+            return True
+        return False
 
     def _unread(self, name: str, conn: Conn, frame: bytes, channel: str | None) -> None:
         """Say what may be missing with a frame that cannot be read, where nothing later would tell.

@@ -20,6 +20,8 @@ RECONNECT_NS: Final = 60 * SECOND  # chosen: a connection is not asked to be rep
 REFUSED_NS: Final = 60 * SECOND  # chosen: first wait before a refused item is tried again
 QUIET_MOST_NS: Final = 300 * SECOND  # chosen: longest wait before a connection that gives nothing is replaced
 UNMOVED_NS: Final = 3 * SECOND  # chosen: what REST answers is not so old
+DEAF_NS: Final = 60 * SECOND  # chosen: tickers may be ahead of trades, but not by so much
+DEAF_MOVES: Final = 3  # chosen: one may come of what is no trade of the book
 MANY_SILENT: Final = 8  # chosen: so many silent items at once are the connection's fault
 
 
@@ -35,12 +37,16 @@ class Repair:
         self._statuses = statuses
         self._sink = sink
 
-    def watch(self, name: str, conn: Conn) -> None:
-        """See to what is overdue on one connection."""
+    def watch(self, name: str, conn: Conn) -> list[tuple[Item, Sub]]:
+        """See to what is overdue on one connection; return those that are known to have missed something."""
+        deaf: list[tuple[Item, Sub]] = []
         overdue = [(item, sub) for item, sub in conn.subs.items() if self._overdue(conn, item, sub)]
         for item, sub in overdue:
             if sub.state not in ("stale", "refused"):
                 reason = "silent" if sub.heard else "no frame yet" if sub.acked else "no acknowledgement"
+                if sub.unheard:
+                    reason = "its ticker moves, and no trade comes"
+                    deaf.append((item, sub))
                 sub.state = "stale"
                 self._ledger.hand_over(item, sub)
                 if not self._statuses.tell(item, reason):  # another connection gives it: say which does not
@@ -57,6 +63,7 @@ class Repair:
                 self.speaks(name, conn)
             self._wake(name, conn, overdue)
         self._end_overdue(name, conn)
+        return deaf
 
     def _tell_unmoved(self, name: str, conn: Conn) -> None:
         """Tell of books that were granted and have not changed since: they can be fetched all the same."""
@@ -99,7 +106,8 @@ class Repair:
                 return waited > ACK_NS
             case "subscribed" | "live":
                 most = (self._first if sub.state == "subscribed" else self._silence).get(item[0])
-                return most is not None and waited > most
+                is_deaf = sub.unheard >= DEAF_MOVES and waited > DEAF_NS
+                return is_deaf or (most is not None and waited > most)
             case "stale" | "refused":
                 return self._ledger.ladder(conn.leg, item, self._sink.now).due <= self._sink.now
             case "resyncing":

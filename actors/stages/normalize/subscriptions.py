@@ -53,6 +53,9 @@ class Sub(msgspec.Struct):
         seq: The venue's number of the last frame.
         last_id: Of trades: the highest id it brought.
         unmoved: Told to have given nothing since it was granted.
+        price: Of trades: the last price that the connection's ticker told.
+        moves: How often that has changed without a trade ...
+        moved_since: ... since this ``since``.
     """
 
     state: StatusState
@@ -64,6 +67,22 @@ class Sub(msgspec.Struct):
     last_id: int = 0
     heir: bool = False
     unmoved: bool = False
+    price: str | None = None
+    moves: int = 0
+    moved_since: int = 0
+
+    def priced(self, price: str) -> None:
+        """Take the price of the last trade, as a ticker tells it; a trade that was heard explains it."""
+        if self.moved_since != self.since:
+            self.moved_since, self.moves = self.since, 0
+        elif price != self.price:
+            self.moves += 1
+        self.price = price
+
+    @property
+    def unheard(self) -> int:
+        """How many trades must have been made that this connection did not give, at least."""
+        return self.moves if self.moved_since == self.since else 0
 
 
 class Conn(msgspec.Struct):

@@ -155,6 +155,14 @@ def test_an_audit_that_is_not_answered_is_asked_for_again_and_proves_when_it_is(
     assert asked() == []
 
 
+def test_a_price_that_is_none_among_more_levels_than_are_kept_is_a_word_for_people(chain: Chain) -> None:
+    chain.wait(70, beat(BTC), beat(ETH))
+    first = next(request for request in chain.asked() if request.symbol == "BTC-USD")
+    bids = [["-", "1", 1], *([str(n), "1", 1] for n in range(1, coinbase.LEVELS + 1))]
+    chain.answer(first, {"bids": bids, "asks": [], "sequence": 9, "time": TIME})
+    assert len(chain.dead()) == 1
+
+
 def test_an_audit_that_finds_a_difference_twice_is_a_gap_and_another_book_is_asked_for(chain: Chain) -> None:
     wrong = {"bids": [["1", "8", 1]], "asks": [["2", "1", 1]], "sequence": 9}
     chain.wait(70, beat(BTC), beat(ETH))

@@ -317,9 +317,8 @@ def _audit(symbol: str, body: bytes, scratch: Scratch) -> list[Event]:
     book = read("book", _book_decoder, body)
     if book.auction_mode:
         return []
-    bids = _best([(price, size) for price, size, _ in book.bids], descending=True)
-    asks = _best([(price, size) for price, size, _ in book.asks], descending=False)
-    bids, asks, _ = _sides(bids, asks)
+    bids, asks, _ = _sides([row[:2] for row in book.bids], [row[:2] for row in book.asks])
+    bids, asks = _best(bids, descending=True), _best(asks, descending=False)
     head = (NAME, symbol, date_ns(book.time), scratch.recv, None, scratch.conn)
     return [BookSnapshot(*head, bids, asks, audit=True)]
 

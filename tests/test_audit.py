@@ -18,11 +18,15 @@ START = 1_700_000_000 * SECOND
 class Book:
     """A joined book. ``asked``: when it asked, s after the join."""
 
-    def __init__(self, rule=RULE, symbol="BTC-USD"):
+    def __init__(self, rule=RULE, symbol="BTC-USD", levels=BIDS):
         self.now = START
         self.asked = []
         self.sync = Sync(Alignment(rule), "a.1", self.now, symbol)
-        self.sync.snapshot(self._told(BIDS, ASKS), self.now)
+        snapshot = self._told(levels, ASKS)
+        if rule.snapshot == "rest":
+            self.now += SECOND
+            self.sync.delta(BookDelta("v", "BTC-USD", self.now, self.now, None, "a.1", [], []), 100, self.now)
+        self.sync.snapshot(snapshot, self.now)
 
     def _told(self, bids, asks, *, made=None, audit=False):
         at = self.now if made is None else made
@@ -142,6 +146,45 @@ def test_what_differs_twice_is_wrong(book):
     assert book.answer(wrong) == "differs"
     assert (book.sync.fault.cause, book.sync.joined) == ("sequence", False)
     assert book.sync.due is not None  # another book is asked for
+
+
+def test_what_changes_between_two_answers_was_not_missed(book):
+    wrong = [("100", "1"), ("99", "8"), ("98", "3")]
+    assert book.answer(wrong) == "unclear"
+    book.wait(2)
+    book.change([("99", "2")])  # what it was before
+    book.wait(AGAIN_S - 2)
+    assert book.answer(wrong, made=book.now + 9 * SECOND) == "unclear"  # by a clock that is ahead
+    book.wait(AGAIN_S)
+    assert book.answer(wrong) == "differs"
+
+
+def test_a_stream_that_is_behind_accuses_no_book(book):
+    wrong = [("100", "1"), ("99", "8"), ("98", "3")]
+    for _ in range(2):
+        assert book.answer(wrong) == "unclear"
+        book.wait(AGAIN_S)
+        late = BookDelta("v", "BTC-USD", book.now - 20 * SECOND, book.now, None, "a.1", [("98", "3")], [])
+        assert book.sync.delta(late, 100, book.now) == "applied"
+    book.change([("98", "3")])  # it has caught up
+    assert book.answer(wrong) == "differs"
+
+
+def test_a_book_that_becomes_a_newer_one_is_audited_anew():
+    rule = BookRule("rest", "none", "none", depth=12, verified="audit", audit_s=EVERY_S)
+    book = Book(rule, levels=[(str(price), "1") for price in range(100, 88, -1)])
+    book.wait_for_question()
+    asked = len(book.asked)
+    assert book.answer(ASKS, ASKS) == "unclear"
+    book.change([(str(price), "0") for price in range(100, 90, -1)])
+    book.sync.tick(book.now)
+    assert book.sync.snapshot(book._told(BIDS, ASKS), book.now) == "replaced"
+    book.hear(ASKS, ASKS)
+    book.wait(LEAD_S)
+    assert len(book.asked) == asked
+    book.wait(1)
+    assert len(book.asked) == asked + 1
+    assert book.answer() == "passed"
 
 
 @pytest.mark.parametrize(

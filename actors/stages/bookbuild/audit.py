@@ -4,7 +4,8 @@ An answer shows the book as it was a moment ago: some of its changes may still b
 has gone on since. So it waits until the stream has caught up. From a while before the question on, the prices
 that change are noted, with the venue's time of each; what changed since the answer was made, or right before,
 is left out, and so is what lies below the deepest level of either. All else must be equal. What differs in
-the same way in two answers running is wrong: a change was missed.
+the same way in two answers running, and did not change between, is wrong: a change was missed. Unless the
+stream is behind: as long as what comes is older than the first of them, the change may be on its way.
 
 States::
 
@@ -52,6 +53,7 @@ class AuditState(msgspec.Struct, array_like=True):
     ask_at: int
     tries: int
     made: int | None
+    told: int | None
     wrong_bids: _Sizes
     wrong_asks: _Sizes
     answer: BookSnapshot | None
@@ -67,8 +69,8 @@ class Audit:
     """
 
     __slots__ = (
-        "_answer", "_ask_at", "_asks", "_bids", "_due", "_every", "_judge_at", "_made", "_since", "_tries",
-        "_wrong", "noting", "passed_at",
+        "_answer", "_ask_at", "_asks", "_bids", "_due", "_every", "_judge_at", "_made", "_since", "_told",
+        "_tries", "_wrong", "noting", "passed_at",
     )  # fmt: skip
 
     def __init__(self, every_s: int, now: int, place: int) -> None:
@@ -87,6 +89,7 @@ class Audit:
         self._ask_at = 0
         self._tries = 0
         self._made: int | None = None  # when the last answer was made, by the venue
+        self._told: int | None = None  # when it was looked at: the venue's time of the book's last change
         self._wrong: tuple[_Sizes, _Sizes] = ({}, {})  # what differed in it
         self._answer: BookSnapshot | None = None  # not looked at yet
         self._judge_at = 0
@@ -96,11 +99,20 @@ class Audit:
         self.noting = False
         self._due = now + self._every
 
+    def restart(self, now: int) -> None:
+        """Begin an audit under way anew: the book has become a newer one, and nobody noted what changed."""
+        if self.noting:
+            self._rest(now)
+            self._due = now
+
     def note(self, delta: BookDelta) -> None:
         """Note what ``delta`` changes."""
         at = maxsize if delta.ts_event is None else delta.ts_event
-        for notes, levels in ((self._bids, delta.bids), (self._asks, delta.asks)):
-            notes.update((price, at) for price, _ in levels)
+        sides = ((self._bids, self._wrong[0], delta.bids), (self._asks, self._wrong[1], delta.asks))
+        for notes, wrong, levels in sides:
+            for price, _ in levels:
+                notes[price] = at
+                wrong.pop(price, None)  # a change makes good whatever was missed before
 
     def answer(self, answer: BookSnapshot, now: int) -> None:
         """Take what the venue says; ``step`` will tell what it means."""
@@ -121,7 +133,7 @@ class Audit:
                 self._ask_at = now + LEAD_S * SECOND
             return None
         if self._answer is not None:
-            return self._judge(self._answer, book, now) if now >= self._judge_at else None
+            return self._judge(self._answer, book, at, now) if now >= self._judge_at else None
         if now < self._ask_at:
             return None
         if self._tries >= TRIES or max(len(self._bids), len(self._asks)) > MOST_NOTES:
@@ -131,7 +143,7 @@ class Audit:
         self._ask_at = now + WAIT_S * SECOND
         return "ask"
 
-    def _judge(self, answer: BookSnapshot, book: Levels, now: int) -> Step:
+    def _judge(self, answer: BookSnapshot, book: Levels, at: int | None, now: int) -> Step:
         made = answer.ts_event
         if made is not None and made < self._since:
             return self._unclear(now)
@@ -147,8 +159,11 @@ class Audit:
             self._rest(now)
             return "passed"
         is_another = made is None or made != self._made  # a cache may give the same one twice
-        (bids, asks), self._wrong, self._made = self._wrong, wrong, made
-        if is_another and (bids.items() & wrong[0].items() or asks.items() & wrong[1].items()):
+        is_behind = at != self._told and (at or 0) < (self._made or 0) + SLACK_NS
+        (bids, asks), self._wrong = self._wrong, wrong
+        self._made, self._told = made, at
+        is_same = bids.items() & wrong[0].items() or asks.items() & wrong[1].items()
+        if is_same and is_another and not is_behind:
             return "differs"
         return self._unclear(now)
 
@@ -169,6 +184,7 @@ class Audit:
             ask_at=self._ask_at,
             tries=self._tries,
             made=self._made,
+            told=self._told,
             wrong_bids=self._wrong[0],
             wrong_asks=self._wrong[1],
             answer=self._answer,
@@ -186,7 +202,7 @@ class Audit:
         audit._bids, audit._asks = state.bids, state.asks
         audit._ask_at = state.ask_at
         audit._tries = state.tries
-        audit._made = state.made
+        audit._made, audit._told = state.made, state.told
         audit._wrong = state.wrong_bids, state.wrong_asks
         audit._answer, audit._judge_at = state.answer, state.judge_at
         return audit

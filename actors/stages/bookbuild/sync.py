@@ -362,6 +362,8 @@ class Sync:
             self._joined_at = now
         if not (was_joined and self._rest):
             self._begin_audits(now)
+        elif self._audit is not None:
+            self._audit.restart(now)
         self.crossed_since = now if self.book.crossed else None
         if self.crossed_since is None:
             self._crossed_openings = 0

@@ -202,6 +202,20 @@ def test_an_empty_answer_is_no_excuse(book):
     assert book.answer([], ASKS) == "differs"
 
 
+def test_an_answer_of_which_nothing_can_be_compared_proves_nothing(book):
+    book.change([(price, "7") for price, _ in BIDS])
+    assert book.answer([("100", "4"), ("99", "4")], made=book.now) == "unclear"
+    assert book.sync.verified == "none"
+    book.wait(AGAIN_S)
+    assert book.answer([(price, "7") for price, _ in BIDS]) == "passed"
+
+
+def test_a_side_that_both_have_empty_is_the_same(book):
+    book.change([(price, "0") for price, _ in BIDS])
+    book.wait(2)
+    assert book.answer([]) == "passed"
+
+
 def test_levels_below_the_answers_deepest_say_nothing(book):
     assert book.answer(BIDS[:1], ASKS[:2]) == "passed"
 

@@ -150,11 +150,10 @@ class Audit:
         theirs = Levels()
         theirs.load(answer.bids, answer.asks)
         after = 0 if made is None else made - SLACK_NS
-        wrong = (
-            _differing(book.bids, theirs.bids, self._bids, after),
-            _differing(book.asks, theirs.asks, self._asks, after),
-        )
-        if not any(wrong):
+        bids_differ = _differing(book.bids, theirs.bids, self._bids, after)
+        asks_differ = _differing(book.asks, theirs.asks, self._asks, after)
+        wrong = bids_differ or {}, asks_differ or {}
+        if bids_differ == asks_differ == {}:
             self.passed_at = now
             self._rest(now)
             return "passed"
@@ -208,18 +207,23 @@ class Audit:
         return audit
 
 
-def _differing(ours: Side, theirs: Side, notes: Mapping[str, int], after: int) -> _Sizes:
-    """Return where the sides differ, without what was noted with a time of ``after`` or later."""
+def _differing(ours: Side, theirs: Side, notes: Mapping[str, int], after: int) -> _Sizes | None:
+    """Return where the sides differ, without what was noted with a time of ``after`` or later.
+
+    None: nothing else is there, so that nothing is proved.
+    """
     if ours.exact is not theirs.exact:
         ours.make_exact()
         theirs.make_exact()
     told, said = _by_key(ours), _by_key(theirs)
     changed = {ours.key(price) for price, at in notes.items() if at >= after}
     deepest: Key = max(ours.horizon, theirs.keys[0]) if theirs.keys else ours.horizon
+    keys = told.keys() | said.keys()
+    compared = sorted(key for key in keys if key >= deepest and key not in changed)
+    if keys and not compared:
+        return None
     found: _Sizes = {}
-    for key in sorted(told.keys() | said.keys()):
-        if key < deepest or key in changed:
-            continue
+    for key in compared:
         price, our = told.get(key, (said[key][0] if key in said else "", "0"))
         their = said[key][1] if key in said else "0"
         if our != their and Decimal(our) != Decimal(their):

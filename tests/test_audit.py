@@ -1,6 +1,7 @@
 """Audits of a book, rule by rule, by a clock that the test moves."""
 
 import pytest
+from msgspec import structs
 
 from actors.model.events import SECOND, BookDelta, BookSnapshot
 from actors.stages.bookbuild.alignment import Alignment
@@ -60,9 +61,8 @@ class Book:
         while len(self.asked) == before:
             self.wait(1)
 
-    def reload(self):
-        rule = Alignment(RULE)
-        self.sync = Sync.load(rule, self.sync.dump(), "BTC-USD")
+    def reload(self, rule=RULE, symbol="BTC-USD"):
+        self.sync = Sync.load(Alignment(rule), self.sync.dump(), symbol)
 
 
 @pytest.fixture
@@ -327,11 +327,29 @@ def test_a_proof_outlives_a_restart(book):
     assert book.sync.verified == "audit"
 
 
-def test_a_checkpoint_from_before_there_were_audits_is_read():
-    book = Book(BookRule("stream", "none", "none", verified="none"))
+def test_books_of_a_checkpoint_from_before_there_were_audits_ask_one_after_another():
+    firsts = set()
+    for n in range(40):
+        book = Book(BookRule("stream", "none", "none", verified="none"), symbol=f"A{n}-USD")
+        book.wait(2 * EVERY_S)
+        book.reload(symbol=f"A{n}-USD")
+        assert book.sync.verified == "none"
+        book.wait_for_question()
+        firsts.add(book.asked[0])
+        assert book.answer() == "passed"
+    assert len(firsts) > 20
+
+
+def test_another_period_holds_from_the_restart_on(book):
+    book.reload(structs.replace(RULE, audit_s=86_400))
+    book.wait_for_question()
+    assert book.answer() == "passed"
+    book.wait(60)
     book.reload()
     assert book.sync.verified == "none"
+    reloaded = (book.now - START) // SECOND
     book.wait_for_question()
+    assert book.asked[-1] - reloaded <= FIRST_S + SPREAD_S + LEAD_S + 1
     assert book.answer() == "passed"
 
 

@@ -53,11 +53,12 @@ class AuditState(msgspec.Struct, array_like=True):
     ask_at: int
     tries: int
     made: int | None
-    told: int | None
     wrong_bids: _Sizes
     wrong_asks: _Sizes
     answer: BookSnapshot | None
     judge_at: int
+    told: int | None = None
+    every: int = 0
 
 
 class Audit:
@@ -183,16 +184,19 @@ class Audit:
             ask_at=self._ask_at,
             tries=self._tries,
             made=self._made,
-            told=self._told,
             wrong_bids=self._wrong[0],
             wrong_asks=self._wrong[1],
             answer=self._answer,
             judge_at=self._judge_at,
+            told=self._told,
+            every=self._every,
         )
 
     @classmethod
-    def load(cls, every_s: int, state: AuditState) -> "Audit":
-        """Return the audits that ``dump`` described."""
+    def load(cls, every_s: int, state: AuditState | None) -> "Audit | None":
+        """Return the audits that ``dump`` described; None: there were none, or of another period."""
+        if state is None or state.every != every_s * SECOND:
+            return None
         audit = cls(every_s, 0, 0)
         audit._due = state.due
         audit.passed_at = state.passed_at

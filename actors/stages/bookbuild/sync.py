@@ -227,8 +227,10 @@ class Sync:
 
         After ``differs`` the book is lost.
         """
-        audit = self._audit
-        if audit is None or self.silence:
+        if not self.joined or self.silence:
+            return None
+        audit = self._audit or self._begin_audits(now)  # a checkpoint may have had none
+        if audit is None:
             return None
         step = audit.step(self.book, self.ts_event, now)
         self.verified = "none" if audit.passed_at is None else self._alignment.rule.verified
@@ -374,11 +376,12 @@ class Sync:
             return self._lose(fault, now, None, 0)
         return "replaced" if was_joined else "joined"
 
-    def _begin_audits(self, now: int) -> None:
+    def _begin_audits(self, now: int) -> Audit | None:
         every_s = self._alignment.rule.audit_s
         if every_s:
             self._audit = Audit(every_s, now, self._place)
             self.verified = "none"
+        return self._audit
 
     # Joined
 
@@ -463,13 +466,9 @@ class Sync:
 
     def _load_audits(self, state: SyncState) -> None:
         rule = self._alignment.rule
-        if not rule.audit_s or not self.joined:
-            return
-        if state.audit is None:  # there were none when it was written
-            self._begin_audits(state.joined_at)
-            return
-        self._audit = Audit.load(rule.audit_s, state.audit)
-        if self._audit.passed_at is not None:
+        if rule.audit_s and self.joined:
+            self._audit = Audit.load(rule.audit_s, state.audit)
+        if self._audit is not None and self._audit.passed_at is not None:
             self.verified = rule.verified
 
 

@@ -139,6 +139,15 @@ def test_audits_are_of_books_that_nothing_else_proves(tmp_path: Path, venue: str
     ]
 
 
+def test_audits_are_not_so_often_that_each_meets_the_next(tmp_path: Path):
+    text = 'mode = "live"\n[venues.coinbase]\nsymbols = ["BTC-USD"]\naudit_s = 9\n'
+    assert faults(tmp_path, text) == [
+        "tapeline.toml:4: venues.coinbase.audit_s: must be at least 10, or 0 for never, not 9"
+    ]
+    for often in ("0", "10"):
+        assert loaded(tmp_path, text.replace("9", often)).venues["coinbase"].audit_s == int(often)
+
+
 def test_audits_are_as_often_as_a_user_says_or_never():
     rule = VENUES["coinbase"].book_rule
     assert rule.audited(None) is rule

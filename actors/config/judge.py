@@ -12,6 +12,7 @@ from actors.model.events import Channel
 from actors.model.instruments import canonical, market_kind
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+_LEAST_AUDIT_S: Final = 10  # chosen: so long is looked ahead before each
 _SYMBOL: Final = re.compile(r"[^\s/-]+-[^\s/-]+(-(PERP|\d{6}))?")  # Binance lists non-ASCII assets too
 
 _SWAP: Final = re.compile(r"([^\s/_-]+)[-_]([^\s/_-]+)[-_](?:SWAP|PERPETUAL|PERP)")  # as others write it
@@ -60,7 +61,11 @@ def judge_venues(tree: Mapping[str, Any]) -> Iterator[Problem]:
                     yield Problem(
                         ("venues", name, key), f'{name} has no channel "{channel}" ({has}){derived}'
                     )
-        if venue.audit is None and table.get("audit_s") is not None:
+        audit_s: object = table.get("audit_s")
+        if isinstance(audit_s, int) and 0 < audit_s < _LEAST_AUDIT_S:
+            says = f"must be at least {_LEAST_AUDIT_S}, or 0 for never, not {audit_s}"
+            yield Problem(("venues", name, "audit_s"), says)
+        if venue.audit is None and audit_s is not None:
             proof = venue.book_rule.verified
             why = "each frame is a whole book" if proof == "none" else f"they are proved by their {proof}"
             yield Problem(("venues", name, "audit_s"), f"books of {name} are not audited: {why}")

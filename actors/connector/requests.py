@@ -8,6 +8,7 @@ request once what it led to is in ``raw``, so a killed connector's successor ser
 
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 import anyio
@@ -36,6 +37,7 @@ FIRST_LEG: Final = LEGS[0]
 _REST: Final = frozenset({"snapshot", "audit", "backfill"})
 _OF_BOOKS: Final = frozenset({"snapshot", "audit"})  # whose answers are of now, not of what was asked
 _MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
+_MOST_AUDITS: Final = 8  # chosen: that wait for their turn
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once
 _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
 
@@ -86,6 +88,7 @@ class Requests:
         self._born = born
         self._known: OrderedDict[str, None] = OrderedDict()
         self._waiting: set[_Subject] = set()  # of books whose turn has not come
+        self._auditing = anyio.Lock()  # one at a time: nothing else of the budget waits for more than one
         self._open: deque[_Open] = deque()
         self._slot_free = anyio.Event()
         self._moved = anyio.Event()
@@ -221,10 +224,13 @@ class Requests:
             return None
         if _subject(request) in self._waiting:
             return None  # that one waits for the budget still: its answer will be newer than this request
+        if request.op == "audit" and self._auditing.statistics().tasks_waiting >= _MOST_AUDITS:
+            return None  # asked for again, as nothing comes
         if request.op in _OF_BOOKS:
             self._waiting.add(_subject(request))
         try:
-            reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
+            async with self._auditing if request.op == "audit" else nullcontext():
+                reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
         finally:
             self._waiting.discard(_subject(request))
         return None if reply is None else self._write(request, question, reply)

@@ -16,7 +16,7 @@ from actors.venues.base import Answer, Endpoints, Limits, Request, Venue
 
 USER_AGENT: Final = "tapeline"
 TIMEOUT_S: Final = 10.0  # FAULTS V19
-MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a book of 5,000 levels a side is 0.3 MB
+MOST_BYTES: Final = 8 * 1024 * 1024  # chosen: a whole book of Coinbase is some 5 MB
 MOST_LISTING_BYTES: Final = 64 * 1024 * 1024  # chosen: Binance lists its instruments in some 10 MB
 _MOST_COMPLAINT: Final = 2000  # characters kept of an answer that is no answer: 403 brings whole pages
 _MOST_WAIT_S: Final = 3 * 86400.0  # documented: the longest ban (Binance)

@@ -11,11 +11,12 @@ from fake_venue import listing as rows
 from msgspec.structs import replace
 
 from actors.connector import listing, role
+from actors.connector.rest import Rest
 from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
 from actors.streams.limit import Limit
 from actors.venues import VENUES, binance
-from actors.venues.base import Connection, Subscription
+from actors.venues.base import Connection, Request, Subscription
 
 pytestmark = pytest.mark.redis
 
@@ -213,10 +214,11 @@ async def test_a_snapshot_is_answered_for_the_connection_that_asked(redis_server
     assert answer.json["request"]["path"] == "/api/v3/depth?symbol=BTCUSDT&limit=1000"
 
 
-async def test_an_audit_is_answered_for_the_connection_that_asked(redis_server, settings_for, monkeypatch):
-    def audit(instrument):
-        return replace(VENUES["binance"].snapshot(instrument), op="audit")
+def audit(instrument: Instrument) -> Any:
+    return replace(binance.snapshot(instrument), op="audit")
 
+
+async def test_an_audit_is_answered_for_the_connection_that_asked(redis_server, settings_for, monkeypatch):
     monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], audit=audit))
     server = redis_server()
     async with FakeVenue() as venue:
@@ -248,6 +250,39 @@ async def test_a_snapshot_that_waits_for_its_turn_is_not_asked_for_twice(
                 await until(lambda: of(client, "h")[-1].json["id"] == "r/9/0")
             answered = [line.json["id"] for line in of(client, "h")]
     assert answered == ["r/0/0", "r/9/0"]
+
+
+async def test_audits_are_asked_one_by_one_and_few_wait_for_their_turn(
+    redis_server, settings_for, monkeypatch
+):
+    asked: list[str | None] = []
+    out: set[str | None] = set()
+
+    async def fetch(self: Rest, question: Request, *args: Any, **wanted: Any) -> Any:
+        if question.op == "audit":
+            assert not out
+            out.add(question.symbol)
+            await anyio.sleep(0.2)  # so that the others have to wait
+            out.clear()
+            asked.append(question.symbol)
+        return await original(self, question, *args, **wanted)
+
+    original = Rest.fetch
+    monkeypatch.setattr(Rest, "fetch", fetch)
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], audit=audit))
+    symbols = [f"A{n}-USDT" for n in range(12)]
+    server = redis_server()
+    async with FakeVenue(*symbols) as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue(symbols=symbols))):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                ask(client, *(ControlRequest(symbol, "audit", symbol, conn=conn) for symbol in symbols))
+                last = client.xrevrange(CONTROL, count=1)[0][0]
+                ck = KEYS.cursor(PARTITION, "connector:a")
+                await until(lambda: client.hget(ck, "c:control") == last)
+                answered = [line.json["id"] for line in of(client, "h")]
+    assert asked == answered == symbols[:9]  # one, and eight that waited; the rest will be asked for again
 
 
 async def test_a_429_bars_every_request_until_retry_after(redis_server, settings_for):

@@ -41,174 +41,120 @@ Step = Literal["ask", "passed", "differs", "unclear"]
 _Sizes = dict[str, tuple[str, str]]  # by price: ours and the venue's, "0" for none
 
 
-class AuditState(msgspec.Struct, array_like=True):
-    """An ``Audit`` as data, for the checkpoint."""
-
-    due: int
-    passed_at: int | None
-    noting: bool
-    since: int
-    bids: dict[str, int]
-    asks: dict[str, int]
-    ask_at: int
-    tries: int
-    made: int | None
-    wrong_bids: _Sizes
-    wrong_asks: _Sizes
-    answer: BookSnapshot | None
-    judge_at: int
-    told: int | None = None
-    every: int = 0
-
-
-class Audit:
-    """The audits of one book.
+class Audit(msgspec.Struct, array_like=True):
+    """The audits of one book, as they are kept in a checkpoint, too.
 
     Attributes:
-        noting: Changes have to be noted.
+        every: As configured.
+        due: When the next one begins.
         passed_at: When the last one passed, None: none did, or too long ago.
+        noting: Changes have to be noted.
+        since: The venue's time of the last change before the first note.
+        bids: When a price changed last, by the venue's time.
+        asks: The same.
+        ask_at: When to ask.
+        tries: Questions so far.
+        answer: What has come and was not looked at yet.
+        judge_at: When to look at it.
+        made: When the last answer that was looked at was made, by the venue.
+        told: The venue's time of the book's last change then.
+        wrong_bids: What differed in it, and has not changed since.
+        wrong_asks: The same.
     """
 
-    __slots__ = (
-        "_answer", "_ask_at", "_asks", "_bids", "_due", "_every", "_judge_at", "_made", "_since", "_told",
-        "_tries", "_wrong", "noting", "passed_at",
-    )  # fmt: skip
+    every: int
+    due: int
+    passed_at: int | None = None
+    noting: bool = False
+    since: int = 0
+    bids: dict[str, int] = {}
+    asks: dict[str, int] = {}
+    ask_at: int = 0
+    tries: int = 0
+    answer: BookSnapshot | None = None
+    judge_at: int = 0
+    made: int = 0
+    told: int = 0
+    wrong_bids: _Sizes = {}
+    wrong_asks: _Sizes = {}
 
-    def __init__(self, every_s: int, now: int, place: int) -> None:
+    @classmethod
+    def of(cls, every_s: int, now: int, place: int) -> "Audit":
         """Begin with a book that was joined ``now``; ``place``: any number of its own, to spread books."""
-        self._every = every_s * SECOND
-        self._due = now + (FIRST_S + place % min(SPREAD_S, every_s)) * SECOND
-        self.passed_at: int | None = None
-        self._begin(0)
-        self.noting = False
+        return cls(every_s * SECOND, now + (FIRST_S + place % min(SPREAD_S, every_s)) * SECOND)
 
-    def _begin(self, since: int) -> None:
-        self.noting = True
-        self._since = since  # the venue's time of the last change before the first note
-        self._bids: dict[str, int] = {}
-        self._asks: dict[str, int] = {}
-        self._ask_at = 0
-        self._tries = 0
-        self._made: int | None = None  # when the last answer was made, by the venue
-        self._told: int | None = None  # when it was looked at: the venue's time of the book's last change
-        self._wrong: tuple[_Sizes, _Sizes] = ({}, {})  # what differed in it
-        self._answer: BookSnapshot | None = None  # not looked at yet
-        self._judge_at = 0
+    def _begin(self, since: int, now: int) -> None:
+        self.noting, self.since = True, since
+        self.bids, self.asks, self.wrong_bids, self.wrong_asks = {}, {}, {}, {}
+        self.tries, self.answer, self.made, self.told = 0, None, 0, 0
+        self.ask_at = now + LEAD_S * SECOND
 
-    def _rest(self, now: int) -> None:
-        self._begin(0)
-        self.noting = False
-        self._due = now + self._every
+    def _rest(self, due: int) -> None:
+        self._begin(0, 0)
+        self.noting, self.due = False, due
 
     def restart(self, now: int) -> None:
         """Begin an audit under way anew: the book has become a newer one, and nobody noted what changed."""
         if self.noting:
             self._rest(now)
-            self._due = now
 
     def note(self, delta: BookDelta) -> None:
         """Note what ``delta`` changes."""
         at = maxsize if delta.ts_event is None else delta.ts_event
-        sides = ((self._bids, self._wrong[0], delta.bids), (self._asks, self._wrong[1], delta.asks))
+        sides = ((self.bids, self.wrong_bids, delta.bids), (self.asks, self.wrong_asks, delta.asks))
         for notes, wrong, levels in sides:
             for price, _ in levels:
                 notes[price] = at
                 wrong.pop(price, None)  # a change makes good whatever was missed before
 
-    def answer(self, answer: BookSnapshot, now: int) -> None:
+    def take(self, answer: BookSnapshot, now: int) -> None:
         """Take what the venue says; ``step`` will tell what it means."""
-        if self._tries and self._answer is None:  # else nobody waits for it any more
-            self._answer = answer
-            self._judge_at = now + SETTLE_S * SECOND
+        if self.tries:  # else nobody waits for it any more
+            self.answer = answer
+            self.judge_at = now + SETTLE_S * SECOND
 
     def step(self, book: Levels, at: int | None, now: int) -> Step | None:
         """Let time pass; return what to do, or what an answer says of ``book``, None for nothing.
 
         ``at``: the venue's time of the book's last change.
         """
-        if self.passed_at is not None and now - self.passed_at > LASTING * self._every:
+        if self.passed_at is not None and now - self.passed_at > LASTING * self.every:
             self.passed_at = None
         if not self.noting:
-            if now >= self._due:
-                self._begin(at or 0)
-                self._ask_at = now + LEAD_S * SECOND
+            if now >= self.due:
+                self._begin(at or 0, now)
             return None
-        if self._answer is not None:
-            return self._judge(self._answer, book, at, now) if now >= self._judge_at else None
-        if now < self._ask_at:
+        if self.answer is not None:
+            return self._judge(self.answer, book, at or 0, now) if now >= self.judge_at else None
+        if now < self.ask_at:
             return None
-        if self._tries >= TRIES or max(len(self._bids), len(self._asks)) > MOST_NOTES:
-            self._rest(now)
+        if self.tries >= TRIES or max(len(self.bids), len(self.asks)) > MOST_NOTES:
+            self._rest(now + self.every)
             return None
-        self._tries += 1
-        self._ask_at = now + WAIT_S * SECOND
+        self.tries += 1
+        self.ask_at = now + WAIT_S * SECOND
         return "ask"
 
-    def _judge(self, answer: BookSnapshot, book: Levels, at: int | None, now: int) -> Step:
+    def _judge(self, answer: BookSnapshot, book: Levels, at: int, now: int) -> Step:
+        self.answer = None
+        self.ask_at = now + AGAIN_S * SECOND
         made = answer.ts_event
-        if made is not None and made < self._since:
-            return self._unclear(now)
+        if made is None or made < self.since:
+            return "unclear"
         theirs = Levels()
         theirs.load(answer.bids, answer.asks)
-        after = 0 if made is None else made - SLACK_NS
-        bids_differ = _differing(book.bids, theirs.bids, self._bids, after)
-        asks_differ = _differing(book.asks, theirs.asks, self._asks, after)
-        wrong = bids_differ or {}, asks_differ or {}
-        if bids_differ == asks_differ == {}:
+        bids = _differing(book.bids, theirs.bids, self.bids, made - SLACK_NS)
+        asks = _differing(book.asks, theirs.asks, self.asks, made - SLACK_NS)
+        if bids == asks == {}:
             self.passed_at = now
-            self._rest(now)
+            self._rest(now + self.every)
             return "passed"
-        is_another = made is None or made != self._made  # a cache may give the same one twice
-        is_behind = at != self._told and (at or 0) < (self._made or 0) + SLACK_NS
-        (bids, asks), self._wrong = self._wrong, wrong
-        self._made, self._told = made, at
-        is_same = bids.items() & wrong[0].items() or asks.items() & wrong[1].items()
-        if is_same and is_another and not is_behind:
-            return "differs"
-        return self._unclear(now)
-
-    def _unclear(self, now: int) -> Step:
-        self._answer = None
-        self._ask_at = now + AGAIN_S * SECOND
-        return "unclear"
-
-    def dump(self) -> AuditState:
-        """Return everything that decides what comes next."""
-        return AuditState(
-            due=self._due,
-            passed_at=self.passed_at,
-            noting=self.noting,
-            since=self._since,
-            bids=self._bids,
-            asks=self._asks,
-            ask_at=self._ask_at,
-            tries=self._tries,
-            made=self._made,
-            wrong_bids=self._wrong[0],
-            wrong_asks=self._wrong[1],
-            answer=self._answer,
-            judge_at=self._judge_at,
-            told=self._told,
-            every=self._every,
-        )
-
-    @classmethod
-    def load(cls, every_s: int, state: AuditState | None) -> "Audit | None":
-        """Return the audits that ``dump`` described; None: there were none, or of another period."""
-        if state is None or state.every != every_s * SECOND:
-            return None
-        audit = cls(every_s, 0, 0)
-        audit._due = state.due
-        audit.passed_at = state.passed_at
-        audit.noting = state.noting
-        audit._since = state.since
-        audit._bids, audit._asks = state.bids, state.asks
-        audit._ask_at = state.ask_at
-        audit._tries = state.tries
-        audit._made, audit._told = state.made, state.told
-        audit._wrong = state.wrong_bids, state.wrong_asks
-        audit._answer, audit._judge_at = state.answer, state.judge_at
-        return audit
+        is_another = made != self.made  # a cache may give the same one twice
+        is_behind = at != self.told and at < self.made + SLACK_NS
+        was_bids, was_asks = self.wrong_bids, self.wrong_asks
+        self.made, self.told, self.wrong_bids, self.wrong_asks = made, at, bids or {}, asks or {}
+        is_same = was_bids.items() & self.wrong_bids.items() or was_asks.items() & self.wrong_asks.items()
+        return "differs" if is_same and is_another and not is_behind else "unclear"
 
 
 def _differing(ours: Side, theirs: Side, notes: Mapping[str, int], after: int) -> _Sizes | None:

@@ -49,7 +49,7 @@ from actors.stages.bookbuild.alignment import (
     seq_of,
 )
 from actors.stages.bookbuild.asking import Asking
-from actors.stages.bookbuild.audit import Audit, AuditState, Step
+from actors.stages.bookbuild.audit import Audit, Step
 from actors.stages.bookbuild.buffer import Buffer
 
 STILL_S: Final = 3  # chosen: a snapshot that no change follows for so long is the book
@@ -91,7 +91,7 @@ class SyncState(msgspec.Struct, array_like=True):
     reason: str
     crossed_openings: int = 0
     doubted: bool = False
-    audit: AuditState | None = None
+    audit: Audit | None = None
 
 
 class Sync:
@@ -220,7 +220,7 @@ class Sync:
     def audited(self, answer: BookSnapshot, now: int) -> None:
         """Take what the venue's REST interface says of the book; ``audit`` will tell what it means."""
         if self._audit is not None:
-            self._audit.answer(answer, now)
+            self._audit.take(answer, now)
 
     def audit(self, now: int) -> Step | None:
         """Let time pass for the audits; return what there is to do, or what one has found; None: nothing.
@@ -379,7 +379,7 @@ class Sync:
     def _begin_audits(self, now: int) -> Audit | None:
         every_s = self._alignment.rule.audit_s
         if every_s:
-            self._audit = Audit(every_s, now, self._place)
+            self._audit = Audit.of(every_s, now, self._place)
             self.verified = "none"
         return self._audit
 
@@ -436,7 +436,7 @@ class Sync:
             reason=self._asking.reason,
             crossed_openings=self._crossed_openings,
             doubted=self._doubted,
-            audit=None if self._audit is None else self._audit.dump(),
+            audit=self._audit,
         )
 
     @classmethod
@@ -461,15 +461,14 @@ class Sync:
         sync._held = state.held
         sync._refreshing = state.refreshing
         sync._old_since = state.old_since
-        sync._load_audits(state)
+        sync._load_audits(state.audit)
         return sync
 
-    def _load_audits(self, state: SyncState) -> None:
+    def _load_audits(self, audit: Audit | None) -> None:
         rule = self._alignment.rule
-        if rule.audit_s and self.joined:
-            self._audit = Audit.load(rule.audit_s, state.audit)
-        if self._audit is not None and self._audit.passed_at is not None:
-            self.verified = rule.verified
+        if audit is not None and audit.every == (rule.audit_s or 0) * SECOND:  # else they begin anew
+            self._audit = audit
+            self.verified = rule.verified if audit.passed_at is not None else "none"
 
 
 def _text(seq: int | None) -> str | None:

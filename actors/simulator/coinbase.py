@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from actors.model.events import MS, SECOND, Channel
+from actors.simulator.book import Levels
 from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop, iso, whole
 from actors.simulator.listings import pick
@@ -36,7 +37,7 @@ LIMITS: Final[dict[str, float]] = {
     "subscribe_s": 5,  # by then something must have been asked for
     "requests": 15,  # REST
     "requests_s": 1.5,
-    "far_levels": 0,  # that a snapshot has a side, away from the market: 90,000 of BTC-USD make 4.8 MB
+    "far_levels": 0,  # that a whole book has a side, away from the market: 90,000 of BTC-USD make 4.8 MB
 }
 _STEPS: Final = {
     "BTC-USD": ("0.01", "0.00000001"),
@@ -122,11 +123,7 @@ class _Stand:
 
     def snapshot(self, now: int, far: int) -> bytes:
         """Return the whole book, which all who listen know by now, with ``far`` more levels a side."""
-        levels = self.shop.live.book.depth()
-        if far:
-            (worst_bid, _), (worst_ask, _) = levels.bids[-1], levels.asks[-1]
-            levels.bids.extend((worst_bid - n, 1) for n in range(1, min(far + 1, worst_bid)))
-            levels.asks.extend((worst_ask + n, 1) for n in range(1, far + 1))
+        levels = _whole(self.shop, far)
         asks, bids = (
             [b'["%b","%b"]' % (self.shop.price(p), self.shop.size(s)) for p, s in side]
             for side in (levels.asks, levels.bids)
@@ -355,7 +352,7 @@ class Coinbase:
         routes: dict[str, Handler] = {"/products": self._products}
         if shop is not None:
             routes[f"/products/{native}/trades"] = partial(_past_trades, shop)
-            routes[f"/products/{native}/book"] = partial(_book, shop)
+            routes[f"/products/{native}/book"] = partial(_book, shop, int(limits["far_levels"]))
         refusal = b'{"message":"Internal server error"}'
         reply = self.house.answer(routes, path, query, now, native=native, refusal=refusal)
         return Reply(404, b'{"message":"NotFound"}') if reply.status == 404 else reply
@@ -405,8 +402,18 @@ def _past_trades(shop: Shop, query: Mapping[str, str], _now: int) -> Reply:
     return Reply(200, msgspec.json.encode(rows), pages)
 
 
-def _book(shop: Shop, query: Mapping[str, str], now: int) -> Reply:
-    levels = shop.live.book.depth(1 if query.get("level", "1") == "1" else None)
+def _whole(shop: Shop, far: int) -> Levels:
+    """Return the whole book, with ``far`` more levels a side."""
+    levels = shop.live.book.depth()
+    if far:
+        (worst_bid, _), (worst_ask, _) = levels.bids[-1], levels.asks[-1]
+        levels.bids.extend((worst_bid - n, 1) for n in range(1, min(far + 1, worst_bid)))
+        levels.asks.extend((worst_ask + n, 1) for n in range(1, far + 1))
+    return levels
+
+
+def _book(shop: Shop, far: int, query: Mapping[str, str], now: int) -> Reply:
+    levels = shop.live.book.depth(1) if query.get("level", "1") == "1" else _whole(shop, far)
     bids, asks = (
         [[shop.price(p).decode(), shop.size(s).decode(), 1] for p, s in side]
         for side in (levels.bids, levels.asks)

@@ -278,6 +278,12 @@ def test_a_snapshot_of_several_megabytes_is_the_book_of_its_best_levels() -> Non
     assert len(whole.bids) == len(whole.asks) == coinbase.LEVELS
     assert chain.compared > 10
     assert chain.states[BTC][-1] == "live"
+    while not chain.asked["audit"]:
+        chain.run(5)
+    chain.run(5)
+    [audit] = [event for event in chain.of(BookSnapshot) if event.audit]
+    assert len(audit.bids) == len(audit.asks) == coinbase.LEVELS
+    assert chain.views[BTC].verified == "audit"
     assert not chain.dead
 
 

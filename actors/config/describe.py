@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast, get_args, get_origin
 
-from pydantic import BaseModel
-
-from actors.config.settings import Settings
+from actors.config.settings import Settings, fields_of
 
 SECTIONS: Final = {
     "redis": "Where the state lives.",
@@ -99,10 +97,11 @@ SECRET: Final = frozenset({"broadcaster.token", "forwarder.key", "master.keys"})
 
 def settings(model: object = Settings, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Yield the path of every setting, ``*`` for a name of the user's."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        for name, field in model.model_fields.items():
-            yield from settings(field.annotation, (*path, name))
-    elif get_origin(model) is dict and issubclass(get_args(model)[1], BaseModel):
+    fields = fields_of(model)
+    if fields is not None:
+        for name, annotation in fields.items():
+            yield from settings(annotation, (*path, name))
+    elif get_origin(model) is dict and fields_of(get_args(model)[1]) is not None:
         yield from settings(get_args(model)[1], (*path, "*"))
     else:
         yield path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Union, cast, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from actors.config import ftsobest
 from actors.config.judge import judge, judge_venues, venue_tables
@@ -23,6 +23,7 @@ from actors.config.settings import (
     RedisSettings,
     Settings,
     SimulatorSettings,
+    fields_of,
 )
 from actors.config.words import Problem, nearest, plain
 
@@ -277,32 +278,25 @@ def _overlay(
     return variables
 
 
-def _fields(model: object) -> Mapping[str, Any] | None:
-    """Return name -> annotation of a section, or None for what is no section."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return {name: field.annotation for name, field in model.model_fields.items()}
-    return None
-
-
 def _annotation(path: tuple[str, ...]) -> object | None:
     """Return the type of the value at ``path``, None where there is none or a whole section."""
     at: object = Settings
     for part in path:
-        fields = _fields(at)
+        fields = fields_of(at)
         if fields is not None:
             at = fields.get(part)
         elif get_origin(at) is dict:
             at = get_args(at)[1]
         else:
             return None
-    return None if _fields(at) is not None or get_origin(at) is dict else at
+    return None if fields_of(at) is not None or get_origin(at) is dict else at
 
 
 def _variables(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield the name of every variable that sets something."""
 
     def under(model: object, path: tuple[str, ...]) -> Iterator[str]:
-        fields = _fields(model)
+        fields = fields_of(model)
         if fields is not None:
             for name, annotation in fields.items():
                 yield from under(annotation, (*path, name))
@@ -446,9 +440,9 @@ def _told(error: Mapping[str, Any]) -> Problem:
 def _fields_at(path: tuple[str, ...]) -> list[str]:
     at: object = Settings
     for part in path:
-        fields = _fields(at)
+        fields = fields_of(at)
         at = fields.get(part) if fields is not None else get_args(at)[1]
-    return list(_fields(at) or ())
+    return list(fields_of(at) or ())
 
 
 def _message(problems: Sequence[Problem], sources: _Sources) -> str:

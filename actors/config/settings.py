@@ -1,8 +1,8 @@
 """What can be set: the model of a configuration, as one frozen tree."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -33,6 +33,13 @@ class Section(BaseModel):
     """One table of the file: frozen, no key that it does not know, no number without end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def fields_of(model: object) -> Mapping[str, Any] | None:
+    """Return name -> annotation of a section, or None for what is no section."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return None
 
 
 class RedisSettings(Section):

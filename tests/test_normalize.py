@@ -1047,6 +1047,18 @@ def test_a_ticker_that_moves_with_its_trades_or_hardly_says_nothing_of_them() ->
     assert feed.asked() == []
 
 
+def test_trades_that_are_silent_for_too_long_are_not_missing_for_one_move_of_their_ticker() -> None:
+    feed = Feed(replace(UNNUMBERED, silence_s={"trade": 10.0}))
+    feed.open("a.1", "trade", "ticker")
+    feed.trade("a.1", 1)
+    follow(feed, 12, "5", "6")
+    told = feed.of(Gap, Status)
+    assert [(s.channel, s.reason) for s in told if isinstance(s, Status) and s.state == "stale"] == [
+        ("trade", "silent")
+    ]
+    assert not [gap for gap in told if isinstance(gap, Gap)]
+
+
 def test_a_ticker_without_trades_beside_it_is_no_reason_to_act() -> None:
     feed = Feed(UNNUMBERED)
     feed.open("a.1", "ticker")

@@ -44,7 +44,7 @@ class Repair:
         for item, sub in overdue:
             if sub.state not in ("stale", "refused"):
                 reason = "silent" if sub.heard else "no frame yet" if sub.acked else "no acknowledgement"
-                if sub.unheard:
+                if self._is_deaf(sub):
                     reason = "its ticker moves, and no trade comes"
                     deaf.append((item, sub))
                 sub.state = "stale"
@@ -106,14 +106,17 @@ class Repair:
                 return waited > ACK_NS
             case "subscribed" | "live":
                 most = (self._first if sub.state == "subscribed" else self._silence).get(item[0])
-                is_deaf = sub.unheard >= DEAF_MOVES and waited > DEAF_NS
-                return is_deaf or (most is not None and waited > most)
+                return self._is_deaf(sub) or (most is not None and waited > most)
             case "stale" | "refused":
                 return self._ledger.ladder(conn.leg, item, self._sink.now).due <= self._sink.now
             case "resyncing":
                 return not sub.acked and waited > ACK_NS
             case _:
                 return False
+
+    def _is_deaf(self, sub: Sub) -> bool:
+        """Tell whether trades were made that the subscription did not give."""
+        return sub.unheard >= DEAF_MOVES and self._sink.now - sub.since > DEAF_NS
 
     def _end_overdue(self, name: str, conn: Conn) -> None:
         for item, sub in conn.subs.items():

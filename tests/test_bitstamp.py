@@ -9,6 +9,7 @@ from chain_rig import START, Chain
 from actors.model.events import Book, Gap, Status, Trade
 from actors.model.instruments import Instrument
 from actors.venues import bitstamp
+from actors.venues.base import Answer
 
 BTC = Instrument("BTC-USD", "btcusd", "BTC", "USD")
 HEARTBEAT = {"event": "bts:heartbeat", "channel": "", "data": {"status": "success"}}
@@ -104,6 +105,32 @@ def test_a_market_acknowledged_and_silent_is_told_though_heartbeats_are_answered
     chain.say("s", ended)
     chain.hear({"event": "bts:unsubscription_succeeded", "channel": "diff_order_book_btcusd", "data": {}})
     assert [(r.op, r.channel) for r in chain.asked() if r.op != "snapshot"] == [("subscribe", "book")]
+
+
+def ask_ticker(chain: Chain, last: str) -> None:
+    """Let ten seconds pass, and have the ticker answered."""
+    chain.wait(10, HEARTBEAT)
+    body = {"timestamp": str(chain.now // 1_000_000_000), "last": last, "volume": "1"}
+    chain.say("h", Answer(bitstamp.ticker(BTC), 200, json.dumps(body)))
+
+
+def test_trades_that_do_not_come_while_the_ticker_that_is_asked_for_moves_are_missing(chain: Chain) -> None:
+    chain.hear(trade(7))
+    for last in "1", "2", "3", "4", "4", "4":
+        assert not chain.told(Gap)
+        ask_ticker(chain, last)
+    chain.wait(1)
+    assert [(gap.channel, gap.cause) for gap in chain.told(Gap)] == [("trade", "disconnect")]
+    assert ("resubscribe", "trade") in [(request.op, request.channel) for request in chain.asked()]
+
+
+def test_a_ticker_that_comes_from_a_cache_accuses_no_quiet_trades(chain: Chain) -> None:
+    chain.hear(trade(7))
+    for last in "1", "2", "3", *"3" * 20:  # two trades that were heard are told half a minute later
+        ask_ticker(chain, last)
+    told = [each for each in chain.told(Gap, Status) if each.channel == "trade"]
+    assert [each.state for each in told if isinstance(each, Status)][-1] == "live"
+    assert not any(isinstance(each, Gap) for each in told)
 
 
 def test_heartbeats_that_nobody_answers_end_the_connection(chain: Chain) -> None:

@@ -25,6 +25,7 @@ cryptofeed is timed twice. With its ``cross_check``: both sides then know after 
 is crossed (ours also proves sequences and checksums): ``ratio``. And as it comes (``ratio_bare``): changes go
 into a map in C (``order_book``), and nobody puts it in order, since no callback looks at it. Of ours a third
 is the book, in Python; JSON is a tenth, the rest is finding out what a frame is, the check of each price and
-size as text, and the event made of it. Coinbase's protocol of today is that of cryptofeed 2.3.2, which is in
-an environment of its own.
+size as text, and the event made of it. It stays Python, which runs wherever Python and make are: compiled
+to C (the book by mypyc, decode by Cython) ours took 0.51 to 0.76 of the second measure, as it is 0.54 to
+0.90. Coinbase's protocol of today is that of cryptofeed 2.3.2, which is in an environment of its own.
 """

@@ -114,7 +114,7 @@ def test_a_market_that_stands_still_has_its_books_after_a_reconnect(name: str) -
     assert chain.check_books() == len(symbols)
 
 
-@pytest.mark.parametrize("name", ["binance", "gateio", "kucoin", "mexc"])
+@pytest.mark.parametrize("name", ["binance", "bitstamp", "gateio", "kucoin", "mexc"])
 def test_trades_that_are_granted_and_do_not_come_are_missed(name: str) -> None:
     symbol = busiest(name, 1)[0]
     chain = Chain(name, symbol)

@@ -3,7 +3,7 @@
 import msgspec
 
 from actors.model.errors import Unparseable
-from actors.model.events import SECOND, Event, Gap, Trade
+from actors.model.events import SECOND, Event, Gap, Ticker, Trade
 from actors.model.instruments import Instrument
 from actors.stages.control import retry_delay_s
 from actors.stages.normalize.connections import Connections
@@ -80,8 +80,11 @@ class Answers:
                 self._sink.unparseable(Unparseable(f"trades of {item[1]}: {', '.join(unread)[:200]}"), line)
         else:
             for event in events:
-                if self._connections.answered(item, event.ts_event):  # asked more often than it changes
-                    self._sink.event(event)
+                if not self._connections.answered(item, event.ts_event):
+                    continue  # asked more often than it changes
+                self._sink.event(event)
+                if isinstance(event, Ticker):
+                    self._connections.priced_by_rest(item[1], event.last)
 
     def _snapshot(self, conn: str, symbol: str, events: list[Event] | None) -> None:
         key = (conn, symbol)

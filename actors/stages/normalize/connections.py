@@ -168,6 +168,12 @@ class Connections:
         if sub is not None and price is not None and sub.state in ("live", "subscribed"):
             sub.priced(price)
 
+    def priced_by_rest(self, symbol: str, price: str | None) -> None:
+        """Take the same from a ticker that was asked for, for every connection with the symbol's trades."""
+        for conn in self._ledger.conns.values():
+            if conn.open:
+                self.priced(conn, symbol, price)
+
     def beside(self, conn: Conn, item: Item) -> bool:
         """Take a frame that proves nothing of its item; return whether it passes."""
         sub = conn.subs.get(item)

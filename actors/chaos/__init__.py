@@ -40,7 +40,7 @@ def main(*, as_json: bool = False, seed: int = 1, short: bool = False, server: s
     else:
         plan = stages.Plan(events=220_000, kills=100, stops=12, redis_kills=6)
         legs = (connectors.Plan(kills=15, legs=1), connectors.Plan(kills=15, legs=2))
-        trouble = venues.Plan(faults=500, kills=60)
+        trouble = venues.Plan(faults=500, kills=60, silent=True)
         master = masters.Plan(kills=50, frames=200_000, frames_per_s=800, outage_s=60)
     with tempfile.TemporaryDirectory(prefix="tapeline-chaos-") as folder:
         _say("stages: owners killed, stopped, the server killed …")

@@ -1,11 +1,11 @@
 """Scenario 3: all venues of the demo at once, with faults, and any actor killed meanwhile.
 
 Faults come at random: frames dropped, doubled, swapped, damaged, with crossed books or wrong checksums,
-connections closed, reset, silent or refused, snapshots that are old, subscriptions that are refused or not
-answered, symbols that are not listed, a wrong clock; but none that grants trades and never gives any: a quiet
-market looks like that. When they have ended each book must be live, proved, and the venue's own; no trade
-came twice, and none that never was; where ids are contiguous each trade of the tape is in ``events`` or
-inside a ``gap``. And as ever all that the stages wrote is what an undisturbed fold makes of ``raw``.
+connections closed, reset, silent or refused, snapshots that are old, subscriptions that are refused, not
+answered, or granted and never served, symbols that are not listed, a wrong clock. When they have ended each
+book must be live, proved, and the venue's own; no trade came twice, and none that never was; where ids are
+contiguous each trade of the tape is in ``events`` or inside a ``gap``. And as ever all that the stages wrote
+is what an undisturbed fold makes of ``raw``.
 """
 
 import random
@@ -43,20 +43,26 @@ FAULTS: Final[Sequence[Mapping[str, object]]] = (
     {"kind": "maintenance", "for_s": 2}, {"kind": "connect", "for_s": 2, "status": 503},
     {"kind": "clock", "for_s": 3, "offset_s": -2},
 )  # fmt: skip
+SILENT: Final[Mapping[str, object]] = {"kind": "silent_ack", "for_s": 2}  # found after a minute, or two
 _PAUSE_S: Final = 0.4  # between two faults, at most
 _AUDIT_S: Final = 10  # of books that only audits prove: what they missed must be found soon
 _FOUND_S: Final = _AUDIT_S + LEAD_S + 3 * AGAIN_S  # by then audits have found whatever a book has missed
 _OVER_S: Final = 8.0  # by then connections have closed that were told so, or have been half open for 5 s
-_LIVE_S: Final = 120.0  # a subscription that was refused or is silent is tried again within a minute
+_HEARD_S: Final = 75.0  # by then trades that are granted and never come have been missed
+_LIVE_S: Final = 240.0  # what was refused or is silent is tried again within two minutes, and audited then
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many faults and kills, and at which venues; None: all of the demo."""
+    """How many faults and kills, and at which venues; None: all of the demo.
+
+    ``silent``: with ``SILENT``.
+    """
 
     faults: int
     kills: int
     venues: Sequence[str] | None = None
+    silent: bool = False
 
 
 def symbols_of(wanted: Sequence[str] | None) -> dict[str, list[str]]:
@@ -83,13 +89,13 @@ class Scenario:
         await_true("the first trades arrive", all_of(self._places, Place.all_trade), 60, 0.5)
         due = sorted(self._dice.sample(range(plan.faults), plan.kills))
         for i in range(plan.faults):
-            self._hurt(self._dice.choice(self._places))
+            self._hurt(self._dice.choice(self._places), (*FAULTS, SILENT) if plan.silent else FAULTS)
             if i in due:
                 self._kill()
             time.sleep(self._dice.uniform(0.0, _PAUSE_S))
         self._control.delete("faults")
         audited = any(VENUES[place.venue].audit for place in self._places)
-        time.sleep(_FOUND_S if audited else _OVER_S)
+        time.sleep(_HEARD_S if plan.silent else _FOUND_S if audited else _OVER_S)
         await_true("all books are live", all_of(self._places, self._is_live), _LIVE_S, 1.0)
         time.sleep(2.0)
         calm(self._places, self._control)
@@ -101,11 +107,11 @@ class Scenario:
             has_l1 = "l1" in VENUES[place.venue].channels
             compare(place.watch, self._report, has_l1=has_l1, audit_s=_AUDIT_S)
 
-    def _hurt(self, place: Place) -> None:
+    def _hurt(self, place: Place, faults: Sequence[Mapping[str, object]]) -> None:
         """Do something to a venue; not every one can have every fault."""
         while True:
             try:
-                self._control.post("fault", {"venue": place.venue, **self._dice.choice(FAULTS)})
+                self._control.post("fault", {"venue": place.venue, **self._dice.choice(faults)})
             except HTTPError as e:
                 if e.code != 400:
                     raise

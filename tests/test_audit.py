@@ -264,14 +264,24 @@ def test_a_book_that_has_not_changed_since_is_told_by_the_time_of_its_last_chang
     assert book.answer(made=START) == "passed"
 
 
-def test_a_question_without_an_answer_is_asked_again_some_times_and_later_anew(book):
+def test_a_question_without_an_answer_is_asked_again_some_times_and_soon_anew(book):
     first = book.asked[0]
     book.wait(WAIT_S * TRIES)
     assert book.asked == [first + WAIT_S * n for n in range(TRIES)]
     assert book.answer() is None  # nobody waits for it any more
-    book.wait(EVERY_S + LEAD_S)
-    assert book.asked[TRIES:] == [first + WAIT_S * TRIES + EVERY_S + LEAD_S]
+    book.wait(SPREAD_S + LEAD_S)
+    assert book.asked[TRIES:] == [first + WAIT_S * TRIES + SPREAD_S + LEAD_S]
     assert book.answer() == "passed"
+
+
+def test_answers_that_decide_nothing_end_an_audit_until_the_next_is_due(book):
+    made = book.now
+    for _ in range(TRIES):
+        assert book.answer([("100", "8"), *BIDS[1:]], made=made) == "unclear"
+        book.wait(AGAIN_S)
+    ended = book.asked[TRIES - 1] + SETTLE_S + AGAIN_S
+    book.wait(EVERY_S + LEAD_S)
+    assert book.asked[TRIES:] == [ended + EVERY_S + LEAD_S]
 
 
 def test_a_proof_does_not_last_for_ever(book):

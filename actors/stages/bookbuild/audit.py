@@ -129,7 +129,8 @@ class Audit(msgspec.Struct, array_like=True):
         if now < self.ask_at:
             return None
         if self.tries >= TRIES or max(len(self.bids), len(self.asks)) > MOST_NOTES:
-            self._rest(now + self.every)
+            # Where many wait for their turn none may have come: every one gets it the sooner.
+            self._rest(now + (self.every if self.made else min(SPREAD_S * SECOND, self.every)))
             return None
         self.tries += 1
         self.ask_at = now + WAIT_S * SECOND

@@ -303,6 +303,14 @@ def test_a_frame_that_is_odd_but_no_trade_costs_no_trades(odd: Any) -> None:
     assert [(gap.channel, gap.symbol) for gap in chain.told(Gap)] == [("trade", PERP.symbol)]
 
 
+def test_an_instrument_whose_name_ends_another_s_loses_nothing_with_it() -> None:
+    meth = Instrument("METH-USDT", "METHUSDT", "METH", "USDT")
+    chain = Chain(bybit.VENUE, ETH, meth)
+    chain.open("trade")
+    chain.hear(consent("1"), '{"topic":"publicTrade.METHUSDT","type":"snapshot","data":[{"s":"METHUSDT"}]}')
+    assert [(gap.channel, gap.symbol) for gap in chain.told(Gap)] == [("trade", meth.symbol)]
+
+
 # ---- pages ----------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,16 @@
 """What the venue lists: its instruments as events, and the refusal of symbols that it does not list."""
 
 import re
+from typing import Final
 
 import msgspec
 
 from actors.model.events import InstrumentEvent, Status
 from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages.normalize.sink import Sink
+
+# ETHUSDT is not what a frame of METHUSDT names; an underscore may join a name to its channel (Bitstamp).
+_WHOLE: Final = rb"(?<![A-Za-z0-9\x80-\xff])%b(?=[^\w-])"
 
 
 class Instruments:
@@ -59,7 +63,7 @@ class Instruments:
         return {
             row.symbol
             for native, row in self._instruments.items()
-            if (name := native.encode()) in frame and re.search(rb"%b(?=[^\w-])" % re.escape(name), frame)
+            if (name := native.encode()) in frame and re.search(_WHOLE % re.escape(name), frame)
         }
 
     def _refuse(self, unknown: UnknownInstrument) -> None:

@@ -81,7 +81,8 @@ class Gateway:
     ) -> None:
         """Take the streams by name; ``mark`` ends the form of its sessions, where there are several.
 
-        ``plain``: as the siblings are, which know no microseconds, and of request ids only numbers.
+        ``plain``: as the siblings are, which know no microseconds, of request ids only numbers, and announce
+        no end: none is documented of theirs.
         """
         self._house = house
         self._streams = streams
@@ -105,7 +106,9 @@ class Gateway:
         session.close = (1008, "Too many requests")
 
     def announce(self, session: Session, now: int) -> None:
-        """Say that the connection will be dropped."""
+        """Say that the connection will be dropped, where there are words for it."""
+        if self._plain:
+            return
         unit, wrapped = session.form[:2]
         payload = b'{"e":"serverShutdown","E":%d}' % (now // unit)
         session.out.append(b'{"stream":"!serverShutdown","data":%b}' % payload if wrapped else payload)

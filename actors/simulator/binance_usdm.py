@@ -278,9 +278,8 @@ class BinanceUsdm:
         """Close, as spot does."""
         self._gateway(session).hurried(session, now)
 
-    def announce(self, session: Session, now: int) -> None:
-        """Say that the connection will be dropped."""
-        self._gateway(session).announce(session, now)
+    def announce(self, _session: Session, _now: int) -> None:
+        """Say nothing: no words for it are documented."""
 
     def receive(self, session: Session, text: str, now: int) -> None:
         """Answer a control message."""

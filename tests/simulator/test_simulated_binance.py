@@ -233,6 +233,15 @@ def test_the_siblings_number_requests_with_whole_numbers_only(name: str, request
     assert desk.say(session, text % '"id":0,') == {"result": None, "id": 0}
 
 
+@pytest.mark.parametrize("name", ["binance_us", "binance_usdm"])
+def test_the_siblings_announce_no_end_of_a_connection(name: str) -> None:
+    desk = Desk(name)
+    for path in ("/stream", "/ws"):
+        session = desk.open(path)
+        desk.venue.announce(session, desk.now)
+        assert heard(session) == []
+
+
 def test_binance_us_knows_no_microseconds() -> None:
     desk = Desk("binance_us", "BTC-USDT")
     session = desk.open("/stream?streams=btcusdt@depth@100ms&timeUnit=MICROSECOND")

@@ -125,6 +125,9 @@ class Listing:
                 page = self._venue.next_page(page, reply.body)
             except Unparseable as e:
                 raise Unlisted(None, str(e)) from e
+            granted = self._venue.granted(reply.body)
+            if granted is not None:
+                self._rest.weight_per_minute = granted
             yield rows
             if page is None:
                 return

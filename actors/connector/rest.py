@@ -81,7 +81,11 @@ def session_to(url: str) -> ClientSession:
 
 
 class Rest:
-    """The way to one venue's REST interface. ``open`` it once for the process, ``aclose`` at the end."""
+    """The way to one venue's REST interface. ``open`` it once for the process, ``aclose`` at the end.
+
+    Attributes:
+        weight_per_minute: The venue's budget: as it is documented, or as the venue has granted it since.
+    """
 
     def __init__(self, venue: Venue, endpoints: Endpoints, limit: Limit, metrics: Metrics) -> None:
         self._venue = venue
@@ -89,6 +93,7 @@ class Rest:
         self._limit = limit
         self._metrics = metrics
         self._session = session_to(endpoints.rest)
+        self.weight_per_minute = venue.limits.weight_per_minute
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -102,8 +107,7 @@ class Rest:
         Waits for the budget, and for as long as the venue has asked everybody to wait. None, and nothing
         was asked, when it was not ``wanted`` any more after that.
         """
-        limits = self._venue.limits
-        weights = limits.weight_per_minute, limits.weight_per_s
+        weights = self.weight_per_minute, self._venue.limits.weight_per_s
         taken = await self._limit.take("weight", request.weight, *weights)
         reply = await self._ask(request, most_bytes) if wanted() else None
         if reply is None or not reply.reached:

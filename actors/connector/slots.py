@@ -197,7 +197,7 @@ class Slot:
             return self._side.overlap_s
         books = (self._instruments[symbol] for channel, symbol in self.items if channel == "book")
         weight = sum(venue.snapshot(instrument).weight for instrument in books)
-        return max(self._side.overlap_s, weight / venue.limits.weight_per_minute * 60)
+        return max(self._side.overlap_s, weight / self._side.rest.weight_per_minute * 60)
 
     async def _hold(self, link: Link) -> None:
         """Return when the link has ended, is to be replaced, or has lived long enough."""

@@ -344,6 +344,11 @@ def only_page(_request: Request, _body: bytes) -> Request | None:
     return None
 
 
+def grant_nothing(_body: bytes) -> int | None:
+    """Tell no budget: what a venue does whose listing says nothing of it."""
+    return None
+
+
 def answer_nothing(_frame: bytes) -> str | None:
     """Answer no frame: what a venue without pings of its own does."""
     return None
@@ -367,6 +372,8 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
             ``listed``. An instrument that cannot be used is told apart (``Unusable``) and costs the others
             nothing.
         next_page: (request, its body) -> request for what a listing says of the rest, None at its end.
+        granted: (body of a listing) -> the REST weight a minute that it grants an address, to be kept to
+            instead of ``limits``; None where it says nothing that can be used.
         snapshot: Instrument -> request, or None where the stream brings it.
         audit: Instrument -> request for the book that ours is compared with, each ``book_rule.audit_s``.
         backfill: (instrument, first id, last id) -> request for at most ``backfill_most`` trades, or None.
@@ -408,6 +415,7 @@ class Venue(msgspec.Struct, frozen=True, kw_only=True):
     instruments: Sequence[Request]
     rows: Callable[[bytes], Sequence[Instrument | Unusable]]
     next_page: Callable[[Request, bytes], Request | None] = only_page
+    granted: Callable[[bytes], int | None] = grant_nothing
     snapshot: Callable[[Instrument], Request] | None = None
     audit: Callable[[Instrument], Request] | None = None
     backfill: Callable[[Instrument, str, str], Request] | None = None

@@ -5,7 +5,7 @@ nothing of themselves); subscriptions follow by message. Bare payloads, as ``/ws
 understood too.
 
 Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us (pongs among them), 300
-connection attempts in 5 minutes, REST weight 6000 a minute.
+connection attempts in 5 minutes, REST weight 6000 a minute or what exchangeInfo says.
 Quirks: an unknown stream is acknowledged and then silent; a connection may stall without a close, while a
 symbol may rightly be silent for minutes; bookTicker has no time; ``m`` says that the buyer is the *maker*;
 diffs may precede the acknowledgement; a snapshot may be older than the first diff; symbols may hold any
@@ -178,6 +178,17 @@ class _Row(msgspec.Struct, rename="camel"):
     filters: list[Filter] = []
 
 
+class _RateLimit(msgspec.Struct, rename="camel"):
+    rate_limit_type: str
+    interval: str
+    interval_num: Annotated[int, msgspec.Meta(ge=1)]
+    limit: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
+class _RateLimits(msgspec.Struct, rename="camel"):
+    rate_limits: list[msgspec.Raw] = []
+
+
 class ExchangeInfo(msgspec.Struct):
     """A list of instruments, whose rows are read one by one."""
 
@@ -189,6 +200,8 @@ _wrapped_decoder = msgspec.json.Decoder(Push[msgspec.Raw])
 _snapshot_decoder = msgspec.json.Decoder(_Snapshot)
 _past_trades_decoder = msgspec.json.Decoder(list[_PastTrade])
 _exchange_info_decoder = msgspec.json.Decoder(ExchangeInfo)
+_rate_limits_decoder = msgspec.json.Decoder(_RateLimits)
+_rate_limit_decoder = msgspec.json.Decoder(_RateLimit)
 
 
 def _trade(said: Push[_Trade], scratch: Scratch) -> Trade:
@@ -358,6 +371,24 @@ def listing(body: bytes) -> list[msgspec.Raw]:
     return read("exchangeInfo", _exchange_info_decoder, body).symbols
 
 
+def granted(body: bytes) -> int | None:
+    """Return the REST weight a minute that one exchangeInfo grants, None where it says nothing of use."""
+    try:
+        said = read("rateLimits", _rate_limits_decoder, body).rate_limits
+    except Unparseable:
+        return None
+    return min((weight for text in said if (weight := _weight_per_minute(text)) is not None), default=None)
+
+
+def _weight_per_minute(text: msgspec.Raw) -> int | None:
+    try:
+        limit = read("rateLimit", _rate_limit_decoder, text)
+    except Unparseable:
+        return None
+    of_weight = limit.rate_limit_type == "REQUEST_WEIGHT" and limit.interval == "MINUTE"
+    return max(1, limit.limit // limit.interval_num) if of_weight else None
+
+
 def _pair(row: _Row) -> Instrument | None:
     if row.status != "TRADING":
         return None
@@ -407,7 +438,7 @@ unsubscribe = partial(frames, STREAMS, "unsubscribe")
 LIMITS: Final = Limits(
     items_per_connection=1024,  # documented
     frames_per_s=3,  # documented 5, in which the server counts our pings and pongs, too
-    weight_per_minute=6000,  # documented
+    weight_per_minute=6000,  # documented as an example: what exchangeInfo says holds
     connects_per_minute=60,  # documented as 300 in 5 minutes
     lifetime_s=23 * 3600,  # documented 24 h; replaced an hour before
 )
@@ -440,6 +471,7 @@ VENUE: Final = Venue(
     decode_rest=decode_rest,
     instruments=(Request("instruments", "/api/v3/exchangeInfo?symbolStatus=TRADING", weight=20),),
     rows=rows,
+    granted=granted,
     snapshot=snapshot,
     backfill=backfill,
     backfill_most=BACKFILL_MOST,

@@ -1,6 +1,7 @@
 """Binance US spot: Binance's protocol on hosts of its own, with thin books.
 
-Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us, REST weight 1200 a minute.
+Limits: 1024 streams a connection, 24 h of life, 5 messages a second from us, REST weight 1200 a minute
+or what exchangeInfo says.
 Quirks: minutes pass without a change of a book, so a silent symbol is a healthy one; USD, USDT and USDC
 quotes stand side by side, and USD is the dollar; native symbols and trade ids are those of no other venue;
 past trades by id need a key, so a hole is filled as far as the latest thousand reach back.
@@ -33,7 +34,8 @@ VENUE: Final[Venue] = replace(
     binance.VENUE,
     name=NAME,
     endpoints=Endpoints("wss://stream.binance.us:9443", "https://api.binance.us"),
-    limits=replace(binance.LIMITS, weight_per_minute=1200),  # documented in exchangeInfo, 2021
+    # As exchangeInfo said in 2021; what it says now holds.
+    limits=replace(binance.LIMITS, weight_per_minute=1200),
     silence_s={},  # quiet books are healthy, and a market without a trade has no ticker either
     first_s={},
     quiet_s=600.0,  # chosen: minutes may pass without a change, on a connection of few symbols too

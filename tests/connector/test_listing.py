@@ -9,11 +9,11 @@ import pytest
 
 from actors.cli import markets
 from actors.connector.listing import Listing
-from actors.connector.rest import Reply
+from actors.connector.rest import Reply, Rest
 from actors.runtime.metrics import Metrics
 from actors.streams.keys import Keys
-from actors.venues import bybit_linear
-from actors.venues.base import Request
+from actors.venues import binance, binance_us, bybit_linear
+from actors.venues.base import Request, Venue
 
 
 class Pages:
@@ -39,16 +39,75 @@ class Store:
         return
 
 
-async def listed(pages: Pages) -> Listing:
-    rest: Any = pages
+async def listed(answers: Any, venue: Venue = bybit_linear.VENUE) -> Listing:
     store: Any = Store()
-    listing = Listing(bybit_linear.VENUE, rest, store, Keys(), Metrics())
+    listing = Listing(venue, answers, store, Keys(), Metrics())
     async with anyio.create_task_group() as tg:
         tg.start_soon(listing.run)
         with anyio.fail_after(30):
             await listing.next()
         tg.cancel_scope.cancel()
     return listing
+
+
+class Whole:
+    """Answers with one body, and is told what the venue grants."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = json.dumps(body).encode()
+        self.weight_per_minute = 1200
+
+    async def fetch(self, _request: Request, _most_bytes: int) -> Reply:
+        return Reply(200, self.body)
+
+
+ROW = {"symbol": "BTCUSD", "status": "TRADING", "baseAsset": "BTC", "quoteAsset": "USD"}
+WEIGHT = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 600}
+ORDERS = {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": 7}
+
+
+@pytest.mark.parametrize(
+    ("said", "granted"),
+    [
+        ([ORDERS, WEIGHT], 600),
+        ([WEIGHT | {"limit": 6000}], 6000),
+        ([WEIGHT | {"intervalNum": 5}], 120),
+        ([WEIGHT, WEIGHT | {"intervalNum": 2, "limit": 1000}], 500),
+        ([WEIGHT | {"interval": "SECOND"}], 1200),
+        ([WEIGHT | {"limit": 0}], 1200),
+        ([WEIGHT | {"limit": "600"}], 1200),
+        ([7, WEIGHT], 600),
+        ([ORDERS], 1200),
+        ([], 1200),
+        (None, 1200),
+    ],
+)
+@pytest.mark.parametrize("venue", [binance.VENUE, binance_us.VENUE], ids=lambda venue: venue.name)
+async def test_a_budget_is_what_the_venue_s_own_listing_grants(venue: Venue, said: Any, granted: int) -> None:
+    rest = Whole({"rateLimits": said, "symbols": [ROW]})
+    listing = await listed(rest, venue)
+    assert list(listing.rows or {}) == ["BTC-USD"]
+    assert rest.weight_per_minute == granted
+
+
+async def test_what_was_granted_is_what_requests_are_held_to() -> None:
+    taken: list[int] = []
+
+    class Books:
+        async def take(self, _budget: str, _cost: int, most: int, _per_s: int | None = None) -> int:
+            taken.append(most)
+            return 0
+
+        async def give_back(self, *_: Any) -> None:
+            return
+
+    books: Any = Books()
+    rest = Rest(binance.VENUE, binance.VENUE.endpoints, books, Metrics())
+    for granted in (6000, 55):
+        rest.weight_per_minute = granted
+        assert await rest.fetch(binance.VENUE.instruments[0], wanted=lambda: False) is None
+    await rest.aclose()
+    assert taken == [6000, 55]
 
 
 async def test_all_pages_of_a_listing_are_fetched() -> None:

@@ -99,7 +99,6 @@ class Link:
         self._hour = None if hourly is None else Window(hourly / HOUR_S, HOUR_S)
         self._muted = False
         self._answers_due = 0 if side.venue.greeting is None else 1
-        self._sent_at = 0.0
         self._next_id = 1
         self._counted = 0  # frames that are in the metrics
         self._bytes = 0  # that are not
@@ -179,7 +178,7 @@ class Link:
         if self._muted:
             return
         self._side.connections.add(1)
-        self.opened_at = self._sent_at = anyio.current_time()
+        self.opened_at = anyio.current_time()
         self._sink.note(line(self._now(), self.id, "o", self.url.encode()))
 
     def frame(self, data: bytes | bytearray, text: bool) -> None:
@@ -261,9 +260,7 @@ class Link:
     # ------------------------------------------------------------------------------------- what we say
 
     def _write(self, text: str) -> None:
-        now = anyio.current_time()
-        self._window.note(now)
-        self._sent_at = now
+        self._window.note(anyio.current_time())
         stamp = self._side.venue.stamp
         if self._socket is not None:
             self._socket.write(text if stamp is None else stamp(text, self._now() // 1_000_000_000))
@@ -297,16 +294,17 @@ class Link:
         return ticket
 
     async def keep_alive(self) -> None:
-        """Send the venue's keepalive frame whenever nothing was sent for its time, while open."""
+        """Send the venue's keepalive frame each time its interval is over, while open."""
         keepalive = self._side.venue.keepalive
         if keepalive is None:
             return
+        sent_at = self.opened_at
         while not self.ended.is_set():
-            due = self._sent_at + keepalive.every_s
-            with anyio.CancelScope(deadline=due):
+            with anyio.CancelScope(deadline=sent_at + keepalive.every_s):
                 await self.ended.wait()
-            if not self._muted and anyio.current_time() >= self._sent_at + keepalive.every_s:
+            if not self._muted:
                 await self.pace()
+                sent_at = anyio.current_time()
                 self._answers_due += 1  # by a pong, which proves no subscription
                 self._write(keepalive.frame)
 

@@ -266,7 +266,7 @@ class Poll(msgspec.Struct, frozen=True):
 
 
 class Keepalive(msgspec.Struct, frozen=True):
-    """A frame that the client must send when it has sent nothing for ``every_s``."""
+    """A frame that the client must send each ``every_s``: some venues count nothing else as life."""
 
     frame: str
     every_s: float

@@ -16,7 +16,7 @@ from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
 from actors.streams.limit import Limit
 from actors.venues import VENUES, binance
-from actors.venues.base import Connection, Request, Subscription
+from actors.venues.base import Connection, Keepalive, Request, Subscription
 
 pytestmark = pytest.mark.redis
 
@@ -347,6 +347,30 @@ async def test_subscriptions_are_ended_and_begun_on_request(redis_server, settin
     assert [frame["id"] for _, frame in venue.received] == [1, 2, 3, 4, 1]
     assert venue.received[-1][1]["params"] == ["btcusdt@trade"]
     assert [json.loads(line.json["frame"]) for line in records] == [frame for _, frame in venue.received]
+
+
+async def test_pings_go_out_however_much_else_is_said(redis_server, settings_for, monkeypatch):
+    pinging = replace(
+        binance.VENUE,
+        keepalive=Keepalive('{"method":"PING"}', 0.4),
+        limits=replace(binance.VENUE.limits, frames_per_s=50),
+    )
+    monkeypatch.setitem(VENUES, "binance", pinging)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                for n in range(20):  # a word each 0.1 s for two seconds
+                    ask(client, ControlRequest(f"n/{n}/0", "subscribe", "BTC-USDT", "trade", conn))
+                    await until(lambda n=n: said(venue, "SUBSCRIBE") > n + 1)
+                    await anyio.sleep(0.1)
+    assert said(venue, "PING") >= 4, "a venue that counts pings alone would have hung up"
+
+
+def said(venue: FakeVenue, method: str) -> int:
+    return [frame["method"] for _, frame in venue.received].count(method)
 
 
 async def test_where_no_subscription_can_be_ended_the_connection_is_replaced(

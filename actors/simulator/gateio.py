@@ -332,19 +332,25 @@ class Gate:
     # -- requests -----------------------------------------------------------------------------------
 
     def rest(self, path: str, query: Mapping[str, str], now: int) -> Reply:
-        """Answer a request, so many of one endpoint."""
+        """Answer a request, so many of one endpoint; headers say how many more."""
         limits = self.house.limits
         rate = self._requests.setdefault(path, Rate()) if path in _ROUTES else Rate()
         most = int(limits["requests"])
-        headers = {"X-Gate-RateLimit-Limit": str(most)}
-        if wait := rate.wait(now, most, limits["requests_s"]):
-            again = {"X-Gate-RateLimit-Reset-Timestamp": str(-(-(now + wait) // SECOND))}
+        wait = rate.wait(now, most, limits["requests_s"])
+        headers = {
+            "X-Gate-RateLimit-Requests-Remain": str(max(0, most - rate.counted)),
+            "X-Gate-RateLimit-Limit": str(most),
+            # Chosen: now, where nothing has to wait.
+            "X-Gate-RateLimit-Reset-Timestamp": str(-(-(now + wait) // SECOND) if wait else now // SECOND),
+        }
+        if wait:
             refusal = _failure(429, "TOO_MANY_REQUESTS", "Request Rate limit Exceeded")  # chosen: the words
-            return msgspec.structs.replace(refusal, headers=headers | again)
+            return msgspec.structs.replace(refusal, headers=headers)
         native = query.get("currency_pair", "")
         routes: dict[str, Handler] = {name: handler(self) for name, handler in _ROUTES.items()}
         refusal = _failure(500, "SERVER_ERROR", "Internal server error").body  # chosen: the words
-        return self.house.answer(routes, path, query, now, native=native, refusal=refusal)
+        reply = self.house.answer(routes, path, query, now, native=native, refusal=refusal)
+        return msgspec.structs.replace(reply, headers={**headers, **reply.headers})
 
     def pairs(self, _query: Mapping[str, str], _now: int) -> Reply:
         """Return what is listed, in whatever state."""

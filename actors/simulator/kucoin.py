@@ -21,7 +21,7 @@ from actors.simulator.book import Levels
 from actors.simulator.faults import Faults
 from actors.simulator.house import Handler, House, Shop
 from actors.simulator.listings import PAIRS, pick
-from actors.simulator.market import Fill, Listing, Live, Market, Print
+from actors.simulator.market import Fill, Listing, Live, Market, Print, fixed
 from actors.simulator.session import Every, Reply, Session, Topic
 
 NAME: Final = "kucoin"
@@ -144,17 +144,27 @@ class _Stand:
             return
         listing, price, size = self.shop.listing, self.shop.price, self.shop.size
         data = (
-            b'{"sequence":"%d","data":{"baseCurrency":"%b","changePrice":%b,"close":%b,"datetime":%d,"high":%b,'
+            b'{"sequence":"%d","data":{%b"baseCurrency":"%b","changePrice":%b,"changeRate":%b,"close":%b,'
+            b'"datetime":%d,"high":%b,'
             b'"lastTradedPrice":%b,"low":%b,"market":"%b","open":%b,"quoteCurrency":"%b","symbol":"%b",'
             b'"symbolCode":"%b","trading":true,"vol":%b,"volValue":%b}}'
             % (
-                self.shop.live.book.sequence, listing.base.encode(), price(day.close - day.open),
+                self.shop.live.book.sequence, self._best(), listing.base.encode(),
+                price(day.close - day.open), fixed((day.close - day.open) * 10_000 // day.open, 4),
                 price(day.close), now // MS, price(day.high), price(day.close), price(day.low),
                 _market(listing).encode(), price(day.open), listing.quote.encode(), self.shop.native,
                 self.shop.native, size(day.volume), self.shop.quote(day.quote, 14),
             )
         )  # fmt: skip
         self.day.tell(_frame(self.day, b"trade.snapshot", data))
+
+    def _best(self) -> bytes:
+        """Return the best prices as the summary has them; a side that is empty is left out (chosen)."""
+        bid, bid_size, ask, ask_size = self.shop.live.book.top()
+        price, size = self.shop.price, self.shop.size
+        buy = b'"bidSize":%b,"buy":%b,' % (size(bid_size), price(bid)) if bid else b""
+        sell = b'"askSize":%b,"sell":%b,' % (size(ask_size), price(ask)) if ask else b""
+        return buy + sell
 
     def trade(self, trade: Print) -> bytes:
         """Return one match; its id is its number on the tape, and so is its sequence."""

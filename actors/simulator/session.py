@@ -69,6 +69,11 @@ class Rate:
         stamps.append(now)
         return 0
 
+    @property
+    def counted(self) -> int:
+        """How many were counted within the time, as of the last ``wait``."""
+        return len(self._stamps)
+
 
 class Every:
     """A timer at whole multiples of its interval."""

@@ -196,8 +196,13 @@ def test_pairs_books_and_trades_by_rest_within_the_limit_of_each_endpoint(desk: 
     newest = desk.get("/api/v4/spot/trades", currency_pair="BTC_USDT")[0]
     assert newest["id"] == shop.trades(0, 1 << 62)[-1].id
     assert desk.ask("/api/v4/spot/trades", currency_pair="NOPE_USDT").status == 400
-    statuses = [desk.ask("/api/v4/spot/tickers").status for _ in range(201)]
-    assert statuses == [200] * 200 + [429]
+    replies = [desk.ask("/api/v4/spot/tickers") for _ in range(201)]
+    assert [reply.status for reply in replies] == [200] * 200 + [429]
+    left = [reply.headers["X-Gate-RateLimit-Requests-Remain"] for reply in replies]
+    assert left == [str(n) for n in [*reversed(range(200)), 0]]
+    assert {reply.headers["X-Gate-RateLimit-Limit"] for reply in replies} == {"200"}
+    resets = [int(reply.headers["X-Gate-RateLimit-Reset-Timestamp"]) for reply in replies]
+    assert (resets[0], resets[-1]) == (desk.now // S, -(-desk.now // S) + 10)
     assert desk.ask("/api/v4/spot/currency_pairs").status == 200
     desk.now += 10 * S
     assert desk.ask("/api/v4/spot/tickers").status == 200

@@ -260,6 +260,9 @@ def test_the_best_prices_and_24_hours_are_told_with_a_renamed_pair_under_its_old
     assert day is not None
     assert days[-1]["symbol"] == "BTC-USDT"
     assert days[-1]["low"] <= days[-1]["lastTradedPrice"] <= days[-1]["high"]
+    assert days[-1]["buy"] < days[-1]["sell"]
+    assert min(days[-1]["bidSize"], days[-1]["askSize"]) > 0
+    assert abs(days[-1]["changeRate"] - days[-1]["changePrice"] / days[-1]["open"]) < 1e-4, "a fraction"
     rows = {row["symbol"]: row for row in desk.get("/api/v2/symbols")["data"]}
     assert (rows[native]["name"], rows[native]["baseCurrency"]) == ("FLR-USDT", "FLR")
     assert not rows["BTC-TUSD"]["enableTrading"]

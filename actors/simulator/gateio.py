@@ -304,7 +304,7 @@ class Gate:
             return None
         for name in request.payload:
             if f"{channel} {name}" in session.topics:
-                return 2, f"Alert sub {name}"
+                return 2, f"Alert sub {name}" if channel == "spot.obu" else "Invalid argument provided"
             if channel != "spot.obu" and self._offer(channel, name) is None:
                 return 2, _NO_PAIR[channel].format(name)
         return None

@@ -131,6 +131,9 @@ def test_what_is_wrong_fails_its_whole_request_in_the_venues_words(desk: Desk) -
     desk.tell(session, ask("spot.obu", BOOK))
     session.out.clear()
     assert error(desk, session, ask("spot.obu", BOOK)) == (2, f"Alert sub {BOOK}")
+    desk.tell(session, ask("spot.trades", "BTC_USDT"))
+    session.out.clear()
+    assert error(desk, session, ask("spot.trades", "BTC_USDT")) == (2, "Invalid argument provided")
     assert session.close is None
 
 

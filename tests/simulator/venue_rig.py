@@ -51,7 +51,7 @@ class Line:
         self.planned = planned
         self.items = [item for s in planned.subscriptions for item in s.items]
         self.session: Session | None = None
-        self.spoke = 0  # when we last said anything, ns
+        self.pinged = 0  # when its keepalive was last sent, at first when it was opened, ns
         self.name = ""
         self.next_id = 1
         self.replaced = False
@@ -135,7 +135,7 @@ class Chain:
         if not isinstance(session, Session):
             self._after(BACK_S, line)
             return
-        line.session, line.name, line.next_id = session, name, 1
+        line.session, line.name, line.next_id, line.pinged = session, name, 1, self.desk.now
         self._write(line.name, "o", line.planned.url.encode())
         if self.venue.greeting is not None:
             self.desk.venue.publish(self.desk.now)
@@ -151,7 +151,7 @@ class Chain:
             self._say(line, line.session, subscription.frame)
 
     def _say(self, line: Line, session: Session, frame: str) -> None:
-        stamp, line.spoke = self.venue.stamp, self.desk.now
+        stamp = self.venue.stamp
         text = frame if stamp is None else stamp(frame, self.desk.now // S)
         hear(self.desk.venue, session, text, self.desk.now)
         self._drain(line)
@@ -160,7 +160,8 @@ class Chain:
         keepalive = self.venue.keepalive
         for line in list(self._lines):
             session = line.session
-            if keepalive and session and self.desk.now - line.spoke >= keepalive.every_s * S:
+            if keepalive and session and self.desk.now - line.pinged >= keepalive.every_s * S:
+                line.pinged = self.desk.now
                 self._say(line, session, keepalive.frame)
 
     def _drain(self, line: Line) -> None:

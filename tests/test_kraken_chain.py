@@ -291,6 +291,13 @@ def test_a_snapshot_with_a_wrong_checksum_is_never_live_and_is_asked_for_ever_la
     assert asked_at == [0, 1, 3, 7, 15, 31]
 
 
+def test_a_pong_with_a_result_costs_no_book(chain: Chain) -> None:
+    live(chain, *SYMBOLS)
+    chain.asked()
+    chain.frame(method="pong", result={"warnings": ["soon"]}, success=True, req_id=42)
+    assert chain.asked() == []
+
+
 def test_l1_is_the_top_of_the_book_and_the_ticker_is_none(chain: Chain) -> None:
     live(chain, "BTC-USD")
     chain.book("BTC-USD", [("100.2", "0.50000000")])

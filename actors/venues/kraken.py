@@ -124,7 +124,7 @@ class _Ticker(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    channel: str
+    channel: str | None = None  # an answer to a ping has none
     symbol: str | None = None  # the instrument channel has none
 
 
@@ -270,7 +270,7 @@ def _decode_control(control: _Control, frame: bytes, scratch: Scratch) -> Decode
 
 
 def _acked(control: _Control, result: _Result, scratch: Scratch) -> Decoded:
-    channel = _NATIVE.get(result.channel)
+    channel = _NATIVE.get(result.channel or "")
     if channel is None or result.symbol is None:
         return Ignored("answer")
     if control.method == "unsubscribe" and control.req_id is None:

@@ -291,6 +291,32 @@ def test_a_snapshot_with_a_wrong_checksum_is_never_live_and_is_asked_for_ever_la
     assert asked_at == [0, 1, 3, 7, 15, 31]
 
 
+@pytest.mark.parametrize(
+    ("channel", "row"),
+    [
+        (
+            "trade",
+            {"side": "buy", "price": None, "qty": 1, "trade_id": 5, "timestamp": "2026-06-23T20:48:52Z"},
+        ),
+        ("ticker", {"last": None, "high": 1, "low": 1, "volume": 1}),
+    ],
+)
+def test_an_unreadable_frame_of_another_channel_costs_no_book(chain: Chain, channel: str, row: Any) -> None:
+    live(chain, "BTC-USD")
+    chain.told()
+    chain.frame(channel=channel, type="update", data=[{"symbol": "BTC/USD", **row}])
+    assert len(chain.first.lines["dead"]) == 1
+    assert chain.told(Gap, Book) == []
+    assert chain.asked() == []
+
+
+def test_an_unreadable_frame_of_books_costs_those_that_it_names(chain: Chain) -> None:
+    live(chain, *SYMBOLS)
+    chain.asked()
+    chain.frame(channel="book", type="update", data=[{"symbol": "ETH/USD", "bids": [], "asks": []}])
+    assert chain.asked() == [("resubscribe", "book", "ETH-USD")]
+
+
 def test_a_pong_with_a_result_costs_no_book(chain: Chain) -> None:
     live(chain, *SYMBOLS)
     chain.asked()

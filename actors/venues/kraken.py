@@ -226,9 +226,11 @@ def _statuses(said: _Told[_Status], _scratch: Scratch) -> list[Decoded]:
 _NOT_OPEN: Final = ("maintenance", "cancel_only", "post_only")
 _OPENING: Final = b'{"channel":"'
 _CHANNELS: Final[dict[bytes, Callable[[bytes, Scratch], list[Decoded]]]] = {
-    b"book": decoding("book", _Push[_Book], _books),
-    b"trade": decoding("trade", _Push[_Trade], _trades),
-    b"ticker": decoding("ticker", _Told[_Ticker], lambda said, s: [_ticker(t, s) for t in said.data]),
+    b"book": decoding("book", _Push[_Book], _books, channel="book"),
+    b"trade": decoding("trade", _Push[_Trade], _trades, channel="trade"),
+    b"ticker": decoding(
+        "ticker", _Told[_Ticker], lambda said, s: [_ticker(t, s) for t in said.data], channel="ticker"
+    ),
     b"heartbeat": lambda _frame, _scratch: [Ignored("heartbeat")],
     b"status": decoding("status", _Told[_Status], _statuses),
 }

@@ -103,6 +103,13 @@ def test_an_update_that_cannot_be_read_is_a_gap_and_the_book_begins_anew(chain: 
     assert [(r.op, r.symbol, r.channel) for r in chain.asked()] == [("resubscribe", "BTC-USD", "book")]
 
 
+@pytest.mark.parametrize("odd", [{"type": "heartbeat"}, {"type": "last_match", "trade_id": None}])
+def test_a_word_of_trades_that_cannot_be_read_costs_no_book(chain: Chain, odd: dict[str, Any]) -> None:
+    chain.hear({**odd, "product_id": "BTC-USD", "sequence": 9, "time": TIME})
+    assert chain.told(Gap, Book) == []
+    assert chain.asked() == []
+
+
 def test_no_limit_is_above_the_documented_one() -> None:
     # Exchange, rate limits: 10 messages a second; 8 connections a second; REST 10 requests a second.
     limits = coinbase.LIMITS

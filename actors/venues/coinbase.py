@@ -373,7 +373,8 @@ LIMITS: Final = Limits(
     frames_per_s=8,  # documented as 10
     weight_per_minute=300,  # documented as 10 a second; half of it
     weight_per_s=8,
-    connects_per_minute=60,  # documented as 8 a second
+    connects_per_minute=60,  # chosen
+    connects_per_s=8,  # documented
     max_frame_bytes=32 * 1024 * 1024,  # snapshots of 5 MB were seen
 )
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors.model import codec
 from actors.model.events import L1, Book, BookState, Channel, Event, Gap, Status, Ticker, Trade
-from actors.model.instruments import Instrument
+from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages import raw
 from actors.stages.book import Levels
 from actors.stages.bookbuild import Bookbuild
@@ -322,6 +322,26 @@ def test_a_pong_with_a_result_costs_no_book(chain: Chain) -> None:
     chain.asked()
     chain.frame(method="pong", result={"warnings": ["soon"]}, success=True, req_id=42)
     assert chain.asked() == []
+
+
+def test_a_pair_that_is_listed_again_is_told_of_and_its_quiet_book_comes_back(chain: Chain) -> None:
+    live(chain, *SYMBOLS)
+    chain.ack(chain.send("trade", "BTC-USD"), "trade", "BTC-USD")
+    chain.told()
+    chain.asked()
+    chain.say("i", UnknownInstrument("BTC-USD", []), "a.*")  # in maintenance, say
+    told = chain.told(Status, Book)
+    assert [(e.symbol, e.state) for e in told] == [("BTC-USD", "refused"), ("BTC-USD", "stale")]
+    chain.say("i", KNOWN["BTC-USD"], "a.*")
+    assert chain.states() == {"book BTC-USD": "live", "trade BTC-USD": "subscribed"}
+    assert chain.asked() == [("resubscribe", "book", "BTC-USD")]
+    chain.say("i", KNOWN["BTC-USD"], "b.*")
+    assert (chain.told(Status, Book), chain.asked()) == ([], [])
+    number = chain.send("book", "BTC-USD", op="unsubscribe")
+    chain.ack(number, "book", "BTC-USD", method="unsubscribe")
+    chain.ack(chain.send("book", "BTC-USD"), "book", "BTC-USD")
+    chain.book("BTC-USD", BIDS, ASKS, snapshot=True)
+    assert [(b.symbol, b.state) for b in chain.told(Book)][-1:] == [("BTC-USD", "live")]
 
 
 def test_l1_is_the_top_of_the_book_and_the_ticker_is_none(chain: Chain) -> None:

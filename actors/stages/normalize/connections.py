@@ -136,6 +136,21 @@ class Connections:
                 sub.state, sub.since, sub.acked = "resyncing", self._sink.now, True
                 self._statuses.tell(item, "subscribing anew")
 
+    def relisted(self, symbol: str) -> None:
+        """Learn that a symbol is listed again: tell how it is, and ask anew for its books.
+
+        It was refused as a whole, which ended them; the connections that have it may never have closed.
+        """
+        for item in self._ledger.told:
+            if item[1] == symbol:
+                self._statuses.again(item, "listed again")
+        for name, conn in self._ledger.conns.items():
+            sub = conn.subs.get(("book", symbol))
+            if conn.open and sub is not None and sub.acked and sub.state in ("subscribed", "live"):
+                self._sink.request(
+                    "resubscribe", symbol=symbol, channel="book", conn=name, reason="listed again"
+                )
+
     # ---- frames -----------------------------------------------------------------------------------
 
     def heard(self, name: str, conn: Conn, item: Item) -> Sub:

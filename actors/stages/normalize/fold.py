@@ -182,7 +182,8 @@ class Normalize:
                 bound = self._bound(name) or self._reopened(name)
                 self._connections.sent(bound[1], msgspec.json.decode(payload, type=Subscription))
             case b"i":
-                self._instruments.take(payload)
+                if (again := self._instruments.take(payload)) is not None:
+                    self._connections.relisted(again)
             case b"h":
                 self._answers.take(name, recv, msgspec.json.decode(payload, type=Answer), line)
             case _:

@@ -31,15 +31,22 @@ class Instruments:
         self._unknown = unknown
         self._sink = sink
 
-    def take(self, payload: bytes) -> None:
-        """Take an ``i`` line: an instrument is told when it is new, an unknown symbol refused."""
+    def take(self, payload: bytes) -> str | None:
+        """Take an ``i`` line: an instrument is told when it is new, an unknown symbol refused.
+
+        Returns:
+            The symbol, if it is listed again.
+        """
         if b'"nearest"' in payload:  # a key of the one; the other's texts cannot hold a bare quote
             self._refuse(msgspec.json.decode(payload, type=UnknownInstrument))
-            return
+            return None
         instrument = msgspec.json.decode(payload, type=Instrument)
-        self._unknown.pop(instrument.symbol, None)
-        if self._instruments.get(instrument.native) == instrument:
-            return
+        again = self._unknown.pop(instrument.symbol, None) is not None
+        if self._instruments.get(instrument.native) != instrument:
+            self._tell(instrument)
+        return instrument.symbol if again else None
+
+    def _tell(self, instrument: Instrument) -> None:
         self._instruments[instrument.native] = instrument
         self._sink.event(
             InstrumentEvent(

@@ -26,6 +26,10 @@ class Statuses:
         self._sink.event(self._status(item[1], item[0], state, reason))
         return True
 
+    def again(self, item: Item, reason: str) -> None:
+        """Tell once more what was told of ``item`` last."""
+        self._sink.event(self._status(item[1], item[0], self._ledger.told[item], reason))
+
     def of_one(self, name: str, item: Item, state: StatusState, reason: str) -> None:
         """Tell how ``item`` is on one connection; that is not its state over all of them."""
         self._sink.event(self._status(item[1], item[0], state, reason, name))

@@ -145,7 +145,8 @@ class Script:
             case 6:
                 for known in INSTRUMENTS.values():
                     self.say(f"{leg}.rest", "i", known)
-                self.say(f"{leg}.rest", "i", UnknownInstrument("BTC-USTD", ["BTC-USDT"]))
+                gone = "BTC-USTD" if how % 3 else symbol  # the latter until it is listed again
+                self.say(f"{leg}.rest", "i", UnknownInstrument(gone, ["BTC-USDT"]))
             case 7 if self.sent:
                 asked = self.sent[which % len(self.sent)]
                 self.say(asked[0], "f", b'{"result":null,"id":%d}' % asked[1])

@@ -301,6 +301,7 @@ LIMITS: Final = Limits(
     items_per_connection=1000,  # documented as 1,024
     frames_per_s=20,  # chosen: documented are 1,000 requests a minute, of all kinds
     weight_per_minute=500,  # chosen: half of them
+    weight_per_s=200,  # chosen: half of the documented 400
     connects_per_minute=60,  # chosen: none is published
     lifetime_s=89 * 86_400,  # documented as 90 days
 )

@@ -174,6 +174,8 @@ def test_what_we_allow_ourselves_is_within_what_the_venue_does(desk: Desk) -> No
     assert ours.lifetime_s is not None
     assert ours.lifetime_s < theirs["lifetime_s"]
     assert ours.weight_per_minute * 10 <= theirs["requests_longer"]
+    assert ours.weight_per_s is not None, "a minute's budget may be spent in a second"
+    assert ours.weight_per_s <= theirs["requests"]
     assert keepalive is not None
     assert keepalive.every_s <= 15, "as the documents advise"
     assert desk.say(desk.open("/"), keepalive.frame) == HEARTBEAT

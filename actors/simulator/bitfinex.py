@@ -34,6 +34,7 @@ BEAT_NS: Final = 15 * SECOND
 LIMITS: Final[dict[str, float]] = {
     "connects": 20,
     "connects_s": 60,
+    "connects_bar_s": 60,
     "channels": 30,
     "unsubscribed_s": 60,  # how long a connection may have no channel
     "requests": 10,  # REST; documented as 10 to 90, by endpoint

@@ -192,8 +192,9 @@ class House:
 
     Attributes:
         limits: What it enforces; the control port may change a value. Known to all venues, none of
-            them a must: ``connects`` within ``connects_s`` of one address; ``messages`` of a client
-            within ``messages_s``; ``ping_every_s`` and ``pong_within_s`` (the server's pings);
+            them a must: ``connects`` within ``connects_s`` of one address, which is kept out for
+            ``connects_bar_s`` if it exceeds them, or else until there is room again; ``messages`` of a
+            client within ``messages_s``; ``ping_every_s`` and ``pong_within_s`` (the server's pings);
             ``idle_s`` (neither side says anything); ``lifetime_s``.
         pack: How a payload becomes the binary frame that goes out, None where it is text; called for each
             listener. Faults hurt the payload before it is packed.
@@ -230,6 +231,7 @@ class House:
         self.sessions: dict[int, Session] = {}
         self.address = "127.0.0.1"
         self._connects = Rate()
+        self._barred_until = 0  # ns
 
     # -- visitors --------------------------------------------------------------------------------
 
@@ -239,12 +241,23 @@ class House:
             return Reply(503, headers=retry_after(fault.retry_after_s))
         if fault := self.find("connect"):
             return Reply(fault.status, headers=retry_after(fault.retry_after_s))
-        if "connects" in self.limits:
-            wait = self._connects.wait(now, self.limits["connects"], self.limits["connects_s"])
-            if wait:
-                return Reply(429, headers=retry_after(-(-wait // SECOND)))
+        if wait := self._kept_out(now):
+            return Reply(429, headers=retry_after(-(-wait // SECOND)))
         session = self.sessions[number] = Session(number, now)
         return session
+
+    def _kept_out(self, now: int) -> int:
+        """Count an attempt to connect; return for how many ns there may be no other, 0: it is let in."""
+        limits = self.limits
+        if "connects" not in limits:
+            return 0
+        if now < self._barred_until:
+            return self._barred_until - now
+        wait = self._connects.wait(now, limits["connects"], limits["connects_s"])
+        if wait and "connects_bar_s" in limits:
+            wait = int(limits["connects_bar_s"] * SECOND)
+            self._barred_until = now + wait
+        return wait
 
     def closed(self, session: Session) -> None:
         """Forget a session."""

@@ -32,6 +32,7 @@ LIMITS: Final[dict[str, float]] = {
     "messages_s": 1,
     "connects": 150,
     "connects_s": 600,
+    "connects_bar_s": 600,
     "idle_s": 60,
 }
 _STEPS: Final = {

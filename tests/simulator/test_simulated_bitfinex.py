@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from simulator_rig import Desk, heard
+from simulator_rig import Desk, S, heard
 from venue_rig import Chain
 
 from actors.simulator import bitfinex as simulated
 from actors.simulator.bitfinex import OB_CHECKSUM, SEQ_ALL, TIMESTAMP
-from actors.simulator.session import Session
+from actors.simulator.session import Reply, Session
 from actors.venues import bitfinex
 
 BTC, ETH = "tBTCUSD", "tETHUSD"
@@ -141,6 +141,17 @@ def test_who_subscribes_nothing_for_a_minute_is_closed_and_pairs_are_listed(desk
     pairs, names = desk.get("/v2/conf/pub:list:pair:exchange,pub:map:currency:sym")
     assert {"BTCUSD", "SHIB:USD", "AAABBB", "TESTBTC:TESTUSD"} <= set(pairs)
     assert ["UST", "USDt"] in names
+
+
+def test_who_connects_too_often_is_kept_out_for_a_minute_from_then_on(desk: Desk) -> None:
+    for _ in range(20):
+        desk.open("/ws/2")
+        desk.now += S
+    assert isinstance(desk.knock("/ws/2"), Reply)
+    desk.now += 59 * S  # the twenty are a minute ago
+    assert isinstance(desk.knock("/ws/2"), Reply)
+    desk.now += S
+    desk.open("/ws/2")
 
 
 def test_what_we_allow_ourselves_is_within_what_the_venue_does(desk: Desk) -> None:

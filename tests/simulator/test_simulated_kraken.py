@@ -289,11 +289,16 @@ def test_a_client_that_says_too_much_is_told_so_and_stays(desk: Desk) -> None:
 def test_connection_attempts_are_limited_and_paths_too(desk: Desk) -> None:
     assert isinstance(desk.knock("/v1"), Reply)
     desk.house.limits["connects"] = 2
+    desk.now += 300 * S
     desk.open("/v2")
     refused = desk.knock("/v2")
     assert isinstance(refused, Reply)
     assert refused.status == 429
-    desk.now += 601 * S
+    desk.now += 599 * S
+    still = desk.knock("/v2")
+    assert isinstance(still, Reply), "banned for ten minutes"
+    assert still.headers["Retry-After"] == "1"
+    desk.now += 2 * S
     desk.open("/v2")
 
 

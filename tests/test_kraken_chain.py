@@ -317,6 +317,27 @@ def test_an_unreadable_frame_of_books_costs_those_that_it_names(chain: Chain) ->
     assert chain.asked() == [("resubscribe", "book", "ETH-USD")]
 
 
+def book_row(native: str) -> dict[str, Any]:
+    return {"symbol": native, "bids": [{"price": 1.0, "qty": 1.0}], "asks": [], "checksum": 1}
+
+
+def test_a_frame_of_a_pair_that_nobody_knows_costs_no_other_book(chain: Chain) -> None:
+    live(chain, *SYMBOLS)
+    chain.asked()
+    chain.frame(channel="book", type="update", data=[book_row("POL/USD")])  # renamed, say
+    assert len(chain.first.lines["dead"]) == 1
+    assert chain.asked() == []
+    chain.frame(channel="book", type="update", data=[book_row("ETH/USD"), book_row("POL/USD")])
+    assert chain.asked() == [("resubscribe", "book", "ETH-USD")]
+
+
+def test_an_unreadable_frame_costs_no_book_whose_name_ends_the_one_that_it_names(chain: Chain) -> None:
+    live(chain, *SYMBOLS)
+    chain.asked()
+    chain.frame(channel="book", type="update", data=[book_row("WBTC/USD")])
+    assert chain.asked() == []
+
+
 def test_a_pong_with_a_result_costs_no_book(chain: Chain) -> None:
     live(chain, *SYMBOLS)
     chain.asked()

@@ -3,6 +3,7 @@
 ::
 
     Unparseable    count it, put the frame in ``dead``, go on with the next
+    Foreign        the same; nothing is lost of what it does not name
 """
 
 
@@ -16,3 +17,7 @@ class Unparseable(ValueError):
     def __init__(self, reason: str, channel: str | None = None) -> None:
         super().__init__(reason)
         self.channel = channel
+
+
+class Foreign(Unparseable):
+    """A frame that is well made, of an instrument that its connection does not know."""

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, NoReturn, TypeVar
 import msgspec
 
 from actors.model.decimals import decimal_text, is_zero, plain_quote, price_text, size_text
-from actors.model.errors import Unparseable
+from actors.model.errors import Foreign, Unparseable
 from actors.model.events import Channel
 from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
@@ -138,11 +138,11 @@ def instrument_of(native: str, scratch: Scratch) -> Instrument:
     """Return the instrument that the venue calls ``native``.
 
     Raises:
-        Unparseable: The connection does not know it.
+        Foreign: The connection does not know it.
     """
     instrument = scratch.instruments.get(native)
     if instrument is None:
-        raise Unparseable(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
+        raise Foreign(f"a frame of {native[:40]!r}, an instrument that this connection does not know")
     return instrument
 
 
@@ -150,7 +150,7 @@ def symbol_of(native: str, scratch: Scratch) -> str:
     """Return the canonical symbol of what the venue calls ``native``.
 
     Raises:
-        Unparseable: The connection does not know it.
+        Foreign: The connection does not know it.
     """
     known = scratch.instruments.get(native)
     return instrument_of(native, scratch).symbol if known is None else known.symbol  # a call less, mostly

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, cast
 
 import msgspec
 
-from actors.model.errors import Unparseable
+from actors.model.errors import Foreign, Unparseable
 from actors.model.events import (
     L1,
     BookDelta,
@@ -251,7 +251,7 @@ class Normalize:
             decoded = self._decode(frame, scratch)
         except Unparseable as e:
             self._sink.unparseable(e, line)
-            self._unread(name, conn, frame, e.channel)
+            self._unread(name, conn, frame, e)
             return
         for said in decoded:
             if not isinstance(said, Event):
@@ -281,15 +281,17 @@ class Normalize:
             return True
         return False
 
-    def _unread(self, name: str, conn: Conn, frame: bytes, channel: str | None) -> None:
+    def _unread(self, name: str, conn: Conn, frame: bytes, e: Unparseable) -> None:
         """Say what may be missing with a frame that cannot be read, where nothing later would tell.
 
-        That is of the instruments that it names, and of all where it names none.
+        That is of the instruments that it names, and of all where it names none at all.
         """
-        may_be = self._blind if channel is None else self._blind & {channel}
+        may_be = self._blind if e.channel is None else self._blind & {e.channel}
         if not may_be:
             return
         named = self._instruments.named(frame)
+        if not named and isinstance(e, Foreign):
+            return
         if "trade" in may_be:
             lost = (one for one in self._connections.holed(conn) if one.item[0] == "trade")
             self._lost([one for one in lost if not named or one.item[1] in named], "sequence")

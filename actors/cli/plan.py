@@ -15,6 +15,7 @@ from actors.config.reader import OFFSET, read
 from actors.connector.planning import endpoints_of, plan
 from actors.demo import METRICS_PORT, check_clashes, formation_lines, ports_of
 from actors.model.instruments import Instrument, market_kind, shard
+from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Keys, Partition, Stream, legs, partitions
 from actors.streams.url import parse, redis_url
 from actors.venues import VENUES
@@ -78,6 +79,7 @@ def check(file: Path | None, env: Mapping[str, str], *, as_json: bool) -> int:
     try:
         settings, notes = read(file, env)
         check_clashes(settings, int(env.get(OFFSET, "0")))
+        _shown(settings)
     except ConfigError as e:
         if not as_json:
             raise
@@ -133,7 +135,7 @@ def make(settings: Settings, offset: int) -> Plan:
     to = "standard output" if forwarder.demo else forwarder.url
     return Plan(
         mode=settings.mode,
-        redis=parse(redis_url(settings)).shown,
+        redis=_shown(settings),
         sockets=sockets,
         rest={name: endpoints_of(VENUES[name], venue).rest for name, venue in enabled.items()},
         streams=streams,
@@ -142,6 +144,13 @@ def make(settings: Settings, offset: int) -> Plan:
         ports=ports,
         forwards_to=f"{to} ({forwarder.connections} sockets)" if forwarder.active else None,
     )
+
+
+def _shown(settings: Settings) -> str:
+    try:
+        return parse(redis_url(settings)).shown
+    except RedisUnusable as e:
+        raise ConfigError(str(e)) from e
 
 
 def _sockets(partition: Partition, leg: str, wanted: VenueSettings) -> Sockets:

@@ -11,6 +11,7 @@ The least an ACL user needs (prefix ``tl`` and ``md``)::
 
 import asyncio
 import os
+import re
 import secrets
 import ssl
 from collections.abc import Awaitable
@@ -139,17 +140,17 @@ async def connect(
 
 
 def _unusable(error: Exception, target: Target, settings: Settings) -> RedisUnusable:
-    shown = target.shown
+    shown, prefix = target.shown, settings.redis.prefix
     match error:
         case exceptions.BusyLoadingError():
-            return RedisUnusable(f"Redis at {shown} still loads its data: wait, then start again")
+            says = f"Redis at {shown} still loads its data: wait, then start again"
         case exceptions.AuthenticationError():
-            return RedisUnusable(
+            says = (
                 f"Redis at {shown} refuses the user or password: correct them in REDIS_URL "
                 "(redis://user:password@host:port/0)"
             )
         case exceptions.NoPermissionError():
-            return RedisUnusable(
+            says = (
                 f"Redis at {shown} denies its user a command or key ({_first_line(error)}): grant it "
                 "(ACL SETUSER; the list stands in actors/streams/client.py)"
             )
@@ -165,11 +166,21 @@ def _unusable(error: Exception, target: Target, settings: Settings) -> RedisUnus
                 if settings.redis.url is not None
                 else "start it (honcho's redis line does), or set REDIS_URL"
             )
-            return RedisUnusable(f"no Redis answers at {shown} ({_why(error)}): {remedy}")
+            says = f"no Redis answers at {shown} ({_why(error)}): {remedy}"
         case exceptions.InvalidResponse():
-            return RedisUnusable(f"what answers at {shown} is not Redis: correct REDIS_URL")
+            says = f"what answers at {shown} is not Redis: correct REDIS_URL"
+        case exceptions.ReadOnlyError():
+            says = f"Redis at {shown} is a replica, which takes no writes: name its master, or a Sentinel"
+        case exceptions.OutOfMemoryError():
+            says = (
+                f"Redis at {shown} is full, and takes no writes: raise its maxmemory, or lower "
+                "streams.retention_bytes"
+            )
+        case exceptions.ResponseError() if str(error).startswith("WRONGTYPE"):
+            says = f"Redis at {shown} has another program's data under {prefix}: set another redis.prefix"
         case _:
-            return RedisUnusable(f"Redis at {shown} refuses: {_first_line(error)}")
+            says = f"Redis at {shown} refuses ({_first_line(error)}): correct REDIS_URL, or that server"
+    return RedisUnusable(says)
 
 
 def _why(error: BaseException) -> str:
@@ -213,32 +224,56 @@ def _all(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def _info(client: Redis, section: str) -> list[dict[str, Any]]:
     if isinstance(client, RedisCluster):
-        answer = await cast("Any", client).info(section, target_nodes=RedisCluster.PRIMARIES)
+        try:
+            answer = await cast("Any", client).info(section, target_nodes=RedisCluster.PRIMARIES)
+        except IndexError as e:  # redis-py, where no node owns a slot
+            raise exceptions.ClusterDownError("no node of the cluster owns a slot") from e
         # One primary's answer comes bare, several come by node name.
         return [info for info in _all(answer) if info]
     return [await cast("Any", client).info(section)]
 
 
+def _told(info: dict[str, Any], name: str, shown: str) -> str:
+    value = info.get(name)
+    if value is None:
+        raise RedisUnusable(
+            f"what answers at {shown} is no Redis that we know (its INFO has no {name}): correct REDIS_URL"
+        )
+    return str(value)
+
+
+def _check_kind(info: dict[str, Any], target: Target) -> None:
+    shown = target.shown
+    version = _told(info, "redis_version", shown)
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < _LEAST:
+        raise RedisUnusable(f"Redis at {shown} is {version}: 6.2 or newer is needed, or any Valkey")
+    mode = info.get("server_mode", info.get("redis_mode"))  # Valkey has another name for it since 8
+    if mode == "cluster" and target.kind != "cluster":
+        raise RedisUnusable(f"Redis at {shown} is a node of a cluster: write redis+cluster://host1,host2")
+    if mode == "sentinel":
+        raise RedisUnusable(
+            f"what answers at {shown} is a Sentinel: write redis+sentinel://host1,host2/master with the name "
+            "that it has for the master"
+        )
+
+
 async def _check_server(client: Redis, target: Target) -> None:
     shown = target.shown
     for info in await _info(client, "server"):
-        version = str(info["redis_version"])
-        numbers = tuple(int(part) for part in version.split(".")[:2])
-        if numbers < _LEAST:
-            raise RedisUnusable(f"Redis at {shown} is {version}: 6.2 or newer is needed, or any Valkey")
-        if info.get("redis_mode") == "cluster" and target.kind != "cluster":
-            raise RedisUnusable(f"Redis at {shown} is a node of a cluster: write redis+cluster://host1,host2")
+        _check_kind(info, target)
     for info in await _info(client, "memory"):
-        policy = str(info["maxmemory_policy"])
+        policy = _told(info, "maxmemory_policy", shown)
         if policy != "noeviction":
             raise RedisUnusable(
                 f"Redis at {shown} may evict keys (maxmemory-policy {policy}), streams and cursors "
                 "among them: set maxmemory-policy noeviction"
             )
     for info in await _info(client, "persistence"):
-        if int(info["loading"]):  # it answers INFO all the while, and says aof_enabled:0 until it is done
+        # While it loads it answers INFO, and says aof_enabled:0.
+        if _told(info, "loading", shown) != "0":
             raise exceptions.BusyLoadingError(f"Redis at {shown} still loads its data")
-        if not int(info["aof_enabled"]):
+        if _told(info, "aof_enabled", shown) == "0":
             raise RedisUnusable(
                 f"Redis at {shown} keeps nothing over a restart (appendonly no): set appendonly yes, "
                 "appendfsync everysec"

@@ -1,7 +1,8 @@
 """A ``REDIS_URL`` taken apart: one node, TLS, a unix socket, Sentinel or Cluster."""
 
 import re
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -10,6 +11,14 @@ from actors.config import Settings
 from actors.streams.errors import RedisUnusable
 
 _Kind = Literal["node", "sentinel", "cluster"]
+
+_LOGIN: Final = frozenset({"db", "username", "password"})
+_TLS: Final = frozenset({
+    "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname",
+    "ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password",
+})  # fmt: skip
+_OF_SENTINEL: Final = frozenset(f"sentinel_{name}" for name in {"username", "password", "ssl"} | _TLS)
+_NOT_OF_CLUSTER: Final = frozenset({"ssl_ca_path", "ssl_password"})  # its client takes none
 
 
 class Target(NamedTuple):
@@ -35,7 +44,7 @@ def parse(url: str) -> Target:
 
     Raises:
         RedisUnusable: It is none of ``redis:// rediss:// unix:// redis+sentinel:// redis+cluster://``
-            (``rediss+…`` for TLS).
+            (``rediss+…`` for TLS), or asks for what is not its to say.
     """
     shown = re.sub(r"(?<=://)[^/]*@", "", url).partition("?")[0]
     scheme, _, rest = url.partition("://")
@@ -44,11 +53,16 @@ def parse(url: str) -> Target:
         if not kind:
             options = cast("dict[str, Any]", dict(parse_url(url)))
             tls = options.pop("connection_class", None) is SSLConnection
-            unix = "path" in options
+            unix = scheme == "unix"
+            if not unix:  # the library takes database 0 for what is no number
+                int(urlsplit(url).path.strip("/") or 0)
             host, port = options.pop("host", "localhost"), options.pop("port", 6379)
+            _check_options([name for name in options if not (unix and name == "path")], "node", tls, shown)
             return Target("node", [] if unix else [(host, port)], None, options, tls, shown)
         if transport in {"redis", "rediss"} and kind in {"sentinel", "cluster"}:
-            return _several(transport == "rediss", cast("_Kind", kind), rest, shown)
+            several = _several(transport == "rediss", cast("_Kind", kind), rest, shown)
+            _check_options([*several.options], several.kind, several.tls, shown)
+            return several
     except ValueError as e:
         # The text of a ValueError may quote the URL; its type and the URL without its secret say enough.
         raise RedisUnusable(f"the Redis URL {shown} cannot be read: check its hosts, ports and path") from e
@@ -56,6 +70,27 @@ def parse(url: str) -> Target:
         f"the Redis URL {shown} must begin with redis://, rediss://, unix://, redis+sentinel:// or "
         "redis+cluster://: correct REDIS_URL"
     )
+
+
+def _check_options(options: Sequence[str], kind: _Kind, tls: bool, shown: str) -> None:
+    """Say which word of the query the client would trip over, or turn against us.
+
+    Raises:
+        RedisUnusable: There is one.
+    """
+    known = _LOGIN | _TLS if tls else _LOGIN
+    if kind == "sentinel":
+        known |= _OF_SENTINEL
+    elif kind == "cluster":
+        known -= _NOT_OF_CLUSTER
+    for name in options:
+        if name in _TLS and not tls:
+            raise RedisUnusable(f"the Redis URL {shown} has {name} and no TLS: write rediss, or leave it out")
+        if name not in known:
+            raise RedisUnusable(
+                f"the Redis URL {shown} may not have the option {name[:40]!r}: leave it out "
+                f"({', '.join(sorted(known))})"
+            )
 
 
 def _several(tls: bool, kind: _Kind, rest: str, shown: str) -> Target:

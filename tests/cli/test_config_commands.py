@@ -32,6 +32,15 @@ def test_a_port_of_a_process_metrics_is_refused(tapeline: Tapeline, tmp_path: Pa
     assert "broadcaster.port: 7600 is the port of the metrics of connector too: take another" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_redis_url_that_cannot_be_used_is_told(tapeline: Tapeline, tmp_path: Path, command: str):
+    file = tmp_path / "x.toml"
+    file.write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    done = tapeline("config", command, file, REDIS_URL="redis+sentinel://:canary@127.0.0.1")
+    said = "tapeline: the Redis URL redis+sentinel://127.0.0.1 cannot be read: check its hosts, ports and"
+    assert (done.returncode, done.stderr.strip()) == (2, f"{said} path")
+
+
 def test_plan_shows_connections_streams_and_ports_without_asking_anybody(tapeline: Tapeline, tmp_path: Path):
     file = tmp_path / "x.toml"
     file.write_text(

@@ -217,6 +217,12 @@ def test_a_secret_that_others_can_read_is_found(doctor: Doctor, venue: Callable[
     assert not [found for found in doctor.found if found[0] == "secrets"]
 
 
+def test_a_redis_url_that_cannot_be_used_is_a_finding(doctor: Doctor, venue: Callable[..., Venue]):
+    doctor.run(venue().port, REDIS_URL=f"redis+sentinel://:{CANARY}@127.0.0.1")
+    said = "the Redis URL redis+sentinel://127.0.0.1 cannot be read"
+    assert doctor.one("redis", said) == ("bad", "check its hosts, ports and path")
+
+
 @pytest.mark.parametrize(
     ("status", "remedy"),
     [(451, "does not serve this region"), (403, "refuses this address"), (429, "asked too often")],

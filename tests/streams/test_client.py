@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from redis_rig import free_port, server_binary
+from redis_rig import Binary, free_port, server_binary
 
 from actors.config import RedisSettings, Settings, VenueSettings
 from actors.streams import client as module
@@ -101,6 +101,26 @@ async def test_an_unreadable_url_is_refused_without_its_password(settings_for, u
     assert "Redis URL" in await refusal(settings_for(url))
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h?timeout=3&foo=bar", "may not have the option 'timeout': leave it out (db, password, us"),
+        ("redis://h?decode_responses=yes", "may not have the option 'decode_responses'"),
+        ("redis://h/0?protocol=2", "may not have the option 'protocol'"),
+        ("redis://h?path=/y", "may not have the option 'path'"),
+        ("redis+sentinel://h/main?sentinel_foo=1", "may not have the option 'sentinel_foo'"),
+        ("redis+cluster://h?ssl_cert_reqs=none", "has ssl_cert_reqs and no TLS: write rediss"),
+        ("rediss+cluster://h?ssl_ca_path=/x", "may not have the option 'ssl_ca_path'"),
+        ("redis://h/main", "cannot be read"),
+        ("redis://h/0/1", "cannot be read"),
+    ],
+)
+def test_a_url_that_the_client_would_trip_over_is_refused(url: str, says: str):
+    with pytest.raises(RedisUnusable) as caught:
+        parse(url)
+    assert says in str(caught.value)
+
+
 def test_urls_are_taken_apart():
     sentinel = parse("redis+sentinel://me:p%40ss@h1,h2:26380/main/3?sentinel_password=x")
     assert sentinel.hosts == [("h1", 26379), ("h2", 26380)]
@@ -140,6 +160,52 @@ async def test_an_old_server_is_refused(redis_server, settings_for, monkeypatch)
 
     monkeypatch.setattr(module, "_info", old)
     assert "is 6.0.16: 6.2 or newer is needed" in await refusal(settings_for(redis_server()))
+
+
+@pytest.mark.redis
+async def test_a_node_of_a_cluster_is_told_to_be_one(redis_server, settings_for):
+    server = redis_server("valkey", "--cluster-enabled", "yes")  # says server_mode, not redis_mode
+    assert "is a node of a cluster: write redis+cluster://" in await refusal(settings_for(server))
+    whole = f"redis+cluster://127.0.0.1:{server.port}"
+    assert "(no node of the cluster owns a slot): correct REDIS_URL" in await refusal(settings_for(whole))
+
+
+@pytest.mark.redis
+async def test_a_sentinel_in_place_of_its_master_is_told(redis_server, settings_for, tmp_path: Path):
+    master, port = redis_server("valkey"), free_port()
+    with sentinel(tmp_path, port, master.port, "valkey"):
+        url = f"redis://127.0.0.1:{port}/0"
+        assert "is a Sentinel: write redis+sentinel://" in await refusal(settings_for(url), wait_s=5)
+
+
+async def test_a_server_whose_info_lacks_what_we_ask_is_told(redis_server, settings_for, monkeypatch):
+    async def bare(*_: object) -> list[dict[str, object]]:
+        return [{"redis_version": "unstable"}]
+
+    server = redis_server()
+    monkeypatch.setattr(module, "_info", bare)
+    assert "is unstable: 6.2 or newer is needed" in await refusal(settings_for(server))
+
+    async def newer(*_: object) -> list[dict[str, object]]:
+        return [{"redis_version": "7.2.4"}]
+
+    monkeypatch.setattr(module, "_info", newer)
+    assert "its INFO has no maxmemory_policy" in await refusal(settings_for(server))
+
+
+@pytest.mark.redis
+async def test_what_takes_no_writes_is_told_with_the_remedy(redis_server, settings_for):
+    master = redis_server("valkey")
+    replica = redis_server("valkey", "--replicaof", f"127.0.0.1 {master.port}")
+    assert "is a replica, which takes no writes" in await refusal(settings_for(replica))
+    with master.client() as admin:
+        admin.config_set("maxmemory", "1")
+        assert "is full, and takes no writes: raise its maxmemory" in await refusal(settings_for(master))
+        admin.config_set("maxmemory", "0")
+        admin.set(KEYS.meta(), "another program's")
+    assert "another program's data under tl: set another redis.prefix" in await refusal(settings_for(master))
+    far = f"redis://127.0.0.1:{master.port}/99"
+    assert "(DB index is out of range): correct REDIS_URL" in await refusal(settings_for(far))
 
 
 @pytest.mark.redis
@@ -247,14 +313,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def sentinel(folder: Path, port: int, master: int) -> Iterator[None]:
+def sentinel(folder: Path, port: int, master: int, binary: Binary = "redis7") -> Iterator[None]:
     """Run a Sentinel that watches one master called ``main``."""
     conf = folder / "sentinel.conf"
     conf.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {master} 1\n"
     )
     with (folder / "sentinel.log").open("wb") as log:
-        process = subprocess.Popen([server_binary("redis7"), str(conf), "--sentinel"], stdout=log)
+        process = subprocess.Popen([server_binary(binary), str(conf), "--sentinel"], stdout=log)
     try:
         yield
     finally:

@@ -22,8 +22,8 @@ _ABOUT: Final = "redis"
 
 async def examine(settings: Settings, found: list[Finding]) -> None:
     """Add what is found."""
-    shown = parse(redis_url(settings)).shown
     try:
+        shown = parse(redis_url(settings)).shown
         client = await connect(settings, "doctor", wait_s=0, claim=False)
     except RedisUnusable as e:
         found.append(_absent(settings, e))
@@ -40,7 +40,7 @@ async def examine(settings: Settings, found: list[Finding]) -> None:
 
 
 def _absent(settings: Settings, error: RedisUnusable) -> Finding:
-    says, _, remedy = str(error).partition(": ")
+    says, _, remedy = str(error).rpartition(": ")
     if settings.redis.url is not None or not says.startswith("no Redis answers"):
         return bad(_ABOUT, says, remedy)
     try:

@@ -243,6 +243,39 @@ def test_a_number_without_end_is_refused(tmp_path: Path, number: str):
     ]
 
 
+def test_a_number_beyond_reason_is_refused(tmp_path: Path):
+    words = {
+        "[streams]": ("retention_s = 1e308", "retention_bytes = 9223372036854775808"),
+        "[broadcaster]": ("heartbeat_s = 1e300", "max_clients = 99999999999", "slow_client_bytes = 1e18"),
+        "[master]": ("max_connections = 1e30", "rotate_s = 1e9", "keep_bytes = 10000000000000000000"),
+        "[simulator]": ("seed = 99999999999999999999", "events_per_s = 1e300"),
+        "[redis]": (f'prefix = "{"x" * 101}"',),
+    }
+    table = "\n".join(line for head, lines in words.items() for line in (head, *lines))
+    told = [fault.partition(": ")[2] for fault in faults(tmp_path, GOOD + table)]
+    assert [fault.partition(",")[0] for fault in told] == [
+        "redis.prefix: must have at most 100 characters",
+        "streams.retention_s: must be at most 31622400.0",
+        "streams.retention_bytes: must be at most 1125899906842624",
+        "broadcaster.max_clients: must be at most 1000000",
+        "broadcaster.heartbeat_s: must be at most 31622400.0",
+        "broadcaster.slow_client_bytes: must be at most 1073741824",
+        "master.rotate_s: must be at most 31622400.0",
+        "master.keep_bytes: must be at most 1125899906842624",
+        "master.max_connections: must be a smaller number",
+        "simulator.seed: must be at most 9223372036854775807",
+        "simulator.events_per_s: must be at most 1000000.0",
+    ]
+
+
+def test_neither_true_nor_false_is_a_number(tmp_path: Path):
+    table = "[broadcaster]\nport = true\nreuse_port = true\n[simulator]\nevents_per_s = false\n"
+    assert [fault.partition(": ")[2] for fault in faults(tmp_path, GOOD + table)] == [
+        "broadcaster.port: must be a whole number, not True",
+        "simulator.events_per_s: must be a number, not False",
+    ]
+
+
 def test_channels_that_give_nothing_of_a_spot_symbol_are_refused(tmp_path: Path):
     okx = '\n[venues.okx]\nsymbols = ["BTC-USDT"]\nchannels = ["liquidation", "funding"]\n'
     [fault] = faults(tmp_path, GOOD + okx)
@@ -264,6 +297,9 @@ def test_channels_that_give_nothing_of_a_spot_symbol_are_refused(tmp_path: Path)
         (GOOD.replace("binance", "kraken") + 'channels = ["l1"]', "; its l1 is the top of its book: name"),
         (f'{GOOD}[redis]\nprefix = "a b"', "redis.prefix: may not hold { } or a blank, as 'a b' does"),
         (f'{GOOD}[redis]\nprefix = ""', "redis.prefix: must not be empty"),
+        (f"{GOOD}[redis]\nurl_file = 7", "redis.url_file: must be the path of a file, in quotes, not 7"),
+        (f"{GOOD}only.bok = []", "venues.binance.only.bok: must be 'trade', 'book'"),
+        (f'{GOOD}"\\u001b[31mx\\n" = 1', "venues.binance.\\x1b[31mx\\n: no such setting"),
         (f'{GOOD}[simulator]\nvenues = ["binanse"]', 'no such venue as "binanse"; did you mean "binance"?'),
     ],
 )  # fmt: skip
@@ -340,6 +376,22 @@ def test_a_missing_file_names_those_that_are_there():
 
 def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path):
     assert faults(tmp_path, "mode = \n")[0].startswith("tapeline.toml:1: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"x = {'[' * 20_000}{']' * 20_000}", "nest too deep"),
+        (f"x = {'{a = ' * 3000}1{'}' * 3000}", "nest too deep"),
+        (f"a{'.a' * 20_000} = 1", "nest too deep"),
+        (f"x = [{{a{'.a' * 20_000} = 1}}]", "nest too deep"),
+        (f"x = {'9' * 5000}", "holds a number that is too long to be read"),
+    ],
+)
+def test_toml_that_its_reader_cannot_hold_is_told(tmp_path: Path, text: str, why: str):
+    [fault] = faults(tmp_path, text)
+    assert fault.startswith("tapeline.toml: ")
+    assert why in fault
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,21 @@ def test_what_is_not_json_is_told_with_its_line(tmp_path: Path):
     assert faults(tmp_path, '{\n"master": }')[0] == "config.json:2: not JSON: expecting value"
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nest too deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nest too deep"),
+        (f'{{"master": {"9" * 5000}}}', "a number that is too long"),
+        ('{"master": {"key": "\\ud800"}}', "half a character"),
+    ],
+)
+def test_json_that_its_reader_cannot_hold_is_told(tmp_path: Path, text: str, why: str):
+    [fault] = faults(tmp_path, text)
+    assert fault.startswith("config.json: ")
+    assert why in fault
+
+
 def test_the_environment_goes_over_it(tmp_path: Path):
     env = {
         "TAPELINE_FORWARDER__CONNECTIONS": "3",

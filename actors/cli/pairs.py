@@ -11,6 +11,7 @@ from actors.cli import paper
 from actors.cli.markets import Unlisted, addresses, known, listing
 from actors.cli.run import say
 from actors.config import ConfigError
+from actors.config.words import undialable
 from actors.connector.rest import MOST_BYTES, ask, session_to
 from actors.dialects.ftsobest import EXCHANGES
 from actors.model.instruments import canonical
@@ -100,6 +101,8 @@ def _of_spot() -> list[str]:
 
 async def _feeds(source: str) -> list[Feed]:
     if source.startswith(("http://", "https://")):
+        if (why := undialable(source)) is not None:
+            raise ConfigError(f"--feeds {source}: {why}")
         async with session_to(source) as http:
             reply, _ = await ask(http, source, MOST_BYTES)
         if reply.status != 200:
@@ -109,7 +112,7 @@ async def _feeds(source: str) -> list[Feed]:
         text = _text(Path(source))
     try:
         return msgspec.json.decode(text, type=list[Feed])
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         raise ConfigError(
             f'--feeds {source}: {str(e)[:1].lower()}{str(e)[1:]}: it must be a list of {{"feed": {{"name": '
             '"BTC/USD"}, "sources": [...]}, as Flare publishes it'

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from actors.config.words import nearest, plain, undialable
+from actors.config.words import beyond, nearest, plain, printable, undialable
 from actors.dialects.ftsobest import EXCHANGES
 from actors.model.instruments import canonical
 
@@ -112,8 +112,11 @@ def read(file: str, text: str) -> Imported:
     """
     try:
         document: object = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode()
     except json.JSONDecodeError as e:
         raise Unusable(f"{file}:{e.lineno}: not JSON: {e.msg[0].lower()}{e.msg[1:]}") from e
+    except (ValueError, RecursionError) as e:
+        raise Unusable(f"{file}: {beyond(e)}") from e
     return _Reading(file, lines_of(text)).read(document)
 
 
@@ -212,10 +215,10 @@ class _Reading:
         return f"{self._file}:{self._line(path)}: {key + ': ' if key else ''}"
 
     def _problem(self, path: Path, says: str) -> None:
-        self._problems[path] = f"{self._place(path)}{says}"
+        self._problems[path] = printable(f"{self._place(path)}{says}")
 
     def _note(self, path: Path, says: str) -> None:
-        self._notes.append(f"{self._place(path)}{says}")
+        self._notes.append(printable(f"{self._place(path)}{says}"))
 
     def _block(self, path: Path, given: object, model: type[_B]) -> _B | None:
         """Return ``given`` as a ``model``; None, and everything that is wrong with it is said."""

@@ -7,7 +7,7 @@
 import re
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Union, cast, get_args, get_origin
@@ -25,10 +25,11 @@ from actors.config.settings import (
     SimulatorSettings,
     fields_of,
 )
-from actors.config.words import Problem, nearest, plain
+from actors.config.words import Problem, beyond, nearest, plain, printable
 
 DEFAULT_PATH: Final = Path("config/tapeline.toml")
 _PREFIX: Final = "TAPELINE_"
+_MOST_DEEP: Final = 50  # chosen: no setting lies below five tables
 OFFSET: Final = "TAPELINE_PORT_OFFSET"
 ONLY: Final = "TAPELINE_VENUES"
 _OF_MAKE: Final = "DEMO_VENUES"  # what a person sets for `make demo`, which sets the other
@@ -203,7 +204,25 @@ def _tree_of(file: Path) -> _Tree:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(_at_line(str(file), str(e))) from e
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{file}: {beyond(e)}") from e
+    if _is_deep(tree):
+        raise ConfigError(f"{file}: {beyond(RecursionError())}")
     return _Tree(tree, _lines(text), (), [*_secrets_in_file(tree)])
+
+
+def _is_deep(tree: object) -> bool:
+    """Tell whether something nests deeper than any setting: dotted keys do so without a bracket."""
+    inside = [tree]
+    for _ in range(_MOST_DEEP):
+        inside = [part for each in inside for part in _parts_of(each)]
+    return bool(inside)
+
+
+def _parts_of(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def text_of(file: Path) -> str:
@@ -319,7 +338,7 @@ def _value(text: str, annotation: object) -> object:
     if text.lstrip().startswith("["):
         try:
             return msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return text
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -409,7 +428,7 @@ def _read_secret(tree: dict[str, Any], section: str, key: str, problems: list[Pr
 
 def _told(error: Mapping[str, Any]) -> Problem:
     """Return one of pydantic's errors in our words. Inputs of secret keys are never shown."""
-    path = tuple(str(part) for part in error["loc"])
+    path = tuple(str(part) for part in error["loc"] if part != "[key]")  # pydantic's mark of a table's key
     context: dict[str, Any] = error.get("ctx", {})
     given: object = error["input"]
     if path[:2] in _SECRETS:
@@ -449,5 +468,5 @@ def _message(problems: Sequence[Problem], sources: _Sources) -> str:
     lines: dict[str, None] = {}  # in order, each once
     for path, says in problems:
         key = ".".join(path)
-        lines[f"{sources.place(path)}: {key + ': ' if key else ''}{says}"] = None
+        lines[printable(f"{sources.place(path)}: {key + ': ' if key else ''}{says}")] = None
     return "\n".join(lines)

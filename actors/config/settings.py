@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from actors.config.words import undialable
@@ -29,10 +29,30 @@ _RestUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+"), AfterValidator(_d
 _MasterUrl = Annotated[str, Field(pattern=r"^wss?://[^\s/@]+(/[^\s]*)?$"), AfterValidator(_dialable)]
 
 
+# What is beyond these is a slip of the pen, and some of it more than a clock, a queue or a log can hold.
+_MOST_S: Final = 366 * 86_400.0
+_MOST_COUNT: Final = 1_000_000
+_MOST_KEPT: Final = 1 << 50  # bytes, on a disk or in Redis
+_MOST_HELD: Final = 1 << 30  # bytes, in memory
+
+
 class Section(BaseModel):
     """One table of the file: frozen, no key that it does not know, no number without end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false for numbers, which pydantic takes for 1 and 0."""
+        if isinstance(value, bool):
+            annotation = cls.model_fields[info.field_name or ""].annotation
+            kinds = set(get_args(annotation) or (annotation,))
+            if int in kinds:
+                raise PydanticCustomError("int_type", "a whole number")
+            if float in kinds:
+                raise PydanticCustomError("float_type", "a number")
+        return value
 
 
 def fields_of(model: object) -> Mapping[str, Any] | None:
@@ -48,8 +68,8 @@ class RedisSettings(Section):
     url: SecretStr | None = None
     url_file: Path | None = None
     port: int = Field(default=6391, ge=0, le=65535)
-    prefix: str = Field(default="tl", min_length=1, pattern=r"^[^{}\s]+$")
-    pubsub_prefix: str = Field(default="md", min_length=1, pattern=r"^[^{}\s*?\[\]]+$")
+    prefix: str = Field(default="tl", min_length=1, max_length=100, pattern=r"^[^{}\s]+$")
+    pubsub_prefix: str = Field(default="md", min_length=1, max_length=100, pattern=r"^[^{}\s*?\[\]]+$")
 
 
 class StreamSettings(Section):
@@ -59,8 +79,8 @@ class StreamSettings(Section):
     linger_ms: float = Field(default=1.0, ge=0, le=1000)
     batch_frames: int = Field(default=256, ge=1, le=4096)
     batch_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
-    retention_s: float = Field(default=60.0, ge=1)
-    retention_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    retention_s: float = Field(default=60.0, ge=1, le=_MOST_S)
+    retention_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=_MOST_KEPT)
 
 
 class BroadcasterSettings(Section):
@@ -72,14 +92,14 @@ class BroadcasterSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=9001, ge=0, le=65535)
     reuse_port: bool = False
-    max_clients: int = Field(default=1000, ge=1)
-    max_clients_per_address: int = Field(default=200, ge=1)
-    max_message_bytes: int = Field(default=16 * 1024, ge=1)
-    max_messages_per_s: float = Field(default=20, gt=0)
-    max_subscriptions: int = Field(default=64, ge=1)  # of one client of the native protocol
-    heartbeat_s: float = Field(default=5.0, gt=0)
-    slow_client_bytes: int = Field(default=1024 * 1024, ge=1)
-    slow_client_deadline_s: float = Field(default=5.0, gt=0)
+    max_clients: int = Field(default=1000, ge=1, le=_MOST_COUNT)
+    max_clients_per_address: int = Field(default=200, ge=1, le=_MOST_COUNT)
+    max_message_bytes: int = Field(default=16 * 1024, ge=1, le=_MOST_HELD)
+    max_messages_per_s: float = Field(default=20, gt=0, le=_MOST_COUNT)
+    max_subscriptions: int = Field(default=64, ge=1, le=_MOST_COUNT)  # of one client of the native protocol
+    heartbeat_s: float = Field(default=5.0, gt=0, le=_MOST_S)
+    slow_client_bytes: int = Field(default=1024 * 1024, ge=1, le=_MOST_HELD)
+    slow_client_deadline_s: float = Field(default=5.0, gt=0, le=_MOST_S)
     origins: list[str] | None = None
     token: SecretStr | None = None
     token_file: Path | None = None
@@ -143,12 +163,12 @@ class MasterSettings(Section):
     keys_file: Path | None = None
     folder: Path | None = None
     fsync: Literal["always", "everysec", "no"] = "always"
-    rotate_bytes: int = Field(default=64 * 1024 * 1024, ge=4096)
-    rotate_s: float = Field(default=3600.0, ge=1)
-    keep_bytes: int | None = Field(default=None, ge=4096)
-    max_connections: int = Field(default=256, ge=1)
-    max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    max_messages_per_s: float = Field(default=50_000, gt=0)
+    rotate_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=_MOST_KEPT)
+    rotate_s: float = Field(default=3600.0, ge=1, le=_MOST_S)
+    keep_bytes: int | None = Field(default=None, ge=4096, le=_MOST_KEPT)
+    max_connections: int = Field(default=256, ge=1, le=_MOST_COUNT)
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=_MOST_HELD)
+    max_messages_per_s: float = Field(default=50_000, gt=0, le=_MOST_COUNT)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
 
@@ -158,8 +178,8 @@ class SimulatorSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=9700, ge=0, le=65535)
-    seed: int = 1
-    events_per_s: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=1, ge=-(1 << 63), le=(1 << 63) - 1)
+    events_per_s: float | None = Field(default=None, gt=0, le=_MOST_COUNT)
     venues: list[str] | None = Field(default=None, min_length=1)
     replay: Path | None = None  # serve the frames of this recording instead of the market
 
@@ -229,7 +249,7 @@ class Settings(Section):
     """The whole configuration."""
 
     mode: Literal["demo", "live"]
-    egress: str = Field(default="default", min_length=1, pattern=r"^[^{}:\s]+$")
+    egress: str = Field(default="default", min_length=1, max_length=100, pattern=r"^[^{}:\s]+$")
     redis: RedisSettings = RedisSettings()
     streams: StreamSettings = StreamSettings()
     broadcaster: BroadcasterSettings = BroadcasterSettings()

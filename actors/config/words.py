@@ -10,10 +10,13 @@ _OURS: Final = {  # pydantic's type of an error -> what must be
     **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a table"),
+    "int_parsing_size": "must be a smaller number",
     "finite_number": "must be a finite number",
     "list_type": "must be a list",
     "string_type": "must be text in quotes",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "path_type": "must be the path of a file, in quotes",
     "too_short": "must name at least {min_length}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",
@@ -38,6 +41,22 @@ def short(given: object) -> str:
     """Return ``given`` as Python writes it, cut where it is long."""
     text = repr(given)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line that a terminal shows and does not obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def beyond(error: ValueError | RecursionError) -> str:
+    """Return why a file of the right form cannot be read all the same, as its reader's error tells."""
+    if isinstance(error, RecursionError):
+        return "tables or lists nest too deep: no setting lies so deep"
+    if isinstance(error, UnicodeError):
+        return (
+            "holds half a character (\\ud800 to \\udfff without its other half): write the character itself"
+        )
+    return "holds a number that is too long to be read: write a smaller one"
 
 
 def undialable(url: str) -> str | None:

@@ -173,3 +173,19 @@ def test_import_says_what_it_wrote_and_what_it_passed_over(tapeline: Tapeline, t
     assert "canary" not in done.stdout + done.stderr
     assert tapeline("config", "check", "config.toml").stdout == "ok: live, binance (1 symbol)\n"
     assert tapeline("config", "check", "config.json").stdout == "ok: live, binance (1 symbol)\n"
+
+
+@pytest.mark.parametrize(
+    ("feeds", "says"),
+    [
+        ("http://[::1", "has a broken host: write an IPv6 address as [::1]"),
+        ("http://127.0.0.1:99999/feeds.json", "has no port that can be"),
+        ("deep.json", "maximum recursion depth exceeded"),
+    ],
+)
+def test_feeds_that_cannot_be_read_are_told(tapeline: Tapeline, tmp_path: Path, feeds: str, says: str):
+    (tmp_path / "deep.json").write_text(
+        '[{"feed": {"name": "x"}, "y": ' + "[" * 100_000 + "]" * 100_000 + "}]"
+    )
+    done = tapeline("pairs", "mexc", "--feeds", feeds)
+    assert (done.returncode, f"--feeds {feeds}" in done.stderr, says in done.stderr) == (2, True, True)

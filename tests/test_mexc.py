@@ -1,6 +1,7 @@
 """What a case table cannot say of MEXC: bytes by hand, and what becomes of bytes that mean nothing."""
 
 import base64
+import itertools
 import json
 import tracemalloc
 from typing import Any
@@ -60,6 +61,11 @@ def scratch() -> Scratch:
 @pytest.mark.parametrize(("body", "event"), BY_HAND)
 def test_bytes_put_together_by_hand_are_understood(body: bytes, event: AnyEvent) -> None:
     assert mexc.decode(HEAD + body, scratch()) == [event]
+
+
+def test_of_two_bodies_the_last_counts_as_the_schema_says() -> None:
+    for (first, _), (last, event) in itertools.permutations(BY_HAND, 2):
+        assert mexc.decode(HEAD + first + last, scratch()) == [event]
 
 
 @pytest.mark.parametrize("body", ["313", "314"])

@@ -133,6 +133,10 @@ def _describe(kind: type, message: "DescriptorProto") -> None:
             field.type = field.TYPE_INT64
         else:
             field.type, field.type_name = field.TYPE_MESSAGE, f".mexc.{one.__name__}"
+            if not several:  # a body, of which the last on the wire counts
+                field.oneof_index = 0
+    if kind is Push:
+        message.oneof_decl.add(name="body")
 
 
 def parse(frame: bytes) -> Push:

@@ -5,6 +5,7 @@ venue as it comes alive or fails to, then where to look and what to try. Everyth
 goes to honcho, and the supervisors watch us (``TAPELINE_GUIDE``) for the case that we are killed.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -169,9 +170,12 @@ def guide(config: Path, env: Mapping[str, str], instances: str | None) -> int:
     log.setup("guide", settings)
     embedded.check_free(settings)
     start = partial(_start_honcho, config, PROCFILE, port, instances, env)
-    RUNNING.parent.mkdir(parents=True, exist_ok=True)
     running = Running(os.getpid(), str(config.resolve()), offset, env.get(ONLY))
-    RUNNING.write_bytes(msgspec.json.encode(running))
+    try:
+        RUNNING.parent.mkdir(parents=True, exist_ok=True)
+        RUNNING.write_bytes(msgspec.json.encode(running))
+    except OSError as e:
+        raise ConfigError(embedded.unwritable(RUNNING, e)) from e
     try:
         return anyio.run(_guide, settings, start, backend_options={"use_uvloop": True})
     except RedisUnusable as e:
@@ -248,6 +252,11 @@ def _check_ports(settings: Settings, metrics_port: int, lines: Sequence[str]) ->
             try:
                 probe.bind((host, port))
             except OSError as e:
+                if e.errno != errno.EADDRINUSE:
+                    remedy = f"correct {what.replace('.port', '.host')}, or take another port"
+                    raise ConfigError(
+                        f"{what}: nothing can listen on port {port} of {host} ({e.strerror}): {remedy}"
+                    ) from e
                 setting = "" if what.startswith("metrics") else f" {what} sets it, and"
                 raise ConfigError(
                     f"port {port} of {host} ({what}) is not free: {e.strerror}. Perhaps another Tapeline "
@@ -405,9 +414,6 @@ def hints(settings: Settings, keys: Keys, redis_cli: bool, refused: AbstractSet[
         redis_cli: There is one on this machine.
         refused: Symbols that would show nothing.
     """
-    name, venue = next((name, venue) for name, venue in settings.venues.items() if venue.enabled)
-    symbol = next((s for s in venue.symbols if s not in refused), venue.symbols[0])
-    partition = Partition(name, shard(symbol, venue.shards))
     host = settings.broadcaster.host
     socket_url = f"ws://{host}:{settings.broadcaster.port}"
     bin_folder = Path(sys.executable).parent
@@ -419,16 +425,15 @@ def hints(settings: Settings, keys: Keys, redis_cli: bool, refused: AbstractSet[
         parse(redis_url(settings)).shown: "streams, latest books, pub/sub",
     }
     cli = f"redis-cli -p {settings.redis.port}" if embedded else "redis-cli -u $REDIS_URL"
-    book = keys.latest(partition, "book", symbol)
     pattern = keys.channel("trade", "*", "*").removesuffix(".*.*") + ".*"
-    commands = (
-        [f"{cli} psubscribe '{pattern}'", f"{cli} get '{book}'"]
-        if redis_cli
-        else [f"{here}/tapeline tail trade", f"{here}/tapeline tail book {partition.venue} {symbol}"]
-    )
+    commands = [f"{cli} psubscribe '{pattern}'" if redis_cli else f"{here}/tapeline tail trade"]
+    for name, venue in [each for each in settings.venues.items() if each[1].enabled][:1]:
+        symbol = next((s for s in venue.symbols if s not in refused), venue.symbols[0])
+        book = keys.latest(Partition(name, shard(symbol, venue.shards)), "book", symbol)
+        commands.append(f"{cli} get '{book}'" if redis_cli else f"{here}/tapeline tail book {name} {symbol}")
     lines = ["", "Where to look"]
     lines += [f"  {place:<28} {what}" for place, what in look.items()]
-    lines += ["", "Three commands to try, in another terminal"]
+    lines += ["", f"{'Two' if len(commands) == 1 else 'Three'} commands to try, in another terminal"]
     lines += [f"  {command}" for command in (f"{here}/websockets {socket_url}", *commands)]
     return "\n".join(
         [*lines, "", f"Ctrl-C stops everything. {here}/tapeline status shows who does what.", ""]

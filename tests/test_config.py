@@ -352,6 +352,14 @@ def test_a_chosen_venue_that_is_not_configured_is_told(tmp_path: Path):
     assert fault.startswith('environment: DEMO_VENUES: "binanc" is not configured')
 
 
+@pytest.mark.parametrize("names", ["", " , "])
+def test_a_choice_of_no_venue_is_told(tmp_path: Path, names: str):
+    told = faults(tmp_path, TAPELINE_VENUES=names, DEMO_VENUES=names, TAPELINE_MASTER__ENABLED="true")
+    assert told[0] == (
+        "environment: DEMO_VENUES: names no venue: name some of those configured (binance), or leave it out"
+    )
+
+
 def test_two_servers_on_one_port_are_told(tmp_path: Path):
     assert any(
         "6391 is" in fault and ".port too" in fault

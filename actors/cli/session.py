@@ -66,7 +66,7 @@ def running(config: Path | None, env: Mapping[str, str]) -> tuple[Path | None, M
     try:
         found = msgspec.json.decode(RUNNING.read_bytes(), type=Running)
         os.kill(found.pid, 0)
-    except (FileNotFoundError, ProcessLookupError, PermissionError, msgspec.MsgspecError):
+    except (OSError, OverflowError, msgspec.MsgspecError):
         return None, env  # nothing runs here, or not as us
     named = {} if found.venues is None else {ONLY: found.venues}
     return Path(found.config), {OFFSET: found.port_offset, **named, **env}

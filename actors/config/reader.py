@@ -348,9 +348,12 @@ def _narrow(tree: Mapping[str, Any], env: Mapping[str, str], problems: list[Prob
     tables = venue_tables(tree)
     named = [name.strip() for name in env[ONLY].split(",") if name.strip()]
     variable = _OF_MAKE if env.get(_OF_MAKE) == env[ONLY] else ONLY
+    if not named:
+        says = f"names no venue: name some of those configured ({', '.join(tables)}), or leave it out"
+        problems.append(Problem((variable,), says))
     for name in named:
         if name not in tables:
-            near = nearest(name, [*tables])
+            near = nearest(name.lower(), [*tables])
             problems.append(Problem((variable,), f'"{name}" is not configured{near} ({", ".join(tables)})'))
     for name, table in tables.items():
         table["enabled"] = name in named

@@ -152,6 +152,11 @@ async def ask(
         why = "refused" if refused else e.os_error.strerror or type(e.os_error).__name__
         text = f"no connection to {e.host}:{e.port}: {why}"
         reply = Reply(0, text.encode(), reached=isinstance(e, aiohttp.ClientSSLError))
+    except aiohttp.InvalidURL:  # its text has what it was, and a proxy's has a password
+        why = (
+            b"neither the URL nor a proxy of the environment (HTTPS_PROXY) may be so: write http://host:port"
+        )
+        reply = Reply(0, why, reached=False)
     except (aiohttp.ClientError, OSError, ValueError) as e:
         # ValueError: a URL or header that cannot be. The rest is the network and what it brings.
         reply = Reply(0, f"{type(e).__name__}: {e}".encode())

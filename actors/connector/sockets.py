@@ -11,7 +11,13 @@ from typing import Any, Final, Protocol, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.frames import Opcode
 from websockets.protocol import Event, State
 
@@ -189,6 +195,10 @@ async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
             user_agent_header=USER_AGENT,
             **options,
         )
+    except (InvalidProxy, ImportError) as e:  # the text of the first may hold a password
+        why = e.msg if isinstance(e, InvalidProxy) else "SOCKS is not spoken"
+        says = f"the proxy of the environment (HTTPS_PROXY) cannot be used: {why}"
+        raise Refused("unreachable", says, reached=False) from e
     except InvalidStatus as e:
         response = e.response
         raise Refused(

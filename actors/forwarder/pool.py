@@ -19,7 +19,7 @@ import anyio
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
 from websockets.frames import CloseCode
 
 from actors.config.judge import is_loopback
@@ -38,7 +38,36 @@ _MOST_FRAME: Final = 4 * 1024 * 1024  # a welcome names every stream
 
 _STATES: Final[tuple[str, ...]] = ("connecting", "ready", "waiting")
 
+_NO_PROXY: Final = "the proxy of the environment (HTTPS_PROXY) cannot be used"
+
 Key = tuple[str, str]  # partition, stream
+
+
+async def _dial(url: str) -> ClientConnection:
+    """Return an open socket.
+
+    Raises:
+        OSError, WebSocketException, TimeoutError: It was not had.
+    """
+    options: dict[str, Any] = {"proxy": None} if is_loopback(url) else {}
+    try:
+        return await connect(
+            url,
+            compression=None,
+            max_size=_MOST_FRAME,
+            open_timeout=_OPEN_S,
+            ping_interval=_PING_S,
+            ping_timeout=_PING_S,
+            close_timeout=0.5,
+            user_agent_header="tapeline",
+            **options,
+        )
+    except InvalidProxy as e:  # its own text may hold a password
+        raise ConnectionError(f"{_NO_PROXY}: {e.msg}") from e
+    except ImportError as e:
+        raise ConnectionError(f"{_NO_PROXY}: SOCKS is not spoken") from e
+    except ValueError as e:
+        raise ConnectionError(f"{_NO_PROXY}: {e}") from e
 
 
 class Lost(Exception):
@@ -170,20 +199,9 @@ class Socket:
     async def _live(self) -> None:
         """Live once."""
         pool = self._pool
-        options: dict[str, Any] = {"proxy": None} if is_loopback(pool.url) else {}
         self._why, self._proved = None, False
         try:
-            async with connect(
-                pool.url,
-                compression=None,
-                max_size=_MOST_FRAME,
-                open_timeout=_OPEN_S,
-                ping_interval=_PING_S,
-                ping_timeout=_PING_S,
-                close_timeout=0.5,
-                user_agent_header="tapeline",
-                **options,
-            ) as socket:
+            async with await _dial(pool.url) as socket:
                 self._socket = socket
                 await socket.send(pool.login)
                 if pool.acked:

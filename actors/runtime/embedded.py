@@ -169,11 +169,24 @@ def _attend(
     return 0
 
 
+def unwritable(path: Path, error: OSError) -> str:
+    """Return what to say where what we keep cannot be written."""
+    why = (error.strerror or str(error)).lower()
+    return f"{path.resolve()} cannot be written ({why}): start in a folder of yours, where {HOME} is ours"
+
+
+def _lock_of(folder: Path) -> IO[bytes]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "lock").open("ab")
+    except OSError as e:
+        raise ConfigError(unwritable(folder, e)) from e
+
+
 @contextmanager
 def _alone(folder: Path) -> Generator[IO[bytes]]:
     """Hold the lock of a data folder; the kernel gives it back however we end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("ab") as lock:
+    with _lock_of(folder) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_rig import Tapeline
+from demo_rig import free_offset
 
 from actors.config import load
 
@@ -189,3 +190,25 @@ def test_feeds_that_cannot_be_read_are_told(tapeline: Tapeline, tmp_path: Path, 
     )
     done = tapeline("pairs", "mexc", "--feeds", feeds)
     assert (done.returncode, f"--feeds {feeds}" in done.stderr, says in done.stderr) == (2, True, True)
+
+
+@pytest.mark.parametrize("host", ["nonsense host", "203.0.113.9"])
+def test_an_address_that_is_not_ours_is_told(tapeline: Tapeline, tmp_path: Path, host: str):
+    (tmp_path / "x.toml").write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    env = {"TAPELINE_BROADCASTER__HOST": host, "TAPELINE_PORT_OFFSET": str(free_offset())}
+    done = tapeline("up", "--config", tmp_path / "x.toml", **env)
+    assert done.returncode == 2
+    assert "tapeline: broadcaster.port: nothing can listen on port " in done.stderr
+    assert f" of {host} (" in done.stderr
+    assert "correct broadcaster.host" in done.stderr
+
+
+@pytest.mark.parametrize("name", [".tapeline", ".tapeline/live", ".tapeline/running.json/x"])
+def test_a_folder_that_cannot_be_written_is_told(tapeline: Tapeline, tmp_path: Path, name: str):
+    (tmp_path / "x.toml").write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    done = tapeline("up", "--config", tmp_path / "x.toml", TAPELINE_PORT_OFFSET=str(free_offset()))
+    assert done.returncode == 2
+    assert " cannot be written (" in done.stderr
+    assert "start in a folder of yours" in done.stderr

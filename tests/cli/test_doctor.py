@@ -38,6 +38,8 @@ class Venue:
         self, status: int, body: bytes, skew_s: float = 0.0, context: ssl.SSLContext | None = None
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 self.send_response_only(status)
                 self.send_header("Date", formatdate(time.time() + skew_s, usegmt=True))
@@ -305,6 +307,46 @@ def test_a_proxy_of_the_environment_is_named_without_its_password(monkeypatch: p
     assert net.proxy_of("venue.example", secure=True) == "http://10.0.0.1:3128"
     monkeypatch.setenv("no_proxy", "venue.example")
     assert net.proxy_of("venue.example", secure=True) is None
+
+
+@pytest.mark.parametrize(
+    ("proxy", "why"),
+    [
+        (f"me:{CANARY}@127.0.0.1:3128", "scheme me isn't supported"),
+        (f"http://me:{CANARY}@127.0.0.1:99999", "port out of range"),
+        (f"socks5://me:{CANARY}@127.0.0.1:1", "SOCKS is not spoken"),
+        ("http://[::1", "invalid IPv6 URL"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(doctor: Doctor, proxy: str, why: str):
+    urls = {"WS_URL": "wss://venue.invalid", "REST_URL": "https://venue.invalid"}
+    env = {f"TAPELINE_VENUES__BINANCE__{name}": url for name, url in urls.items()}
+    doctor.run(1, HTTPS_PROXY=proxy, https_proxy=proxy, **env)
+    told = [says for about, level, says, _ in doctor.found if (about, level) == ("binance", "bad")]
+    assert len(told) == 2
+    assert why in told[0]
+
+
+def test_the_handshake_goes_through_the_proxy_of_the_environment(doctor: Doctor, venue: Callable[..., Venue]):
+    at = venue(502)
+    proxy = f"http://127.0.0.1:{at.port}"
+    env = {"TAPELINE_VENUES__BINANCE__WS_URL": "wss://venue.invalid"}
+    doctor.run(at.port, HTTPS_PROXY=proxy, https_proxy=proxy, **env)
+    assert (
+        doctor.one("binance", "wss://venue.invalid/stream: proxy rejected connection: HTTP 501")[0] == "bad"
+    )
+
+
+def test_a_date_of_no_meaning_leaves_the_clock_unknown(
+    doctor: Doctor, venue: Callable[..., Venue], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        sys.modules[__name__], "formatdate", lambda *_, **__: "Wed, 21 Oct 99999 07:28:00 GMT"
+    )
+    at = venue()
+    doctor.run(at.port)
+    assert doctor.one("binance", f"http://127.0.0.1:{at.port}: 1 symbols in ")[0] == "ok"
+    assert not [found for found in doctor.found if found[0] == "clock" and "binance" in found[2]]
 
 
 def test_a_wrong_configuration_is_code_2(tapeline: Tapeline, tmp_path: Path):

@@ -125,6 +125,11 @@ def test_hints_name_commands_that_are_there(*, redis_cli: bool):
     assert "ws://127.0.0.1:9001" in said
 
 
+def test_hints_of_a_master_alone_name_no_venue():
+    off = {"binance": VenueSettings(symbols=["BTC-USDT"], enabled=False)}
+    assert "Two commands to try" in hints(Settings(mode="live", venues=off), Keys(), redis_cli=True)
+
+
 def test_hints_name_a_symbol_that_the_venue_lists():
     settings = Settings(mode="live", venues={"binance": VenueSettings(symbols=["X-USDT", "BTC-USDT"])})
     assert "'tl:{binance.0}:book:BTC-USDT'" in hints(settings, Keys(), True, {"X-USDT"})

@@ -164,7 +164,8 @@ async def test_an_old_server_is_refused(redis_server, settings_for, monkeypatch)
 
 @pytest.mark.redis
 async def test_a_node_of_a_cluster_is_told_to_be_one(redis_server, settings_for):
-    server = redis_server("valkey", "--cluster-enabled", "yes")  # says server_mode, not redis_mode
+    bus = str(free_port())  # else 10,000 above its port, which may be too high
+    server = redis_server("valkey", "--cluster-enabled", "yes", "--cluster-port", bus)  # says server_mode
     assert "is a node of a cluster: write redis+cluster://" in await refusal(settings_for(server))
     whole = f"redis+cluster://127.0.0.1:{server.port}"
     assert "(no node of the cluster owns a slot): correct REDIS_URL" in await refusal(settings_for(whole))

@@ -19,12 +19,13 @@ from actors.cli.plan import stand_in
 from actors.config import VenueSettings
 from actors.config.words import nearest
 from actors.connector.planning import endpoints_of, plan
-from actors.connector.rest import MOST_BYTES, USER_AGENT, ask, is_loopback, session_to
-from actors.connector.sockets import Refused, address
+from actors.connector.rest import MOST_BYTES, ask, is_loopback, session_to
+from actors.connector.sockets import Refused, address, dial
 from actors.venues import VENUES
 from actors.venues.base import Venue
 
 _STEP_S: Final = 10.0
+_MOST_FRAME: Final = 4 << 20
 _SKEW_S: Final = 2.0  # the header has whole seconds
 _DAYS: Final = 14
 _REMEDIES: Final[Mapping[int, str]] = {
@@ -107,12 +108,15 @@ async def _socket(about: str, url: str, found: list[Finding]) -> None:
 def proxy_of(host: str, *, secure: bool) -> str | None:
     """Return the proxy that the environment names for ``host``, without its password."""
     proxies = getproxies()
-    names = ("wss", "https", "all") if secure else ("ws", "http", "all")
+    names = ("wss", "socks", "https") if secure else ("ws", "socks", "https", "http")  # as sockets take them
     proxy = next((proxies[name] for name in names if name in proxies), None)
     if proxy is None or proxy_bypass(host):
         return None
-    split = urlsplit(proxy)
-    return f"{split.scheme}://{split.hostname}" + (f":{split.port}" if split.port else "")
+    try:
+        split = urlsplit(proxy)
+        return f"{split.scheme}://{split.hostname}" + (f":{split.port}" if split.port else "")
+    except ValueError:
+        return "of the environment"  # whoever uses it says what is wrong with it
 
 
 async def _resolve(host: str, port: int) -> str:
@@ -156,32 +160,34 @@ async def _tls(host: str, port: int) -> tuple[str, float]:
     return f"{version} in {_ms(began)}", (ends - time.time()) / 86400
 
 
+class _Deaf:
+    """Takes what a venue says, and keeps nothing."""
+
+    def opened(self) -> None:
+        """Pass over that it is open."""
+
+    def frame(self, data: bytes | bytearray, text: bool) -> None:
+        """Pass over a frame."""
+
+    def closed(self, code: int, reason: str, by_us: bool) -> None:
+        """Pass over the end."""
+
+
 async def _handshake(url: str) -> str:
+    """Shake hands as the connector does, by the same proxy."""
     began = time.monotonic()
-    local = is_loopback(url)
-    timeout = aiohttp.ClientTimeout(total=_STEP_S)
-    headers = {"User-Agent": USER_AGENT}
+    away = _LOCAL if is_loopback(url) else _AWAY
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=not local) as http,
-            http.ws_connect(url, max_msg_size=0),
-        ):
-            return f"handshake in {_ms(began)}"
-    except aiohttp.WSServerHandshakeError as e:
-        raise _Trouble(
-            f"{_short(url)} refuses the handshake: HTTP {e.status}", _REMEDIES.get(e.status, _AWAY)
-        ) from e
-    except TimeoutError as e:
-        raise _Trouble(f"{_short(url)}: no handshake within {_STEP_S:g} s", _LOCAL if local else _AWAY) from e
-    except (aiohttp.ClientError, OSError) as e:
-        raise _Trouble(f"{_short(url)}: {_why(e)}", _LOCAL if local else _AWAY) from e
-
-
-def _why(error: Exception) -> str:
-    cause = getattr(error, "os_error", error)
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    return str(cause) or type(cause).__name__
+        opened = await dial(url, _Deaf(), _MOST_FRAME)
+    except Refused as e:
+        if e.status is not None:
+            remedy = _REMEDIES.get(e.status, _AWAY)
+            raise _Trouble(f"{_short(url)} refuses the handshake: HTTP {e.status}", remedy) from e
+        why = str(e)
+        raise _Trouble(f"{_short(url)}: {why[:1].lower()}{why[1:]}", away) from e
+    took = _ms(began)
+    await opened.close()
+    return f"handshake in {took}"
 
 
 def _short(url: str) -> str:
@@ -224,9 +230,11 @@ async def _clock(name: str, rest: str, found: list[Finding]) -> None:
             middle = (began + time.time()) / 2
     except (aiohttp.ClientError, TimeoutError, OSError):
         return  # the list was had: only the clock stays unknown
-    if date is None:
+    try:
+        theirs_s = parsedate_to_datetime(date or "").timestamp() + 0.5  # the header is cut to seconds
+    except (ValueError, OverflowError):  # none, or of no meaning
         return
-    offset_s = parsedate_to_datetime(date).timestamp() + 0.5 - middle  # the header is cut to seconds
+    offset_s = theirs_s - middle
     says = f"{name}'s clock is {round(offset_s):+d} s from ours"
     skewed = abs(offset_s) > _SKEW_S
     found.append(

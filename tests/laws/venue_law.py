@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import msgspec
+from case_table import table
 from wire_form import frame_of
 
 from actors.model import codec
@@ -26,7 +25,6 @@ from actors.model.instruments import Instrument, Unusable
 from actors.venues import VENUES
 from actors.venues.base import Acked, Closing, Ignored, Latest, Refused, Request, Said, Scratch, Venue
 
-CASES = Path(__file__).parents[1] / "cases"
 RECV = 1_800_000_000_000_000_000
 DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 FIRST_NS, LAST_NS = 978_307_200 * 10**9, 2**63 - 1  # 2001 to what 64 bits can say
@@ -35,19 +33,13 @@ MOST_REASON = 1_000
 WORD = re.compile(r"[a-z0-9_:.-]{1,40}", re.IGNORECASE)
 
 
-def table(venue: str) -> tuple[dict[str, Instrument], list[dict[str, Any]], list[str]]:
-    head, *cases = [json.loads(line) for line in (CASES / f"{venue}.jsonl").read_text("utf-8").splitlines()]
-    instruments = [msgspec.convert(row, Instrument) for row in head["instruments"]]
-    return {instrument.native: instrument for instrument in instruments}, cases, head.get("before", [])
-
-
 TABLES = {venue: table(venue) for venue in VENUES}
 
 
 def scratch(venue: str) -> Scratch:
-    made = Scratch("a.1", TABLES[venue][0], venue=venue)
+    made = Scratch("a.1", TABLES[venue].instruments, venue=venue)
     made.recv = RECV
-    for earlier in TABLES[venue][2]:
+    for earlier in TABLES[venue].before:
         VENUES[venue].decode(frame_of(earlier), made)
     return made
 

@@ -6,6 +6,7 @@ that a run is the same each time. A venue's words and the pipeline's are all the
 
 import heapq
 from base64 import b64encode
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +18,7 @@ from simulator_rig import Desk, S
 
 from actors.model import codec
 from actors.model.decimals import to_base
-from actors.model.events import AnyEvent, Book, Gap, Trade
+from actors.model.events import AnyEvent, Book, BookSnapshot, Gap, Trade
 from actors.model.instruments import Instrument
 from actors.simulator.house import trimmed
 from actors.simulator.session import Binary, Reply, Session
@@ -34,12 +35,7 @@ from actors.venues.base import Answer, BookRule, Connection, Request, Subscripti
 BACK_S = 1.0  # a connection that ended is opened again after so long
 OVERLAP_S = 3.0  # one that is replaced stays beside the new one for so long
 STEP_S = 0.1
-WINDOWS = {
-    "bitfinex": 100,
-    "gateio": 400,
-    "bybit": 200,
-    "bybit_linear": 200,
-}  # levels that a venue keeps by telling of each that leaves
+WINDOWS = {"bitfinex": 100}  # levels that a venue keeps by telling of each that leaves, and says nowhere
 
 SPELT_TWICE = {"mexc"}  # numbers have zeros at their end by REST, and none in pushes
 
@@ -97,6 +93,7 @@ class Chain:
         self._ticked = self.desk.now
         self._polled = dict.fromkeys(self.venue.polls, self.desk.now)
         self._steps = 0
+        self._depths: dict[str, int | None] = {}  # levels that a snapshot said there are
         self._checked: dict[str, int] = {}  # how many states each book had been in
         self._list()
 
@@ -276,7 +273,10 @@ class Chain:
         self.dead += self._said.lines["dead"]
         self._said.clear()
         for text in said:
-            self.events.append(codec.decode(text))
+            event = codec.decode(text)
+            self.events.append(event)
+            if isinstance(event, BookSnapshot) and event.symbol is not None:
+                self._depths[event.symbol] = event.depth
             self._k += 1
             self._bookbuild.fold(self._k, text, self._built)
         for text in self._built.lines["books"]:
@@ -355,7 +355,8 @@ class Chain:
             shop, at = self.desk.house.by_symbol[symbol], view.event.seq
             if at is None or shop.timed:
                 at = shop.sequence(view.event.ts_event or 0)
-            truth = shop.book(at, self.venue.book_rule.depth or WINDOWS.get(self.venue.name))
+            most = self.venue.book_rule.depth or self._depths.get(symbol) or WINDOWS.get(self.venue.name)
+            truth = shop.book(at, most)
             bids, asks = view.levels
             row = self.instruments[symbol]
             for ours, theirs in ((bids, truth.bids), (asks, truth.asks)):
@@ -405,10 +406,10 @@ class Chain:
                     holes.append((begun, last - 1))
                 begun = None
             elif event.first and event.last:
-                hole = (int(event.first), int(event.last))
+                hole = (_place(number, event.first), _place(number, event.last, after=True) - 1)
                 holes.remove(hole) if event.filled else holes.append(hole)
             else:
-                begun = int(event.first) if event.first else last + 1
+                begun = _place(number, event.first) if event.first else last + 1
         last = self.desk.house.by_symbol[symbol].truth().next_trade - 1
         return holes if begun is None else [*holes, (begun, last)]
 
@@ -422,6 +423,16 @@ class Chain:
         """Return trades and their gaps of one symbol, in order."""
         return [e for e in self.events if e.symbol == symbol and getattr(e, "channel", "trade") == "trade"
                 and isinstance(e, Trade | Gap)]  # fmt: skip
+
+
+def _place(number: dict[str, int], trade: str, *, after: bool = False) -> int:
+    """Return the place on the tape of the first trade whose id is ``trade``, or ``after`` it.
+
+    Ids may leave some out, so that ``trade`` itself need not be there.
+    """
+    first = min(number.values())
+    ids = sorted(map(int, number))
+    return first + (bisect_right if after else bisect_left)(ids, int(trade))
 
 
 _to_base = lru_cache(1 << 16)(to_base)

@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from venue_law import TABLES, assert_lawful, scratch
+from msgspec.structs import replace
+from venue_law import TABLES, assert_lawful, assert_lawful_request, scratch
 from wire_form import frame_of
 
 from actors.model.decimals import levels_text, price_text, size_text
 from actors.model.errors import Unparseable
 from actors.model.instruments import Instrument
-from actors.venues import VENUES
+from actors.venues import VENUES, found, kucoin
 from actors.venues.base import Answer, Request, Scratch, Venue, items_of
 
 WIRE = Path(__file__).parents[3] / "shared" / "wire"
@@ -191,28 +192,79 @@ def test_a_plan_asks_for_everything_once_within_the_limits(
         assert all("\n" not in sub.frame for sub in connection.subscriptions)
 
 
-def test_a_venue_s_silence_is_of_its_own_channels() -> None:
-    for venue in VENUES.values():
-        assert set(venue.silence_s) <= venue.channels
-        assert (venue.snapshot is not None) == (venue.book_rule.snapshot == "rest")
+@pytest.fixture(params=VENUES)
+def venue(request: pytest.FixtureRequest) -> Venue:
+    return VENUES[request.param]
 
 
-def test_a_book_that_its_stream_does_not_prove_is_audited_unless_each_frame_is_the_whole_of_it() -> None:
-    for venue in VENUES.values():
-        rule = venue.book_rule
-        proved = rule.chain != "none" or rule.checksum is not None
-        assert (rule.audit_s is not None) == (venue.audit is not None) == (rule.verified == "audit")
-        assert (rule.audit_s is not None) == (not proved and rule.snapshot != "every")
-        if venue.audit is not None:
-            assert venue.audit(Instrument("A-B", "AB", "A", "B")).op == "audit"
+def test_a_venue_that_is_not_called_as_its_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kucoin, "VENUE", replace(kucoin.VENUE, name="binance"))
+    with pytest.raises(ValueError, match=r"venues/kucoin\.py: VENUE is called 'binance', not as its file"):
+        list(found())
 
 
-def test_what_is_polled_is_asked_for_under_its_name_and_pages_of_trades_are_in_order() -> None:
-    for venue in VENUES.values():
-        assert set(venue.polls) <= venue.channels
-        assert "trade" not in venue.polls or venue.trade_ids == "increasing"
-        for channel, poll in venue.polls.items():
-            assert poll.ask(Instrument("A-B", "AB", "A", "B")).op == channel
+@pytest.mark.parametrize("op", ["subscribe", "unsubscribe"])
+def test_frames_ask_for_each_item_once_and_for_what_their_function_says(venue: Venue, op: str) -> None:
+    make = venue.subscribe if op == "subscribe" else venue.unsubscribe
+    if make is None:
+        return  # the connection is replaced
+    instruments = {
+        row.symbol: row for row in (Instrument(f"A{n}-B", f"A{n}B", f"A{n}", "B") for n in range(60))
+    }
+    items = items_of(instruments, sorted(venue.channels - {*venue.polls}))
+    made = make(items, instruments, 7)
+    assert Counter(item for each in made for item in each.items) == Counter(items)
+    assert {each.op for each in made} == {op}
+    ids = [each.id for each in made if each.id is not None]
+    assert len(ids) == len({*ids})
+    assert all(number >= 7 for number in ids)
+    other = venue.unsubscribe if op == "subscribe" else venue.subscribe
+    assert other is None or not {s.frame for s in made} & {
+        s.frame for s in other(items, instruments, 7) if s.items
+    }
+
+
+def test_what_a_venue_says_of_time_is_of_its_own_channels_and_ends(venue: Venue) -> None:
+    assert {*venue.silence_s, *venue.first_s} <= venue.channels
+    assert venue.silence_s or venue.quiet_s, "else a connection may be silent for ever"
+
+
+def test_what_a_venue_asks_by_rest_is_called_what_it_is(venue: Venue) -> None:
+    row = Instrument("A-B", "AB", "A", "B")
+    asked = {"instruments": [*venue.instruments]}
+    asked["snapshot"] = [] if venue.snapshot is None else [venue.snapshot(row)]
+    asked["audit"] = [] if venue.audit is None else [venue.audit(row)]
+    asked["backfill"] = [] if venue.backfill is None else [venue.backfill(row, "5", "9")]
+    asked["backfill"] += [] if venue.backfill_after is None else [venue.backfill_after(row, "5", "9", 10**18)]
+    assert asked["instruments"]
+    assert len(asked["backfill"]) < 2, "by id or by time"
+    for op, requests in asked.items():
+        for request in requests:
+            assert request.op == op
+            assert op == "instruments" or request.symbol == "A-B"
+            assert op != "backfill" or (request.first, request.last) == ("5", "9")
+            assert_lawful_request(request)
+    assert not asked["backfill"] or venue.trade_ids == "contiguous", "which are missing only ids tell"
+
+
+def test_a_book_by_rest_can_be_asked_for(venue: Venue) -> None:
+    assert (venue.snapshot is not None) == (venue.book_rule.snapshot == "rest")
+
+
+def test_a_book_that_its_stream_does_not_prove_is_audited_unless_each_frame_is_the_whole_of_it(
+    venue: Venue,
+) -> None:
+    rule = venue.book_rule
+    proved = rule.chain != "none" or rule.checksum is not None
+    assert (rule.audit_s is not None) == (venue.audit is not None) == (rule.verified == "audit")
+    assert (rule.audit_s is not None) == (not proved and rule.snapshot != "every")
+
+
+def test_what_is_polled_is_asked_for_under_its_name_and_pages_of_trades_are_in_order(venue: Venue) -> None:
+    assert set(venue.polls) <= venue.channels
+    assert "trade" not in venue.polls or venue.trade_ids == "increasing"
+    for channel, poll in venue.polls.items():
+        assert poll.ask(Instrument("A-B", "AB", "A", "B")).op == channel
 
 
 # ---- recorded frames ------------------------------------------------------------------------------------

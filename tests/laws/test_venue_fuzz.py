@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from fuzz_seeds import WIRE, Seed, of_table, of_wire
+from fuzz_seeds import WIRE, Seed, of_table, of_wire, recorded
 from mutations import HUGE, mutated, parts, put
 from venue_law import assert_lawful, assert_lawful_address, assert_lawful_request, assert_lawful_row
 
@@ -150,8 +150,8 @@ def test_a_wrong_frame_of_the_table_is_events_or_unparseable(name: str, n: int) 
 @pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("name", VENUES)
 def test_a_wrong_frame_of_a_recording_is_events_or_unparseable(name: str, n: int) -> None:
-    if not WIRE.exists():
-        pytest.skip(f"no recorded frames at {WIRE}")
+    if not list(recorded(name)):
+        pytest.skip(f"no recorded frames of {name} at {WIRE}")
     frames, bodies = split(of_wire(name))
     assert frames, "a venue without frames is not tried"
     assert_both(fuzz(name, frames, n), n)

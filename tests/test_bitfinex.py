@@ -11,7 +11,6 @@ from chain_rig import SECOND, START, Chain
 from actors.model.events import Book, BookSnapshot, Gap, Level, Status, Trade
 from actors.model.instruments import Instrument
 from actors.stages.book import Levels
-from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.venues import bitfinex
 from actors.venues.base import Scratch
 
@@ -103,7 +102,7 @@ def test_the_public_vector_of_a_raw_book_reproduces() -> None:
             assert most == 25
             return [level] * 10, [level] * 10
 
-    assert CHECKSUMS["bitfinex"](Fixed()) == 190468240  # ws-websocket-checksum; recorded beside that book
+    assert bitfinex.book_checksum(Fixed()) == 190468240  # ws-websocket-checksum; recorded beside that book
 
 
 def test_a_lost_frame_loses_every_book_of_its_connection_at_once_quiet_ones_too(

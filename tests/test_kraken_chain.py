@@ -13,7 +13,6 @@ from actors.model.instruments import Instrument, UnknownInstrument
 from actors.stages import raw
 from actors.stages.book import Levels
 from actors.stages.bookbuild import Bookbuild
-from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
@@ -80,7 +79,7 @@ class Chain:
     ) -> None:
         mine = self.books[symbol]
         (mine.load if snapshot else mine.update)(list(bids), list(asks))
-        crc = CHECKSUMS["kraken"](mine) ^ wrong
+        crc = kraken.book_checksum(mine) ^ wrong
         sides = [",".join(f'{{"price":{p},"qty":{q}}}' for p, q in side) for side in (bids, asks)]
         kind = "snapshot" if snapshot else "update"
         self.say(

@@ -16,7 +16,6 @@ from actors.model.instruments import Instrument
 from actors.stages.book import View
 from actors.stages.bookbuild import Bookbuild
 from actors.stages.bookbuild.alignment import Alignment
-from actors.stages.bookbuild.checksum import CHECKSUMS
 from actors.stages.bookbuild.sync import Sync
 from actors.stages.fold import Output
 from actors.venues import kraken
@@ -83,7 +82,7 @@ def test_every_recorded_checksum_reproduces_and_the_book_is_the_reference_s(
             assert sync.snapshot(event, event.ts_recv) == "joined"
         else:
             assert sync.delta(event, 1, event.ts_recv) == "applied"
-        assert CHECKSUMS["kraken"](sync.book) == event.checksum
+        assert kraken.book_checksum(sync.book) == event.checksum
     view, told = fold(kraken.at_depth(depth).book_rule, events)
     assert not [event for event in told if isinstance(event, Gap)]
     assert sum(isinstance(event, Book) for event in told) >= checksums

@@ -5,13 +5,13 @@ with the connection's ``Scratch``; the bookbuilder reads ``book_rule``. Nothing 
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from actors.model.decimals import price_text
 from actors.model.errors import Unparseable
-from actors.model.events import Channel, Event, Verified
+from actors.model.events import Channel, Event, Level, Verified
 from actors.model.instruments import Instrument, MarketKind, Unusable, market_kind
 
 Item = tuple[Channel, str]  # what one subscription is about: channel, canonical symbol
@@ -185,6 +185,14 @@ Said = Acked | Refused | Closing | Latest | Missed | Ignored  # what a frame say
 Decoded = Event | Said
 
 
+class Book(Protocol):
+    """What a checksum reads of a book: levels in the venue's own digits, whatever they were sent with."""
+
+    def best_first(self, most: int, /) -> tuple[list[Level], list[Level]]:
+        """Return bids and asks, best first, at most ``most`` a side."""
+        ...
+
+
 class BookRule(msgspec.Struct, frozen=True):
     """How a venue's book is put together and proved.
 
@@ -197,7 +205,8 @@ class BookRule(msgspec.Struct, frozen=True):
         contained: With ``range``: a snapshot that ends just before the first delta does not do, it must have
             that delta's first number (Binance's words).
         chain: How a delta follows another; the same words. A delta with last_seq <= seq is old.
-        checksum: Name of the checksum in ``stages.checksum``, or None.
+        checksum: The book after a change, pruned to ``depth`` -> what the event's ``checksum`` must be. None:
+            nothing of the kind.
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
         open_end: The stream tells of changes below ``depth``, too: what is left of the pruned ones is
             unknown, so a book that lost most of its levels wants another snapshot. Always so with ``rest``.
@@ -210,7 +219,7 @@ class BookRule(msgspec.Struct, frozen=True):
     join: Literal["range", "next", "pointer", "overlap", "none"]
     chain: Literal["range", "next", "pointer", "none"]
     contained: bool = False
-    checksum: str | None = None
+    checksum: Callable[[Book], int] | None = None
     depth: int | None = None
     open_end: bool = False
     verified: Verified = "sequence"

@@ -15,8 +15,11 @@ Read against captures of 2021 to 2026.
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import partial
+from itertools import zip_longest
 from typing import Annotated, Any, Final
+from zlib import crc32
 
 import msgspec
 
@@ -26,6 +29,7 @@ from actors.model.events import Aggressor, BookDelta, BookSnapshot, Channel, Lev
 from actors.model.instruments import Instrument, Unusable
 from actors.venues.base import (
     Acked,
+    Book,
     BookRule,
     Closing,
     Connection,
@@ -58,6 +62,7 @@ from actors.venues.common import (
 
 NAME: Final = "bitfinex"
 LEVELS: Final = 100  # the venue deletes what falls out of them
+PROVED: Final = 25  # levels a side of which the checksum is
 TIMESTAMP, SEQ_ALL, OB_CHECKSUM = 32_768, 65_536, 131_072
 FLAGS: Final = TIMESTAMP | SEQ_ALL | OB_CHECKSUM
 STREAMS: Final[dict[Channel, str]] = {"trade": "trades", "book": "book", "ticker": "ticker"}
@@ -245,6 +250,34 @@ def _book(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
         level = read("book", _level_decoder, data.payload)
         said = [_delta(scratch, symbol, seq=seq, prev=at, ts_event=ts_event, levels=[level])]
     return said
+
+
+def _as_javascript(text: str) -> str:
+    """Return a number as JavaScript writes it: the fewest digits that read back as the same double."""
+    number = float(text)
+    digits = repr(number)
+    if digits.endswith(".0"):
+        return digits[:-2]
+    mantissa, e, exponent = digits.partition("e")
+    if not e:
+        return digits
+    if -6 <= int(exponent) < 21:
+        return f"{Decimal(digits):f}"
+    return f"{mantissa}e{int(exponent):+d}"
+
+
+def book_checksum(book: Book) -> int:
+    """Return the CRC32 of the 25 best levels: bid, ask, bid, ask, each as ``price:amount``, asks negative.
+
+    Where a side has fewer levels, those there are. The venue sends it as a signed number of 32 bits; this
+    is the same without its sign.
+
+    Source: Bitfinex, "Websocket checksum", read 2026-09.
+    """
+    bids, asks = book.best_first(PROVED)
+    told = [[f"{_as_javascript(price)}:{_as_javascript(size)}" for price, size in bids]]
+    told.append([f"{_as_javascript(price)}:-{_as_javascript(size)}" for price, size in asks])
+    return crc32(":".join(level for pair in zip_longest(*told) for level in pair if level).encode())
 
 
 def _trade(data: _Data, known: list[Any], scratch: Scratch) -> list[Decoded]:
@@ -440,7 +473,7 @@ LIMITS: Final = Limits(
     connects_per_minute=15,  # documented as 20, then a minute's ban
 )
 
-BOOK_RULE: Final = BookRule(snapshot="stream", join="pointer", chain="pointer", checksum="bitfinex")
+BOOK_RULE: Final = BookRule(snapshot="stream", join="pointer", chain="pointer", checksum=book_checksum)
 
 VENUE: Final = Venue(
     name=NAME,

@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 from actors.model.errors import Unparseable
 from actors.model.events import BookDelta, BookSnapshot, Cause, Level
 from actors.stages.book import Levels
-from actors.stages.bookbuild.checksum import CHECKSUMS, Checksum
 from actors.venues.base import BookRule
 
 NEVER_TRADED: Final = -1  # binance.md 5.3: lastUpdateId of a market without any order yet
@@ -97,19 +96,11 @@ class Alignment:
 
     __slots__ = ("chains", "checksum", "joins", "rule")
 
-    def __init__(self, rule: BookRule, checksums: Mapping[str, Checksum] = CHECKSUMS) -> None:
-        """Look the rule's words up.
-
-        Raises:
-            ValueError: The rule names a checksum that does not exist.
-        """
-        if rule.checksum is not None and rule.checksum not in checksums:
-            known = ", ".join(sorted(checksums))
-            raise ValueError(f"book rule: no checksum is called {rule.checksum!r}; known: {known}")
+    def __init__(self, rule: BookRule) -> None:
         self.rule = rule
         self.joins = _RELATIONS[rule.join]
         self.chains = _RELATIONS[rule.chain]
-        self.checksum = None if rule.checksum is None else checksums[rule.checksum]
+        self.checksum = rule.checksum
 
     def touches(self, delta: BookDelta, seq: int | None, *, untraded: bool) -> int:
         """Tell how the first delta after a snapshot relates to it.

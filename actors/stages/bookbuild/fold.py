@@ -71,7 +71,6 @@ class Bookbuild:
             has_l1: The venue's own L1 is subscribed; else L1 is derived from the books.
 
         Raises:
-            ValueError: The rule names a checksum that does not exist.
             msgspec.MsgspecError: ``state`` is not of this format.
         """
         self._alignment = Alignment(rule)

@@ -42,14 +42,20 @@ def wanted(settings: Settings) -> list[str]:
     """Return which venues to serve: those named for it, else those that are configured.
 
     Raises:
-        ConfigError: There is none, or one cannot be simulated.
+        ConfigError: There is none, or one that is named, or of a demo, cannot be simulated.
     """
     known = simulated()
     named = settings.simulator.venues
     if named is None:
-        wanted = [name for name, venue in settings.venues.items() if venue.enabled and name in known]
+        configured = [name for name, venue in settings.venues.items() if venue.enabled]
+        wanted = [name for name in configured if name in known]
         if not wanted:
             raise ConfigError(f"no venue is configured that can be simulated ({', '.join(known)})")
+        if settings.mode == "demo" and wanted != configured:
+            missing = next(name for name in configured if name not in known)
+            raise ConfigError(
+                f"venues.{missing}: cannot be simulated, as a demo's must be ({', '.join(known)})"
+            )
         return wanted
     for name in named:
         if name not in known:

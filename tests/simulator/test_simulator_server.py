@@ -240,10 +240,20 @@ def test_a_venue_that_cannot_be_simulated_is_named() -> None:
         wanted(settings_of(["binance"], ["kracken"]))
 
 
-def settings_of(configured: list[str], named: list[str] | None) -> Settings:
+def test_a_venue_without_a_simulator_is_left_to_its_own_address_but_in_a_demo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.simulator.role.simulated", lambda: ["binance"])
+    assert wanted(settings_of(["kraken", "binance"], None, "live")) == ["binance"]
+    assert wanted(settings_of(["kraken", "binance"], ["binance"])) == ["binance"]
+    with pytest.raises(ConfigError, match=r"venues\.kraken: cannot be simulated, as a demo's must be"):
+        wanted(settings_of(["kraken", "binance"], None))
+
+
+def settings_of(configured: list[str], named: list[str] | None, mode: str = "demo") -> Settings:
     return Settings.model_validate(
         {
-            "mode": "demo",
+            "mode": mode,
             "venues": {name: {"symbols": ["BTC-USDT"]} for name in configured},
             "simulator": {"venues": named},
         }

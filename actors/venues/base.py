@@ -141,6 +141,8 @@ class Acked(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """The venue refused: by ``id``, by ``items``, or (both None) what it does not say.
 
+    What it does not say is the one thing unanswered; of several nobody can tell, and the frame is ``dead``.
+
     With both: of what was sent with ``id`` those that are in ``items``; the rest is still unanswered.
     ``whole``: the rest of that frame failed with ``items``, and is to be asked for again without them; with
     no ``items`` all of it, one by one, and with no ``id`` either it was the oldest that is unanswered.
@@ -209,7 +211,8 @@ class BookRule(msgspec.Struct, frozen=True):
             nothing of the kind.
         depth: Levels a side that the venue guarantees; deeper ones are pruned. None: all.
         open_end: The stream tells of changes below ``depth``, too: what is left of the pruned ones is
-            unknown, so a book that lost most of its levels wants another snapshot. Always so with ``rest``.
+            unknown, so a book that lost most of its levels wants another snapshot. Always so with ``rest``,
+            and to be said where it is not documented: it costs snapshots, and no book is wrong.
         verified: What a live book of this venue may claim; ``audit`` once it has passed one.
         audit_s: How often a book is compared with what the venue's ``audit`` gives, s: where nothing in the
             stream proves it. None: never.

@@ -8,6 +8,7 @@ from typing import Literal
 
 import anyio
 import pytest
+import structlog
 from redis_rig import Binary, Server
 
 from actors.config import RedisSettings, Settings, StreamSettings, VenueSettings
@@ -55,6 +56,13 @@ def in_time(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """See that no test sets up the log of the whole process: loggers would keep a file that is closed."""
+    yield
+    assert not structlog.get_config()["cache_logger_on_first_use"], "log.setup was called and not undone"
 
 
 StartServer = Callable[..., Server]

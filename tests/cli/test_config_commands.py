@@ -204,7 +204,10 @@ def test_an_address_that_is_not_ours_is_told(tapeline: Tapeline, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", [".tapeline", ".tapeline/live", ".tapeline/running.json/x"])
-def test_a_folder_that_cannot_be_written_is_told(tapeline: Tapeline, tmp_path: Path, name: str):
+def test_a_folder_that_cannot_be_written_is_told(
+    tapeline: Tapeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr("actors.runtime.log.setup", lambda *_: None)  # of this process, for good
     (tmp_path / "x.toml").write_text('mode = "live"\n[venues.binance]\nsymbols = ["BTC-USDT"]\n')
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()

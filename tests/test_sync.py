@@ -434,6 +434,20 @@ def test_without_numbers_that_touch_a_snapshot_older_than_what_was_seen_is_asked
     assert book.levels == ([("98", "1")], ASKS)
 
 
+@pytest.mark.parametrize("rule", [RANGE, TOUCHING])
+def test_a_book_that_was_lost_never_goes_back_to_before_what_it_had(rule):
+    book = joined(rule)
+    book.delta(101, 110, asks=[("99", "1")])
+    assert book.wait(3) == "lost"  # crossed; nothing is buffered now
+    assert book.ask()
+    assert book.snapshot(105) == "kept"  # REST is behind
+    assert book.wait(4) == "kept"  # and no delta comes that would show it
+    assert not book.sync.joined
+    assert book.ask()
+    assert book.snapshot(110) == "kept"
+    assert book.wait(4) == "joined"
+
+
 def test_a_stream_that_tells_more_than_is_kept_is_subscribed_anew_when_little_is_left():
     deep = [("99", "1"), ("98", "1"), ("97", "1"), ("96", "1"), ("95", "1")]
     rule = BookRule(snapshot="stream", join="none", chain="none", depth=4, open_end=True)

@@ -27,8 +27,8 @@ No pair is illegal: whatever a venue sends leads to a joined book or to a reques
 the numbers its rule reads raises ``Unparseable``: the decoder promised them. Time is fold time, ns.
 
 A snapshot newer than all that is buffered joins at once: the stream is known unbroken from its first
-buffered delta, which the snapshot includes, so the next delta touches it or shows a hole. Where no number
-tells what touches (join ``none``), one older than anything that was seen is asked for again.
+buffered delta, which the snapshot includes, so the next delta touches it or shows a hole. One that is older
+than anything that was seen is asked for again: it would do until the next delta only.
 """
 
 from typing import Final, Literal
@@ -211,7 +211,7 @@ class Sync:
             return self._join_later(snapshot, now) if self._refreshing else "old"
         if not self._buffer.deltas and self._doubted:  # it may be without what could not be read
             return self._too_old(now)
-        if not self._buffer.deltas and not self._is_behind(snapshot):
+        if not self._buffer.deltas and not self._is_before_the_buffer(snapshot):
             self._held = snapshot  # not a failure: the next delta decides
             self._asking.due = None
             return "kept"
@@ -326,13 +326,9 @@ class Sync:
     def _is_before_the_buffer(self, snapshot: BookSnapshot) -> bool:
         if never_traded(snapshot):
             return False
-        if not self._buffer.deltas:  # only a refresh gets here: nothing came since it began
+        if not self._buffer.deltas:  # what was seen last is what it must not be without
             return self._is_earlier(snapshot)
         return self._alignment.is_before(snapshot, self._buffer.deltas[0])
-
-    def _is_behind(self, snapshot: BookSnapshot) -> bool:
-        """Tell whether a snapshot lacks what was seen before, where the next delta would not show it."""
-        return self._alignment.rule.join == "none" and self._is_earlier(snapshot)
 
     def _is_earlier(self, snapshot: BookSnapshot) -> bool:
         seq = seq_of(snapshot)

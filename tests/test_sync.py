@@ -298,6 +298,29 @@ def test_a_book_that_got_thin_is_refreshed_without_being_lost():
     assert book.snapshot(103) == "old"
 
 
+def test_a_refresh_that_overflows_begins_again_with_nothing_kept(monkeypatch):
+    monkeypatch.setattr(buffer, "BUFFER_DELTAS", 3)
+    deep = [(f"{99 - n}", "1") for n in range(8)]
+    book = Book(replace(BLIND, depth=8))
+    book.delta(None, 100)
+    assert book.snapshot(100, bids=deep) == "joined"
+    book.delta(None, 101, bids=[(price, "0") for price, _ in deep[2:]])
+    book.wait(1)
+    assert book.ask()
+    for n in range(102, 106):
+        assert book.delta(None, n) == "applied"
+    assert book.sync.dump().buffer == []
+    book.delta(None, 106, bids=[("98", "9")])  # before the refresh begins again
+    book.wait(1)
+    assert book.ask()
+    book.delta(None, 107)
+    assert book.snapshot(105, bids=deep) == "kept"  # lacks 106, as does the buffer
+    assert book.levels[0] == [("99", "1"), ("98", "9")]
+    book.wait(2)
+    assert book.ask()
+    assert book.snapshot(107, bids=deep) == "replaced"
+
+
 def test_a_side_that_left_all_known_levels_is_not_taken_for_an_empty_one():
     rule = msgspec.structs.replace(RANGE, depth=2)
     book = joined(rule)

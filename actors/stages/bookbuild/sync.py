@@ -304,7 +304,8 @@ class Sync:
             if self._refreshing:  # the book stands without; the next tick begins again
                 self._refreshing = False
                 self._asking.due = None
-                self._buffer.clear()
+                self._buffer.clear()  # this one too: those that come before the tick are not kept
+                return True
             if self._buffer.deltas:
                 return False
         self._buffer.add(delta, weight)

@@ -332,6 +332,18 @@ def test_a_side_that_left_all_known_levels_is_not_taken_for_an_empty_one():
 # Crossed
 
 
+def test_a_join_that_leaves_no_known_level_on_a_side_is_no_book():
+    book = Book(replace(TOUCHING, depth=2))
+    book.delta(99, 99)
+    book.delta(100, 101, bids=[("99", "0"), ("98", "0")])
+    assert book.ask()
+    assert book.snapshot(99) == "lost"
+    assert book.sync.fault == Fault(None, None, None, "the market left the known levels")
+    assert book.ask()
+    assert book.snapshot(101, bids=[("97", "1"), ("96", "1")]) == "kept"  # held
+    assert book.delta(102, 102) == "joined"
+
+
 def test_a_crossed_book_is_flagged_heals_by_itself_or_is_lost():
     book = joined()
     book.delta(101, 101, bids=[("101", "1")])  # locked counts as crossed

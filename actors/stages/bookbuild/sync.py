@@ -63,6 +63,8 @@ BACKWARDS_NS: Final = SECOND  # binance.md 5.3: resync when the event time jumps
 ITEM: Final = 1  # what is silent
 CONNECTION: Final = 2
 
+_LEFT: Final = Fault(None, None, None, "the market left the known levels")
+
 Outcome = Literal["old", "kept", "applied", "joined", "replaced", "lost"]
 
 
@@ -196,8 +198,7 @@ class Sync:
             self.crossed_since = None
             self._crossed_openings = 0
             if not (book.bids.keys and book.asks.keys) and book.spent:
-                fault = Fault(None, None, None, "the market left the known levels")
-                return self._lose(fault, now, None, 0)
+                return self._lose(_LEFT, now, None, 0)
         if self._refreshing and self._rest:
             self._keep(delta, weight)
         return "applied"
@@ -371,6 +372,8 @@ class Sync:
         if not self._alignment.proves(self.book, checksum):
             fault = Fault("checksum", _text(self.seq), _text(self.seq), "checksum of the snapshot differs")
             return self._lose(fault, now, None, 0)
+        if self.book.spent:
+            return self._lose(_LEFT, now, None, 0)
         return "replaced" if was_joined else "joined"
 
     def _begin_audits(self, now: int) -> Audit | None:

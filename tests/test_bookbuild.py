@@ -482,6 +482,16 @@ def test_one_tick_repeats_only_so_many_levels():
     assert len(desk.tick(1)) == 1
 
 
+def test_where_ticks_cannot_repeat_all_they_repeat_what_has_waited_longest(monkeypatch):
+    monkeypatch.setattr("actors.stages.bookbuild.fold.TICK_LEVELS", 1)
+    desk = Desk()
+    symbols = [f"A{n}-USDT" for n in range(14)]
+    for symbol in symbols:
+        desk.join(symbol=symbol)
+    told = [event.symbol for _ in range(37) for event in desk.tick()]
+    assert told == 2 * symbols  # from the tenth tick on one each second
+
+
 # L1
 
 

@@ -5,6 +5,7 @@ said by ``publish``, beside the latest-value keys (``latest``). A jump of the in
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import ClassVar, Final
 
 import msgspec
@@ -216,7 +217,7 @@ class Bookbuild:
     def _on_tick(self, line: bytes) -> None:
         publish = self._publish
         now = publish.time(_stamp_decoder.decode(line).ts_recv)
-        levels = 0
+        due: list[Symbol] = []
         for symbol in self._symbols.values():
             for sync in symbol.syncs.values():
                 outcome = sync.tick(now)
@@ -224,10 +225,16 @@ class Bookbuild:
                     self._audit(symbol, sync, step)
                 if outcome in ("lost", "joined") or (sync.due is not None and now >= sync.due):
                     self._follow_up(symbol, sync, outcome)
-            if now >= symbol.next_at and symbol.state is not None and levels < TICK_LEVELS:
-                publish.whole(symbol, periodic=True)
-                shown = symbol.shown
-                levels += 0 if shown is None else len(shown.bids.keys) + len(shown.asks.keys)
+            if now >= symbol.next_at and symbol.state is not None:
+                due.append(symbol)
+        due.sort(key=attrgetter("next_at"))  # who has waited longest comes first: else the last never would
+        levels = 0
+        for symbol in due:
+            if levels >= TICK_LEVELS:
+                break
+            publish.whole(symbol, periodic=True)
+            shown = symbol.shown
+            levels += 0 if shown is None else len(shown.bids.keys) + len(shown.asks.keys)
 
     def _on_status(self, line: bytes) -> None:
         status = _status_decoder.decode(line)

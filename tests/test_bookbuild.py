@@ -515,11 +515,17 @@ def test_without_a_native_one_l1_is_derived_where_the_best_changes():
     assert brief(desk.snapshot(110)) == ["snapshot live", "L1"]
 
 
-def test_l1_is_derived_once_the_venue_refuses_its_own():
-    desk = Desk()
+@pytest.mark.parametrize("has_l1", [True, False])
+def test_l1_is_derived_once_the_venue_refuses_its_own(has_l1):
+    desk = Desk(has_l1=has_l1)  # False: the venue gives it to some symbols
     desk.join()
-    desk.status("refused", symbol="BTC-USDT", channel="l1")
-    assert brief(desk.delta(101, 101)) == ["delta live", "L1"]
+    desk.l1(bid="98")
+    told = desk.status("refused", symbol="BTC-USDT", channel="l1")
+    assert [(l1.bid, l1.seq) for l1 in told] == [("99", 100)]
+    assert desk.status("refused", symbol="BTC-USDT", channel="l1") == []
+    desk.tick()
+    assert desk.keys["top", "BTC-USDT"]["bid"] == "99"
+    assert desk.keys["top", "BTC-USDT"]["state"] == "live"
 
 
 # Contracts
@@ -587,3 +593,33 @@ def test_an_l1_gone_silent_is_told_in_its_key():
     desk.tick()
     desk.l1()
     assert desk.keys["top", "BTC-USDT"]["state"] == "live"
+    desk.tick()
+    desk.status("refused", symbol="BTC-USDT", channel="l1")  # no book to derive one from
+    assert desk.keys["top", "BTC-USDT"]["state"] == "stale"
+
+
+@pytest.mark.parametrize("has_l1", [True, False])
+def test_keys_that_were_set_stale_beside_the_fold_are_written_again(has_l1):
+    desk = Desk(has_l1=has_l1)
+    desk.join()
+    if has_l1:
+        desk.l1()
+    desk.tick()
+    assert {json.loads(text)["state"] for text in desk.bookbuild.stale_keys().values()} == {"stale"}
+    desk.keys.clear()
+    for _ in range(11):
+        desk.tick()
+    assert {name: key["state"] for name, key in desk.keys.items()} == {
+        ("book", "BTC-USDT"): "live",
+        ("top", "BTC-USDT"): "live",
+    }
+
+
+def test_keys_of_an_l1_without_a_book_are_written_again_too():
+    desk = Desk()
+    desk.l1()
+    desk.tick()
+    desk.keys.clear()
+    for _ in range(11):
+        desk.tick()
+    assert desk.keys["top", "BTC-USDT"]["ts"] > desk.now - 10 * SECOND

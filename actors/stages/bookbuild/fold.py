@@ -17,7 +17,7 @@ from actors.stages.bookbuild.alignment import Alignment
 from actors.stages.bookbuild.audit import Step
 from actors.stages.bookbuild.candidates import begin, take_status
 from actors.stages.bookbuild.latest import Keys, LatestKeys
-from actors.stages.bookbuild.publish import Publish
+from actors.stages.bookbuild.publish import PERIOD_NS, Publish
 from actors.stages.bookbuild.symbol import Contract, Symbol, SymbolState
 from actors.stages.bookbuild.sync import Outcome, Sync
 from actors.stages.control import ControlOp, ControlRequest
@@ -227,6 +227,8 @@ class Bookbuild:
                     self._follow_up(symbol, sync, outcome)
             if now >= symbol.next_at and symbol.state is not None:
                 due.append(symbol)
+            if symbol.top is not None and now >= symbol.top_at + PERIOD_NS:
+                self._latest.mark_top(symbol, now)  # it may have been set to stale beside the fold
         due.sort(key=attrgetter("next_at"))  # who has waited longest comes first: else the last never would
         levels = 0
         for symbol in due:
@@ -267,8 +269,10 @@ class Bookbuild:
 
     def _on_l1_status(self, symbol: Symbol, status: Status) -> None:
         if status.state in ("refused", "unsubscribed"):
-            symbol.has_l1 = False  # from now on derived, if the book is there
-            symbol.top = None
+            if symbol.has_l1:
+                symbol.has_l1 = False  # from now on derived, if the book is there
+                symbol.best = None  # told before the venue's own came, if ever
+                self._publish.derive_l1(symbol)
         elif status.state not in ("down", "stale"):
             return
         symbol.top_state = "stale"

@@ -145,8 +145,7 @@ class Publish:
         self._say(_encode(book), _BOOK)
         symbol.prev = self.k
         symbol.next_at = self.now + PERIOD_NS
-        if sync is not None and symbol.shown is not None and not symbol.has_l1:
-            self._derive_l1(symbol, sync)
+        self.derive_l1(symbol)
         self._latest.mark_book(symbol, self.now)
 
     def _state(self, symbol: Symbol, state: BookState, *, moved: bool = False) -> None:
@@ -158,6 +157,11 @@ class Publish:
         self.whole(symbol, periodic=False)
         if not symbol.has_l1:
             self._latest.mark_top(symbol, self.now)
+
+    def derive_l1(self, symbol: Symbol) -> None:
+        """Say the best levels of what is shown, where the venue has no L1 of its own and they changed."""
+        if symbol.active is not None and symbol.shown is not None and not symbol.has_l1:
+            self._derive_l1(symbol, symbol.active)
 
     def _derive_l1(self, symbol: Symbol, sync: Sync) -> None:
         best = sync.book.best()

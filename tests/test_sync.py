@@ -194,10 +194,15 @@ def test_event_time_that_jumps_back_is_a_fault():
     assert book.delta(103, 103, ts=40 * SECOND) == "lost"
 
 
-def test_a_snapshot_nobody_waits_for_changes_nothing():
+def test_a_snapshot_nobody_waits_for_changes_nothing_unless_it_is_newer():
     book = joined()
-    assert book.snapshot(500, bids=[("1", "1")]) == "old"
+    assert book.snapshot(100, bids=[("1", "1")]) == "old"
+    assert book.snapshot(90, bids=[("1", "1")]) == "old"
     assert book.levels[0] == BIDS
+    assert book.snapshot(500, bids=[("1", "1")]) == "replaced"  # gate.md: in the stream, at any time
+    assert book.delta(499, 500, bids=[("1", "2")]) == "old"
+    assert book.delta(500, 501, bids=[("1", "3")]) == "applied"
+    assert book.levels[0] == [("1", "3")]
 
 
 def test_a_venue_that_counts_anew_is_noticed_though_all_its_deltas_look_old():

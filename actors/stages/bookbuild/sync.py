@@ -12,8 +12,8 @@ Events and what they do::
                 waiting                                   joined
     delta       rest: buffer it; try the held snapshot    old: ignored; continues: applied; else, or if
                 stream, every: dropped                    no known level is left: a fault -> waiting
-    snapshot    touches the buffer -> joined              rest: ignored, unless a new one was asked
-                older than the buffer -> ask again        for because the book got thin -> replaced
+    snapshot    touches the buffer -> joined              rest: newer, or a new one was asked for because
+                older than the buffer -> ask again        the book got thin -> replaced; else ignored
                 rest, no delta yet -> held                stream, every: -> replaced
     tick        asks (again) when due; what is held and   crossed or old for too long: a fault -> waiting
                 no delta has followed -> joined           (opened crossed twice by the stream: far longer);
@@ -209,7 +209,9 @@ class Sync:
             self.silence = 0
             return self._take(snapshot, [], now)
         if self.joined:
-            return self._join_later(snapshot, now) if self._refreshing else "old"
+            if self._refreshing:
+                return self._join_later(snapshot, now)
+            return self._take(snapshot, [], now) if self._is_later(snapshot) else "old"
         if not self._buffer.deltas and self._doubted:  # it may be without what could not be read
             return self._too_old(now)
         if not self._buffer.deltas and not self._is_before_the_buffer(snapshot):
@@ -335,6 +337,10 @@ class Sync:
     def _is_earlier(self, snapshot: BookSnapshot) -> bool:
         seq = seq_of(snapshot)
         return seq is not None and self.seq is not None and seq < self.seq
+
+    def _is_later(self, snapshot: BookSnapshot) -> bool:
+        seq = seq_of(snapshot)
+        return seq is not None and self.seq is not None and seq > self.seq
 
     def _take(self, snapshot: BookSnapshot, newer: list[BookDelta], now: int) -> Outcome:
         depths = [d for d in (self._alignment.rule.depth, snapshot.depth) if d is not None]

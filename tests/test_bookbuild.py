@@ -328,6 +328,44 @@ def test_a_book_that_fell_silent_goes_on_only_where_a_number_would_tell_what_it_
     assert brief(desk.delta(101, 101, bids=[("98", "7")])) == ["snapshot live"]
 
 
+def test_a_book_that_never_spoke_is_not_joined_to_what_was_fetched_before_it_does():
+    desk = Desk(BookRule(snapshot="rest", join="none", chain="none", verified="none"))
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    desk.snapshot(100)
+    assert brief(desk.tick(4)) == ["snapshot live"]
+    assert brief(desk.status("stale", symbol="BTC-USDT", channel="book")) == ["snapshot stale"]
+    desk.tick()
+    desk.snapshot(200)  # granted and not served: what changes from now on is not heard
+    desk.tick(4)
+    desk.status("resyncing", symbol="BTC-USDT", channel="book")
+    desk.status("subscribed", symbol="BTC-USDT", channel="book")
+    told = [brief(desk.tick(60)), brief(desk.delta(None, 900, bids=[("98", "7")]))]
+    assert told == [["snapshot stale again"], ["snapshot resyncing"]]
+    assert brief(desk.snapshot(899)) == []
+    assert brief(desk.snapshot(900)) == ["snapshot live"]
+
+
+def test_what_is_fetched_once_it_is_granted_anew_will_do():
+    desk = Desk(BookRule(snapshot="rest", join="none", chain="none", verified="none"))
+    desk.join()
+    desk.status("resyncing", symbol="BTC-USDT", channel="book")
+    desk.tick()
+    desk.snapshot(200)
+    assert desk.tick(4) == []
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    assert [(request.op, request.conn) for request in desk.asked()] == [("snapshot", "a.1")]
+    desk.snapshot(300)
+    assert brief(desk.tick(4)) == ["snapshot live"]
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    assert desk.view().state == "live"
+    desk.status("stale", symbol="BTC-USDT", channel="book")
+    desk.status("subscribed", symbol="BTC-USDT", channel="book", conn="a.1")
+    desk.snapshot(400)
+    desk.tick(4)
+    assert desk.view().state == "stale"  # until it speaks
+    assert brief(desk.delta(None, 401, bids=[("98", "7")])) == ["snapshot live"]
+
+
 # Connections
 
 

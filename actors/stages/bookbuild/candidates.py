@@ -54,7 +54,7 @@ def take_status(symbol: Symbol, alignment: Alignment, status: Status, now: int) 
 def _silenced(sync: Sync, alignment: Alignment, status: Status, now: int) -> Sync:
     """Return a book that is silent; where nothing would show what it missed meanwhile, a new one."""
     if status.symbol is not None and alignment.rule.blind:
-        sync = Sync(alignment, sync.conn, now, status.symbol)
+        sync = _anew(alignment, sync, status.symbol, now)
     sync.silence |= CONNECTION if status.symbol is None else ITEM
     return sync
 
@@ -63,7 +63,27 @@ def _renew(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> None:
     """Begin a book anew whose subscription is: what comes now is another stream, it was fine or not."""
     sync = symbol.syncs[conn]
     if sync.joined and not sync.silence:
-        symbol.syncs[conn] = Sync(alignment, conn, now, symbol.name)
+        symbol.syncs[conn] = _anew(alignment, sync, symbol.name, now)
+
+
+def _anew(alignment: Alignment, former: Sync, symbol: str, now: int) -> Sync:
+    """Return a book that waits; where nothing would show what is not heard, for the first change, too."""
+    sync = Sync(alignment, former.conn, now, symbol)
+    if alignment.rule.blind:
+        sync.doubt(now)
+    return sync
+
+
+def fetch(symbol: Symbol, alignment: Alignment, conn: str, now: int) -> Sync | None:
+    """Begin the book of a subscription that was granted and says nothing; None: it is at work already."""
+    former = symbol.syncs.get(conn)
+    if former is None:
+        return begin(symbol, alignment, conn, now)
+    if not former.doubted:
+        return None
+    sync = symbol.syncs[conn] = Sync(alignment, conn, now, symbol.name)
+    sync.silence = former.silence
+    return sync
 
 
 def choose(symbol: Symbol) -> Sync | None:

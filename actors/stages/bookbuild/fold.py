@@ -15,7 +15,7 @@ from actors.model.events import BookDelta, BookSnapshot, BookState, Gap, Instrum
 from actors.model.instruments import ContractKind
 from actors.stages.bookbuild.alignment import Alignment
 from actors.stages.bookbuild.audit import Step
-from actors.stages.bookbuild.candidates import begin, take_status
+from actors.stages.bookbuild.candidates import begin, fetch, take_status
 from actors.stages.bookbuild.latest import Keys, LatestKeys
 from actors.stages.bookbuild.publish import PERIOD_NS, Publish
 from actors.stages.bookbuild.symbol import Contract, Symbol, SymbolState
@@ -263,9 +263,10 @@ class Bookbuild:
         return self._rule.snapshot == "rest" and of_book and status.conn is not None
 
     def _fetch(self, status: Status, now: int) -> None:
-        symbol, conn = self._symbol(status.symbol), status.conn or ""
-        if conn not in symbol.syncs:
-            self._follow_up(symbol, begin(symbol, self._alignment, conn, now), "kept")
+        symbol = self._symbol(status.symbol)
+        sync = fetch(symbol, self._alignment, status.conn or "", now)
+        if sync is not None:
+            self._follow_up(symbol, sync, "kept")
 
     def _on_l1_status(self, symbol: Symbol, status: Status) -> None:
         if status.state in ("refused", "unsubscribed"):

@@ -108,16 +108,17 @@ class Sync:
         changes: What the last applied delta changed: (bids, asks).
         fault: Why the book was lost, after the outcome ``lost``.
         crossed_since: Fold time since when bid and ask are crossed, None: they are not.
+        doubted: Of ``rest``: a snapshot may lack what was not heard or not read, until a delta tells.
         silence: What was reported silent since the last frame: ``ITEM`` (this book), ``CONNECTION``
             (all of it), their sum, or 0.
         verified: What it may claim now.
     """
 
     __slots__ = (
-        "_alignment", "_asking", "_audit", "_buffer", "_chains", "_crossed_openings", "_doubted", "_fresh",
+        "_alignment", "_asking", "_audit", "_buffer", "_chains", "_crossed_openings", "_fresh",
         "_held", "_joined_at", "_limit", "_old_since", "_open_end", "_place", "_refreshing", "_rest", "book",
-        "changes", "conn", "crossed_since", "fault", "joined", "seq", "silence", "ts_event", "unit",
-        "verified",
+        "changes", "conn", "crossed_since", "doubted", "fault", "joined", "seq", "silence", "ts_event",
+        "unit", "verified",
     )  # fmt: skip
 
     def __init__(self, alignment: Alignment, conn: str, now: int, symbol: str = "") -> None:
@@ -147,7 +148,7 @@ class Sync:
         self._refreshing = False
         self._joined_at = now
         self._old_since: int | None = None
-        self._doubted = False  # of ``rest``: a snapshot may lack what could not be read, until a delta tells
+        self.doubted = False
         self._place = crc32(symbol.encode())
         self._audit: Audit | None = None  # of a joined book
         self.verified: Verified = "none" if rule.audit_s else rule.verified
@@ -212,7 +213,7 @@ class Sync:
             if self._refreshing:
                 return self._join_later(snapshot, now)
             return self._take(snapshot, [], now) if self._is_later(snapshot) else "old"
-        if not self._buffer.deltas and self._doubted:  # it may be without what could not be read
+        if not self._buffer.deltas and self.doubted:  # it may be without what was missed
             return self._too_old(now)
         if not self._buffer.deltas and not self._is_before_the_buffer(snapshot):
             self._held = snapshot  # not a failure: the next delta decides
@@ -245,10 +246,10 @@ class Sync:
         """Learn that a change may be missing, and that no later one would show it."""
         reason = "a frame could not be read"
         if self.joined:
-            self._doubted = self._rest
+            self.doubted = self._rest
             return self._lose(Fault("sequence", _text(self.seq), None, reason), now, None, 0)
         self._buffer.clear()
-        self._doubted = self._rest
+        self.doubted = self._rest
         if self._held is not None:
             self._held = None
             self._asking.refresh(now, reason)
@@ -312,7 +313,7 @@ class Sync:
             if self._buffer.deltas:
                 return False
         self._buffer.add(delta, weight)
-        self._doubted = False
+        self.doubted = False
         return True
 
     def _join_later(self, snapshot: BookSnapshot, now: int) -> Outcome:
@@ -441,7 +442,7 @@ class Sync:
             silence=self.silence,
             reason=self._asking.reason,
             crossed_openings=self._crossed_openings,
-            doubted=self._doubted,
+            doubted=self.doubted,
             audit=self._audit,
         )
 
@@ -457,7 +458,7 @@ class Sync:
         sync.silence = state.silence
         sync._asking = Asking(state.due, state.attempts, state.reason)
         sync._crossed_openings = state.crossed_openings
-        sync._doubted = state.doubted
+        sync.doubted = state.doubted
         sync._limit = state.limit
         sync.book = Levels(state.limit, open_end=sync._open_end)
         sync.book.bids.restore(*state.bids)

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -101,7 +101,7 @@ class Follower:
         self._metrics = listeners.metrics
         self._clock = listeners.clock
         self._tick_ns: int | None = None
-        self._torn: Literal["retention", "rollback"] | None = None  # entries of books are missing: read again
+        self._torn = False  # entries of books are missing: read again
         self._holes = 0
         self._said_ns = 0  # receive time of what was said last, since the last flush
         listeners.metrics.stand("broadcaster", venue=partition.venue, partition=str(partition))
@@ -132,7 +132,7 @@ class Follower:
                 await persist(hot, lambda: self._read_back(hot, keys), self._lost)
                 tail = Tail(hot, keys, self.partition, self.cursors)
                 tail.lost = self._lost
-                while self._torn is None:
+                while not self._torn:
                     await self.take(await tail.read())
         finally:
             await hot.aclose()
@@ -177,20 +177,20 @@ class Follower:
     def _stand_at(self, end: Cursor) -> None:
         """Go on after ``end`` of ``books``, which has been read back, and say what was not said."""
         was, self.cursors["books"] = self.cursors["books"], end
-        cause, self._torn = self._torn, None
+        torn, self._torn = self._torn, False
         self.ready = True
         for outlet in self._outlets:
-            if cause is not None and was != end:
-                outlet.missed(self.partition, "books", Missed(cause, was, end))
+            if torn and was != end:  # what a rollback took back was told when it was seen: these are there
+                outlet.missed(self.partition, "books", Missed("retention", was, end))
             outlet.renewed(self.partition)
 
     async def take(self, found: Sequence[tuple[Stream, Entry]]) -> None:
         """Pass on what was read. Lets the event loop run between pieces, so that sockets drain."""
         size = 0
         for stream, entry in found:
-            if self._torn is None or stream != "books":
+            if not self._torn or stream != "books":
                 self._compare(stream, entry)
-            if self._torn is not None and stream == "books":
+            if self._torn and stream == "books":
                 continue  # read back with the rest
             self.cursors[stream] = entry.cursor
             self._tap.take(self.partition, stream, entry.lines)
@@ -222,7 +222,7 @@ class Follower:
         else:
             return
         if stream == "books":
-            self._torn = said.cause
+            self._torn = True
             self.ready = False
         if stream != "books" or said.cause == "rollback":
             for outlet in self._outlets:

@@ -268,3 +268,34 @@ async def test_a_torn_stream_of_books_is_told_and_its_states_are_said_again():
         for one in (client, newcomer):
             assert (await one.events(1))[0]["cursor"] == "binance.0/books/1-54"
             await one.connection.close()
+
+
+async def test_books_that_a_failover_took_back_are_told_and_then_what_is_read_back_and_not_sent():
+    async with running() as r:
+        s = r.script
+        await r.tell(s.entry("books", s.book("snapshot", [("9", "1")], [("10", "1")])))
+        client = await dial(r.url)
+        await client.subscribe(kinds=["book"])
+        await client.until("live")
+        for size in "23":
+            await r.tell(s.entry("books", s.book("delta", [("9", size)], [])))
+        await client.events(2)
+        s.epoch, s.k["books"], s.prev = 2, 1, {}  # a failover lost 2 and 3
+        r.follower.shelf.clear()
+        for what, size in (("snapshot", "3"), ("delta", "4")):
+            _, entry = s.entry("books", s.book(what, [("8", size)], []))
+            await r.tell(("books", entry))
+            r.follower.shelf.take(entry.epoch, entry.k, entry.lines[0])
+        r.follower._stand_at(entry.cursor)
+        assert await client.next() == {
+            "id": 1,
+            "rollback": {"binance.0/books": {"after": "1-1", "to": "1-3"}},
+        }
+        assert await client.next() == {
+            "id": 1,
+            "skipped": {"binance.0/books": {"after": "1-1", "to": "2-3"}},
+            "reason": "retention",
+        }
+        said = await client.next()
+        assert (said["snapshot"], said["event"]["bids"]) == (True, [["8", "4"]])
+        await client.connection.close()

@@ -545,6 +545,41 @@ def test_ids_that_start_again_later_are_a_reset_of_the_venue(feed: Feed) -> None
     assert feed.out.counts["tapeline_duplicates_total", "venue_reset"] == 1
 
 
+def test_what_was_held_at_a_reset_passes_before_it_and_no_trade_twice(feed: Feed) -> None:
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "trade")
+        feed.trade(conn, 1_000_000)
+    feed.trade("a.1", 1_000_003)
+    feed.events()
+    before, feed.now = feed.now, feed.now + SECOND
+    feed.trade("a.1", 7)
+    feed.trade("b.1", 1_000_000, 1_000_003, time=before // 1_000_000)  # it lags
+    feed.trade("b.1", 7, 8)
+    feed.wait(3, "a", "b")
+    feed.trade("a.1", 9)
+    assert [line for line in feed.said() if line != "tick"] == [
+        "gap trade 1000001..1000002 sequence",
+        "trade 1000003",
+        "gap trade None..None sequence",
+        "trade 7",
+        "trade 8",
+        "trade 9",
+    ]
+
+
+def test_after_a_reset_a_slower_leg_is_waited_for_like_before(feed: Feed) -> None:
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "trade")
+        feed.trade(conn, 1_000_000)
+    feed.now += SECOND
+    for conn in ("a.1", "b.1"):
+        feed.trade(conn, 7, 8)
+    feed.events()
+    feed.trade("a.1", 11)
+    feed.trade("b.1", 9, 10, 11)
+    assert feed.said() == ["trade 9", "trade 10", "trade 11"]
+
+
 def test_an_old_trade_repeated_is_a_duplicate_not_a_reset(feed: Feed) -> None:
     feed.open("a.1", "trade")
     feed.trade("a.1", 500_000)
@@ -705,6 +740,8 @@ def test_increasing_ids_that_start_again_later_are_a_reset_of_the_venue() -> Non
         "900000", "sequence", "5", "9",
     ]  # fmt: skip
     assert feed.out.counts["tapeline_duplicates_total", "venue_reset"] == 1
+    feed.say("a.1", "f", b"{")
+    assert [gap.first for gap in feed.of(Gap)] == ["10"]
 
 
 def talkative(frame: bytes, scratch: Scratch) -> list[Decoded]:
@@ -769,6 +806,20 @@ def test_a_latest_trade_that_does_not_come_is_a_gap_and_backfilled(reloaded: boo
         "7",
         True,
     ]
+
+
+def test_a_latest_trade_of_former_ids_is_not_missed_after_a_reset() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 1_000_000)
+    hear(feed, latest=1_000_002)
+    feed.now += SECOND
+    feed.trade("a.1", 7)
+    feed.events()
+    feed.wait(3, "a")
+    hear(feed, latest=9)
+    feed.wait(3, "a")
+    assert [(gap.first, gap.last) for gap in feed.of(Gap)] == [("8", "9")]
 
 
 def test_a_latest_trade_that_comes_or_is_not_asked_for_is_no_gap() -> None:

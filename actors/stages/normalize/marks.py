@@ -15,7 +15,9 @@ early      below the first id ever seen (the slower of two connections at the ve
 duplicate  any other: dropped and counted
 ========== ===================================================================================
 
-An id far below the highest with a later event time means that the venue started its ids again.
+An id far below the highest with a later event time means that the venue started its ids again. What was
+held is of the former ids, and passes before; one far above the highest with an earlier event time, too, but
+whether that has passed nobody knows any more.
 """
 
 from collections.abc import Iterator
@@ -139,6 +141,8 @@ class Marks(msgspec.Struct):
         """
         first, last = span(trade)
         if first > self.high + 1:
+            if self._is_former(trade, first):
+                return [Duplicate()]
             steps: list[Step] = [] if self._hold(trade, first, now) else [Duplicate()]
             return steps if wait and len(self.held) < MOST_HELD else [*steps, *self.declare()]
         if last > self.high:
@@ -211,6 +215,8 @@ class Marks(msgspec.Struct):
         if hole is not None:
             yield from self._fill(hole, trade, first, last)
         elif self._is_reset(trade, last):
+            yield from self.declare()
+            self.claimed = -1
             self.low, self.high, self.ts, self.cause = first, last, trade.ts_event, "sequence"
             self.holes, self.asked, self.failures = [], None, 0
             yield Reset()
@@ -226,6 +232,10 @@ class Marks(msgspec.Struct):
     def _is_reset(self, trade: Trade, last: int) -> bool:
         later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
         return later and not trade.backfilled and self.high - last > RESET_BELOW
+
+    def _is_former(self, trade: Trade, first: int) -> bool:
+        earlier = trade.ts_event is not None and self.ts is not None and trade.ts_event < self.ts
+        return earlier and first - self.high > RESET_BELOW
 
     def _hole_of(self, first: int, last: int) -> Hole | None:
         for hole in self.holes:

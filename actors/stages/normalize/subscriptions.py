@@ -213,6 +213,12 @@ class Ledger(msgspec.Struct):
         subs = (conn.subs.get(item) for conn in self.conns.values() if conn.open)
         return [sub for sub in subs if sub is not None and sub.state in ("live", "subscribed", "wanted")]
 
+    def forget_ids(self, item: Item) -> None:
+        """Learn that the ids of the trades of ``item`` start again."""
+        for conn in self.conns.values():
+            if (sub := conn.subs.get(item)) is not None:
+                sub.last_id = 0
+
     def take_over(self, item: Item, sub: Sub) -> None:
         """Make ``sub`` the active one of its item unless another that gives it is."""
         others = [other for _, other in self._others(item, sub) if other.active]

@@ -81,10 +81,10 @@ class Trades:
         recent = self._recent.get(symbol)
         if recent is None:
             recent = self._recent[symbol] = Recent()
-        if self._increasing:
-            sub.last_id = max(sub.last_id, int(trade.id))
         if not self._news(symbol, recent, trade):
             self._sink.count("tapeline_duplicates_total", "trade")
+        if self._increasing:
+            sub.last_id = max(sub.last_id, int(trade.id))
 
     def _news(self, symbol: str, recent: Recent, trade: Trade) -> bool:
         """Let ``trade`` pass unless it was seen; return whether it did."""
@@ -102,8 +102,8 @@ class Trades:
         if marks is None:
             marks = self._marks[symbol] = Marks.of(trade)
         elif not marks.passes(trade):
-            sub.last_id = max(sub.last_id, int(trade.id))
             self._steps(symbol, marks, marks.see(trade, self._sink.now, wait=True))
+            sub.last_id = max(sub.last_id, int(trade.id))
             if marks.held:
                 self._resolve(symbol, marks)
             return
@@ -165,6 +165,7 @@ class Trades:
         return few and (by_time or venue.backfill is not None)
 
     def _restarted(self, symbol: str) -> None:
+        self._ledger.forget_ids(("trade", symbol))
         self._sink.count("tapeline_duplicates_total", "venue_reset")
         self._sink.gap(symbol, "trade", "sequence")
 

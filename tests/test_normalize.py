@@ -28,6 +28,7 @@ from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
 from actors.stages.normalize.marks import MOST_HOLES
+from actors.stages.normalize.trades import MOST_UNREAD
 from actors.venues import binance, coinbase
 from actors.venues.base import (
     Acked,
@@ -509,6 +510,56 @@ def test_a_backfill_that_brings_nothing_is_given_up_and_the_next_hole_asked_for(
         feed.backfill(request)
         (request,) = feed.asked()
     assert (request.first, request.last) == ("6", "8")
+
+
+def test_one_id_that_the_venue_has_not_does_not_keep_the_rest_of_a_hole_from_us(feed: Feed) -> None:
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 1, 2502)
+    ranges, asked = [], feed.asked()
+    while asked:
+        [request] = asked
+        feed.fold = Normalize(WATCHED, "binance.0", feed.fold.dump())
+        first, last = int(request.first or 0), int(request.last or 0)
+        ranges.append((first, last))
+        feed.backfill(request, *(number for number in range(first, last + 1) if number != 5))
+        asked = feed.asked()
+    assert ranges == [(2, 1001), (5, 5), (5, 5), (5, 5), (1002, 2001), (2002, 2501)]
+    assert len(feed.of(Trade)) == 2501
+    assert not any(gap.filled for gap in feed.of(Gap))
+
+
+def test_a_backfill_that_cannot_be_read_is_given_up_in_the_end_and_the_next_hole_asked_for(
+    feed: Feed,
+) -> None:
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 1, 5, 9)
+    [request] = feed.asked()
+    tries = 0
+    while request.first == "2":
+        tries += 1
+        feed.answer(request, 200, [{"id": 2, "price": None}])
+        [request] = feed.asked()
+    assert (request.first, request.last) == ("6", "8")
+    assert tries == MOST_UNREAD
+
+
+def test_a_backfill_of_what_came_otherwise_meanwhile_is_no_failure(feed: Feed) -> None:
+    feed.open("a.1", "trade")
+    feed.open("b.1", "trade")
+    feed.trade("a.1", 1)
+    for number in (2, 4):
+        feed.trade("b.1", number - 1)
+        feed.trade("a.1", number + 1)
+        feed.wait(3, "a", "b")
+        [request] = feed.asked()
+        feed.trade("b.1", number, number + 1)
+        feed.backfill(request, number)
+        assert not feed.asked()
+    feed.trade("a.1", 7)
+    feed.wait(3, "a", "b")
+    [request] = feed.asked()
+    feed.backfill(request)
+    assert [request.first for request in feed.asked()] == ["6"]
 
 
 def test_a_backfill_of_a_part_asks_for_the_rest(feed: Feed) -> None:

@@ -40,8 +40,9 @@ class Hole(msgspec.Struct):
         last: As announced, never changed.
         missing: What is missing still: ranges in order, both ends included.
         cause: What was known when it was found.
-        after: Event time of the trade before what is missing first, ns; None: not known.
+        after: Event time of the trade before what is asked for next, ns; None: not known.
         hopeless: No longer asked for.
+        given_up: Nor are ids up to this one, though what is behind them is.
     """
 
     first: int
@@ -50,6 +51,13 @@ class Hole(msgspec.Struct):
     cause: Cause
     hopeless: bool = False
     after: int | None = None
+    given_up: int = -1
+
+    def wanted(self) -> tuple[int, int] | None:
+        """Return the first range that is missing and worth asking for, or None."""
+        if self.hopeless:
+            return None
+        return next((low_high for low_high in self.missing if low_high[1] > self.given_up), None)
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -251,9 +259,11 @@ class Marks(msgspec.Struct):
                 left.append((low, min(high, first - 1)))
             if high > last:
                 left.append((max(low, last + 1), high))
-        if left and left[0][0] > hole.missing[0][0]:
-            hole.after = trade.ts_event
+        was = hole.wanted()
         hole.missing = left
+        wanted = hole.wanted()
+        if was is not None and wanted is not None and wanted[0] > was[0]:
+            hole.after = trade.ts_event
         yield trade
         if not left:
             self.holes.remove(hole)
@@ -268,7 +278,22 @@ class Marks(msgspec.Struct):
     def wanted(self, most: int) -> tuple[int, int, int | None] | None:
         """Return the next range to ask for, of at most ``most`` ids, and the time before it; or None."""
         for hole in self.holes:
-            if not hole.hopeless:
-                low, high = hole.missing[0]
+            if (wanted := hole.wanted()) is not None:
+                low, high = wanted
                 return low, min(high, low + most - 1), hole.after
         return None
+
+    def lacks(self, first: int, last: int) -> bool:
+        """Tell whether any of the ids ``first`` to ``last`` is missing."""
+        return any(low <= last and first <= high for hole in self.holes for low, high in hole.missing)
+
+    def give_up(self, first: int, *, all_of_it: bool) -> None:
+        """Ask no more for the range that begins with ``first``; ``all_of_it``: for nothing of its hole.
+
+        What lies behind trades that were given may be given, too.
+        """
+        for hole in self.holes:
+            wanted = hole.wanted()
+            if wanted is not None and wanted[0] == first:
+                hole.given_up = wanted[1]
+                hole.hopeless = all_of_it or hole.wanted() is None

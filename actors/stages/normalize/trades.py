@@ -21,6 +21,7 @@ HOLD_NS: Final = 2 * SECOND  # chosen: how long a lagging leg may take to bring 
 MOST_BACKFILL_CHUNKS: Final = 1000  # chosen: beyond, the venue started anew or was away for half a day
 BACKFILL_OVERDUE_NS: Final = 60 * SECOND  # chosen: an answer that long missing was lost
 MOST_EMPTY: Final = 3  # chosen: a venue's REST may lag its socket by a second or two
+MOST_UNREAD: Final = 60  # chosen: an hour; of the words of a maintenance no trade can be read, either
 
 _HOPELESS: Final = frozenset((400, 404))  # the venue will not give it, however often asked
 
@@ -222,16 +223,15 @@ class Trades:
         if asked is None or (str(asked[0]), str(asked[1])) != (request.first, request.last):
             return  # an answer to a question that has been asked anew since
         marks.asked = None
-        if any(isinstance(step, Trade) for step in steps):
+        if any(isinstance(step, Trade) for step in steps) or not marks.lacks(*asked):
             marks.failures = 0
             self._backfill(symbol, marks)
             return
         marks.failures += 1
-        if answer.status in _HOPELESS or (events is not None and marks.failures >= MOST_EMPTY):
+        most = MOST_EMPTY if events is not None else MOST_UNREAD
+        if answer.status in _HOPELESS or (answer.status == 200 and marks.failures >= most):
             marks.failures = 0
-            for hole in marks.holes:
-                if hole.missing[0][0] == asked[0]:
-                    hole.hopeless = True
+            marks.give_up(asked[0], all_of_it=answer.status in _HOPELESS)
             self._backfill(symbol, marks)
         else:
             self._backfill(symbol, marks, retry_delay_s(marks.failures))

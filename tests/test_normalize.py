@@ -338,6 +338,34 @@ def test_a_connection_not_heard_of_after_a_lost_stretch_counts_as_closed(feed: F
     assert "a.1 down" in feed.said()
 
 
+def test_a_late_tick_closes_no_leg_whose_lease_ran_out_in_the_outage_but_the_next_does(feed: Feed) -> None:
+    feed.open("a.1", "trade", "l1")
+    feed.l1("a.1", 4)
+    feed.tick("a", after_s=1)
+    feed.events()
+    feed.tick(after_s=60)  # the leg has had no time to renew it
+    feed.l1("a.1", 5)
+    assert feed.said() == ["tick", "l1 5"]
+    feed.tick(after_s=1)
+    assert "a.1 down" in feed.said()
+
+
+def test_after_a_lost_stretch_a_connection_has_its_time_to_be_heard_however_long_that_was(
+    feed: Feed,
+) -> None:
+    feed.open("a.1", "trade")
+    feed.open("a.2", "trade", symbol="ETH-USDT")
+    feed.tick("a", after_s=1)
+    feed.fold.jump(feed.k + 1, feed.k + 900, "retention", feed.out)
+    feed.events()
+    feed.now += 600 * SECOND
+    feed.trade("a.1", 5)
+    feed.wait(25, "a")
+    assert "a.2 down" not in feed.said()
+    feed.wait(10, "a")
+    assert "a.2 down" in feed.said()
+
+
 # ---- trades ---------------------------------------------------------------------------------------------
 
 
@@ -917,6 +945,34 @@ def test_an_end_acknowledged_by_its_item_is_followed_by_the_new_subscription_at_
     assert not feed.asked()
     hear(feed, ended="book")
     assert [(request.op, request.channel) for request in feed.asked()] == [("subscribe", "book")]
+
+
+def test_a_late_tick_gives_a_slower_leg_its_time_again(feed: Feed) -> None:
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "trade")
+        feed.trade(conn, 1)
+    feed.tick("a", "b", after_s=1)
+    feed.trade("a.1", 3)
+    feed.events()
+    feed.tick("a", "b", after_s=60)  # an outage of ours: what b heard comes after it
+    feed.fold = Normalize(WATCHED, "binance.0", feed.fold.dump())
+    feed.trade("a.1", 4)
+    feed.tick("a", "b", after_s=1)
+    feed.trade("b.1", 2)
+    assert feed.said() == ["tick", "tick", "trade 2", "trade 3", "trade 4"]
+    assert not feed.asked()
+
+
+def test_a_late_tick_gives_the_latest_trade_its_time_again() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade")
+    feed.trade("a.1", 5)
+    feed.tick("a", after_s=1)
+    hear(feed, latest=6)
+    feed.tick("a", after_s=60)
+    feed.trade("a.1", 6)
+    feed.wait(5, "a")
+    assert not feed.of(Gap)
 
 
 def test_holes_are_bounded(feed: Feed) -> None:

@@ -303,21 +303,25 @@ class Connections:
     def tick(self, legs: Iterable[str]) -> list[Lost]:
         """Close the connections of legs that are not alive; see to what is overdue.
 
-        After an outage of ours the first tick may come before what was heard meanwhile: it judges nobody.
+        After an outage of ours the first tick may come before what was heard meanwhile, and before the legs
+        could renew what had run out: it judges nobody.
         """
         alive = frozenset(legs)
         now, ledger = self._sink.now, self._ledger
-        ledger.after_outage = now - ledger.ticked > LATE_NS and not ledger.after_outage
+        ledger.after_outage = 0 < ledger.ticked < now - LATE_NS and not ledger.after_outage
         ledger.ticked = now
         lost: list[Lost] = []
         for name, conn in self._ledger.conns.items():
             if not conn.open:
                 continue
-            if conn.leg not in alive:
+            if ledger.after_outage:
+                if conn.unheard is not None:
+                    conn.unheard = now
+            elif conn.leg not in alive:
                 lost += self.close(name, conn, f"the lease of leg {conn.leg} is not alive")
             elif conn.unheard is not None and now - conn.unheard > UNHEARD_NS:
                 lost += self.close(name, conn, "nothing heard since a hole in raw")
-            elif not ledger.after_outage:
+            else:
                 for item, sub in self._repair.watch(name, conn):
                     last = not ledger.has_witness(item, sub, now)
                     lost.append(Lost(item, last, sub.seq, sub.last_id))
@@ -337,6 +341,11 @@ class Connections:
         if item not in self._ledger.polled:
             self._ledger.polled[item] = Polled(self._sink.now)
             self._statuses.say(item, "down", reason)
+
+    @property
+    def after_outage(self) -> bool:
+        """Whether the last tick judged nobody."""
+        return self._ledger.after_outage
 
     def missed(self) -> None:
         """Learn that lines are missing: connections may have opened or closed in them."""

@@ -223,7 +223,10 @@ class Normalize:
 
     def _tick(self, legs: list[str]) -> None:
         self._lost(self._connections.tick(legs))
-        self._trades.tick()
+        if self._connections.after_outage:
+            self._trades.wait_anew()
+        else:
+            self._trades.tick()
         self._sink.event(Tick(self._venue.name, None, None, self._sink.now, None))
 
     # ---- frames -----------------------------------------------------------------------------------

@@ -297,3 +297,7 @@ class Marks(msgspec.Struct):
             if wanted is not None and wanted[0] == first:
                 hole.given_up = wanted[1]
                 hole.hopeless = all_of_it or hole.wanted() is None
+
+    def wait_anew(self, now: int) -> None:
+        """Give what is awaited all its time again: what brings it may not have been read yet."""
+        self.held_since = self.claimed_at = now

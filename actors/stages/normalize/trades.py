@@ -72,6 +72,11 @@ class Trades:
             first = after + 1 if self._increasing else None
         self._sink.gap(symbol, "trade", cause, first)
 
+    def wait_anew(self) -> None:
+        """Learn that time has passed in which nothing was heard: what is awaited may come yet."""
+        for marks in self._marks.values():
+            marks.wait_anew(self._sink.now)
+
     def tick(self) -> None:
         """Let time pass."""
         for symbol, marks in self._marks.items():

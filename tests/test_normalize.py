@@ -1236,6 +1236,23 @@ def test_trades_that_another_connection_gives_are_not_missing() -> None:
     assert [(r.op, r.channel, r.conn) for r in feed.asked()] == [("resubscribe", "trade", "a.1")]
 
 
+def test_tickers_that_are_read_together_with_their_trades_after_an_outage_are_explained_by_them() -> None:
+    feed = Feed(TALKATIVE)
+    feed.open("a.1", "trade", "ticker")
+    feed.trade("a.1", 1)
+    hear(feed, last="1.5")
+    feed.tick("a", after_s=1)
+    feed.tick("a", after_s=50)  # fold time stands there while what was heard meanwhile is read
+    for number in range(2, 9):
+        feed.trade("a.1", number)
+        hear(feed, last=f"1.{number}")
+    feed.events()
+    for _ in range(70):
+        feed.tick("a", after_s=1)
+        hear(feed, last="1.8")
+    assert not feed.of(Status, Gap)
+
+
 def test_a_quiet_trade_channel_is_no_reason_to_act(feed: Feed) -> None:
     feed.open("a.1", "trade")
     feed.trade("a.1", 1)

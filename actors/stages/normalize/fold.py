@@ -270,6 +270,7 @@ class Normalize:
                 sub.since = now
             sub.seq = said.seq
             if channel == "trade":
+                sub.moved_since = 0  # it explains what its ticker says
                 self._take_trade(symbol, cast("Trade", said), sub)
             elif sub.active or channel == "book":
                 self._sink.event(said)

@@ -27,6 +27,7 @@ from actors.stages import raw
 from actors.stages.control import ControlRequest
 from actors.stages.fold import Output
 from actors.stages.normalize import Normalize
+from actors.stages.normalize.connections import MOST_CLOSED
 from actors.stages.normalize.marks import MOST_HOLES
 from actors.stages.normalize.trades import MOST_UNREAD
 from actors.venues import binance, coinbase
@@ -364,6 +365,18 @@ def test_after_a_lost_stretch_a_connection_has_its_time_to_be_heard_however_long
     assert "a.2 down" not in feed.said()
     feed.wait(10, "a")
     assert "a.2 down" in feed.said()
+
+
+def test_connections_whose_end_was_lost_are_not_kept_for_ever(feed: Feed) -> None:
+    for number in range(3 * MOST_CLOSED):
+        feed.say(f"a.{number}", "o", b"ws://x")
+        feed.fold.jump(feed.k + 1, feed.k + 9, "retention", feed.out)
+        feed.k += 9
+        feed.wait(33, "a")
+    assert len(feed.fold._state.ledger.conns) == len(feed.fold._open) == MOST_CLOSED + 1
+    feed.events()
+    feed.trade("a.0", 5)  # it lives, after all
+    assert feed.said() == ["a.0 live", "BTC-USDT trade live", "trade 5"]
 
 
 # ---- trades ---------------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ class Connections:
         leg = name.partition(".")[0]
         conn = ledger.conns.get(name)
         if conn is None:
+            gone = [other for other, former in ledger.conns.items() if not former.open]
+            for other in gone[:-MOST_CLOSED]:  # their goodbyes a hole in raw took
+                del ledger.conns[other]
             conn = ledger.conns[name] = Conn(leg, open=True, last=now, known=known)
             conn.born = now
         conn.open, conn.last = True, now

@@ -144,7 +144,14 @@ class Normalize:
         asked = conn.subs if conn.known else None
         scratch = Scratch(name, self._state.instruments, conn.memory, self._venue.name, asked)
         bound = self._open[name.encode()] = (name, conn, scratch)
+        if len(self._open) > len(self._state.ledger.conns):
+            self._let_go()
         return bound
+
+    def _let_go(self) -> None:
+        """Let go of connections that the ledger has forgotten."""
+        conns = self._state.ledger.conns
+        self._open = {text: bound for text, bound in self._open.items() if bound[0] in conns}
 
     # ---- the input --------------------------------------------------------------------------------
 
@@ -208,8 +215,7 @@ class Normalize:
             self._sink.count("tapeline_unparseable_total", how.bad)
             self._sink.dead(f"{how.bad}: {how.reason}", line)
         self._lost(self._connections.closed(name, how))
-        conns = self._state.ledger.conns
-        self._open = {text: bound for text, bound in self._open.items() if bound[0] in conns}
+        self._let_go()
         self._answers.forget_closed()
 
     def _lost(self, items: Iterable[Lost], cause: Cause = "disconnect") -> None:

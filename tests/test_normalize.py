@@ -1023,6 +1023,25 @@ def test_the_other_connection_takes_over_when_the_active_one_falls_silent(feed: 
     assert feed.said() == ["l1 100"]
 
 
+@pytest.mark.parametrize("end", ["asked for anew", "ended, and refused"])
+def test_the_other_connection_takes_over_while_the_active_one_is_subscribed_anew(
+    feed: Feed, end: str
+) -> None:
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "l1")
+        feed.l1(conn, 1)
+    feed.events()
+    if end == "asked for anew":
+        feed.subscribe("a.1", "l1")
+    else:
+        feed.ack("a.1", feed.subscribe("a.1", "l1", op="unsubscribe"))
+        number = feed.subscribe("a.1", "l1")
+        feed.say("a.1", "f", b'{"code":2,"msg":"no","id":%d}' % number)
+    feed.l1("b.1", 2)
+    feed.l1("a.1", 3)  # it lives, but is no longer the active one
+    assert feed.said() == ["l1 2"]
+
+
 def test_a_leg_s_silent_item_is_told_with_its_connection_while_another_gives_it(feed: Feed) -> None:
     for conn in ("a.1", "b.1"):
         feed.open(conn, "book")

@@ -133,10 +133,12 @@ class Connections:
                 if sub is None:
                     sub = conn.subs[item] = Sub("wanted", self._sink.now)
                 sub.state, sub.since = "wanted", self._sink.now
+                self._ledger.hand_over(item, sub)
                 self._statuses.tell(item, "asked for")
             elif (sub := conn.subs.get(item)) is not None:
                 # Nothing ends a subscription for good today: whoever ends one wants it anew.
                 sub.state, sub.since, sub.acked = "resyncing", self._sink.now, True
+                self._ledger.hand_over(item, sub)
                 self._statuses.tell(item, "subscribing anew")
 
     def relisted(self, symbol: str) -> None:

@@ -56,7 +56,7 @@ def retry_after(text: str | None) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(0.0, seconds), _MOST_WAIT_S) if seconds == seconds else None  # noqa: PLR0124 - not NaN
 

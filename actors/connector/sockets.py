@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
+from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -205,8 +206,10 @@ async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:
             "refused",
             f"HTTP {response.status_code} {response.reason_phrase}".strip(),
             response.status_code,
-            retry_after(response.headers.get("Retry-After")),
+            retry_after(next(iter(response.headers.get_all("Retry-After")), None)),
         ) from e
+    except MultipleValuesError as e:  # of a redirection
+        raise Refused("handshake", f"more than one {e} in the answer") from e
     except (InvalidHandshake, ConnectionClosed) as e:
         raise Refused("handshake", _unsaid(str(e), url)) from e
     except TimeoutError as e:

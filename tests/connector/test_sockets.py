@@ -1,0 +1,75 @@
+"""Sockets against servers of a few bytes: what no library's server would say."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from hashlib import sha1
+
+import anyio
+import pytest
+
+from actors.connector.links import Link
+from actors.connector.rest import retry_after
+from actors.connector.sockets import Refused, dial
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Server:
+    """Answers a handshake with ``said``; "KEY" stands for what the client's key wants.
+
+    ``ended``: a client has closed its side.
+    """
+
+    def __init__(self, said: bytes) -> None:
+        self.said = said
+        self.url = ""
+        self.ended = anyio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        key = next(
+            (line[19:] for line in asked.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key: ")), b""
+        )
+        writer.write(self.said.replace(b"KEY", b64encode(sha1(key + GUID, usedforsecurity=False).digest())))
+        while await reader.read(1000):
+            pass
+        self.ended.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def saying(said: bytes) -> AsyncGenerator[Server]:
+    server = Server(said)
+    async with await asyncio.start_server(server.handle, "127.0.0.1", 0) as listening:
+        server.url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}/x"
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        (b"Retry-After: 7\r\nRetry-After: 7\r\n", 7.0),
+        (b"Retry-After: Mon, 99999999999999999999 Jan 2020 00:00:00 GMT\r\n", None),
+        (b"Retry-After: \xff\r\n", None),
+    ],
+)
+async def test_odd_headers_of_a_refusal_are_a_refusal_all_the_same(headers: bytes, wait_s: float | None):
+    async with saying(b"HTTP/1.1 429 no\r\n" + headers + b"Content-Length: 0\r\n\r\n") as server:
+        with pytest.raises(Refused) as caught:
+            await dial(server.url, Link.__new__(Link), 1000)
+    assert (caught.value.status, caught.value.retry_after_s) == (429, wait_s)
+
+
+async def test_a_redirection_to_two_places_is_a_refusal():
+    said = b"HTTP/1.1 302 there\r\nLocation: /a\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
+    async with saying(said) as server:
+        with pytest.raises(Refused) as caught:
+            await dial(server.url, Link.__new__(Link), 1000)
+    assert caught.value.cause == "handshake"
+
+
+@pytest.mark.parametrize("text", ["Mon, 01 Jan 2020 00:00:00 +99999999999999", "soon", "nan", ""])
+def test_a_time_to_wait_that_is_none_is_none(text: str):
+    assert retry_after(text) is None

@@ -138,6 +138,10 @@ class Link:
         try:
             url = await self._address()
             self._socket = await dial(url, self, self._side.venue.limits.max_frame_bytes)
+            if (
+                self.ended.is_set()
+            ):  # by a frame that came with the handshake, when there was no socket to close
+                self._socket.leave(self.code or 1000, "")
             if self._side.venue.greeting is not None:
                 await self._greeted()
         except Refused as e:

@@ -5,13 +5,18 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from hashlib import sha1
+from typing import Any
 
 import anyio
 import pytest
 
-from actors.connector.links import Link
+from actors.connector.clock import Clock
+from actors.connector.links import Count, Link, Side
 from actors.connector.rest import retry_after
+from actors.connector.sink import Room, Sink
 from actors.connector.sockets import Refused, dial
+from actors.runtime.metrics import Metrics
+from actors.venues import VENUES
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -73,3 +78,18 @@ async def test_a_redirection_to_two_places_is_a_refusal():
 @pytest.mark.parametrize("text", ["Mon, 01 Jan 2020 00:00:00 +99999999999999", "soon", "nan", ""])
 def test_a_time_to_wait_that_is_none_is_none(text: str):
     assert retry_after(text) is None
+
+
+async def test_a_connection_that_ends_for_its_first_frame_is_closed():
+    """The frame comes with the handshake, before whoever dials has the socket in hand."""
+    venue, metrics, room = VENUES["bitrue"], Metrics(), Room(100_000)
+    nobody: Any = None
+    side = Side(venue, nobody, metrics, Clock(), room, Count(venue.name, metrics), nobody, 1, 1)
+    greeting = b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: KEY\r\n\r\n"
+    async with saying(b"HTTP/1.1 101 ok\r\n" + greeting + b"\x82\x03\x00\x01\x02") as server:
+        link = Link(side, Sink(room, 256, 65536, 0.001), "a", server.url, lambda: None)
+        await link.open()
+        assert link.ended.is_set()
+        with anyio.fail_after(5):
+            await server.ended.wait()
+    assert metrics.registry.get_sample_value("tapeline_connections", {"venue": venue.name}) == 0

@@ -282,6 +282,8 @@ class Link:
 
         What the venue would not allow is not sent.
         """
+        # All at once, before the first wait: what somebody else asks for meanwhile bears numbers above.
+        self._next_id = max([self._next_id, *(s.id + 1 for s in subscriptions if s.id is not None)])
         ticket: int | None = None
         for subscription in subscriptions:
             await self.pace()
@@ -291,8 +293,6 @@ class Link:
                 self._hour.note(anyio.current_time())
             # The record goes first: an acknowledgement can never stand before it in raw.
             ticket = self._sink.note(line(self._now(), self.id, "s", _encoder.encode(subscription)))
-            if subscription.id is not None:
-                self._next_id = max(self._next_id, subscription.id + 1)
             self._answers_due += subscription.answers
             self._write(subscription.frame)
         return ticket

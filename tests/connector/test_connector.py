@@ -429,3 +429,16 @@ async def test_an_instance_that_is_stopped_frees_its_lease_at_once(redis_server,
                 async with running(settings, 2):
                     await until(lambda: len(venue.received) == 2)
             assert [line.json["reason"] for line in of(client, "x")] == ["new owner", "shutdown"] * 2
+
+
+async def test_what_is_asked_at_once_bears_numbers_of_its_own(redis_server, settings_for):
+    """Even if it has to wait for its turn: an answer is of one frame."""
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.received)
+                asked = (ControlRequest(f"n/{n}/0", "subscribe", "BTC-USDT", "trade") for n in range(5))
+                ask(client, *asked)
+                await until(lambda: len(venue.received) == 6)
+    assert [frame["id"] for _, frame in venue.received] == [1, 2, 3, 4, 5, 6]

@@ -76,6 +76,7 @@ class Link:
         url: Where it goes, without what is secret.
         frames: Received so far.
         ready: Whether it may be spoken on: opened, and greeted where the venue greets.
+        unwanted: Why another is to take its place, None while none is.
         ended: Set once its ``x`` is written.
         over: Why it ended, for metrics; a word of a closed set.
         code: Close code.
@@ -104,6 +105,7 @@ class Link:
         self._bytes = 0  # that are not
         self.frames = 0
         self.ready = False
+        self.unwanted: str | None = None
         self.ended = anyio.Event()
         self.opened_at = 0.0
         self.over = "lost"

@@ -192,7 +192,7 @@ class Requests:
             slots = (found[0],)
         if request.op == "reconnect":
             for slot in slots:
-                slot.replace(request.reason or "asked")
+                slot.replace(request.reason or "asked", request.conn)
             return None
         ticket: int | None = None
         for slot in slots:

@@ -56,7 +56,6 @@ class Slot:
         self._instruments = {instrument.symbol: instrument for instrument in instruments}
         self._off: set[Item] = set()
         self._changed = anyio.Event()
-        self._wanted: str | None = None  # why the link is to be replaced
         self._failed = False  # the last attempt
         self.items: list[Item] = [item for s in planned.subscriptions for item in s.items]
         self.link: Link | None = None
@@ -67,11 +66,15 @@ class Slot:
         """The links that are open."""
         return (link for link in (self.old, self.link) if link is not None and not link.ended.is_set())
 
-    def replace(self, reason: str) -> None:
-        """Ask for another link in place of the present one; nothing to do while one is being opened."""
-        if self.link is not None and self._wanted is None:
-            self._wanted = reason
-            self._wake()
+    def replace(self, reason: str, conn: str | None = None) -> None:
+        """Ask for another link in place of ``conn``, or of every one that was told what is wanted.
+
+        One that is replacing another takes its place first, and is then replaced in its turn.
+        """
+        for link in self.links:
+            if link.unwanted is None and (link.ready if conn is None else link.id == conn):
+                link.unwanted = reason
+        self._wake()
 
     def leave(self, code: int, reason: str, over: str) -> None:
         """Close whatever is open."""
@@ -98,7 +101,7 @@ class Slot:
         if for_good:
             self._off.update(items)
         if self._side.venue.unsubscribe is None:
-            self.replace("a subscription is to end")
+            self.replace("a subscription is to end", conn)
             return None
         return await self._say(self._side.venue.unsubscribe, items, conn)
 
@@ -107,8 +110,8 @@ class Slot:
         for link in list(self.links):
             if link.ready and conn in (None, link.id):  # one that is not will ask for all that is wanted
                 ticket = await link.send(frames(items, self._instruments, link.next_id)) or ticket
-                if link.spent and link is self.link:
-                    self.replace("its subscriptions of an hour are spent")
+                if link.spent:
+                    self.replace("its subscriptions of an hour are spent", link.id)
         return ticket
 
     # ---------------------------------------------------------------------------------------- its life
@@ -142,7 +145,7 @@ class Slot:
         if self.link is not None and not self.link.ended.is_set():
             self.old = self.link
         else:
-            self.old = self._wanted = None
+            self.old = None
         self.link = link
         try:
             await link.open()
@@ -182,12 +185,12 @@ class Slot:
             fresh.leave(1000, "gave nothing", "deaf")
         elif not (fresh.ended.is_set() or old.ended.is_set()):
             with anyio.move_on_after(self._overlap_s()):
-                await fresh.ended.wait()
+                await until(lambda: fresh.ended.is_set() or old.ended.is_set())
         if fresh.ended.is_set():
             self.link, self.old = (None if old.ended.is_set() else old), None
             return False
-        old.leave(1000, f"replaced: {self._wanted or 'its life is over'}", "replaced")
-        self.old, self._wanted = None, None
+        old.leave(1000, f"replaced: {old.unwanted or 'its life is over'}", "replaced")
+        self.old = None
         return True
 
     def _overlap_s(self) -> float:
@@ -206,11 +209,11 @@ class Slot:
         if lifetime_s is not None:
             life_s = lifetime_s * (_LIFE_PART + (1 - _LIFE_PART) * secrets.randbelow(1000) / 1000)
         with anyio.CancelScope(deadline=link.opened_at + life_s):
-            while not link.ended.is_set() and self._wanted is None:
+            while not link.ended.is_set() and link.unwanted is None:
                 self._changed = anyio.Event()
                 await self._changed.wait()
         if link.ended.is_set():
-            self.link, self._wanted = None, None
+            self.link = None
 
 
 _Frames = Callable[[Sequence[Item], dict[str, Instrument], int], list[Subscription]]

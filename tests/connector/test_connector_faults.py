@@ -122,6 +122,30 @@ async def test_a_connection_is_replaced_on_request(redis_server, settings_for, m
     assert closed[0].json == {"code": 1000, "reason": "replaced: silent"}
 
 
+async def test_a_connection_that_is_to_be_replaced_while_it_replaces_another_is(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(role, "OVERLAP_S", 0.5)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                first = (await until(lambda: of(client, "o")))[0].conn
+                await until(lambda: len(of(client, "f")) == 2)
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first, reason="silent"))
+                second = (await until(lambda: of(client, "o")[1:]))[0].conn
+                ask(client, ControlRequest("n/2/0", "reconnect", conn=second, reason="the venue closes"))
+                ask(client, ControlRequest("n/3/0", "reconnect", conn=first, reason="silent still"))
+                await until(lambda: len(of(client, "x")) == 3)
+                told = lines(client)
+            assert len(venue.sockets) == 3
+    ends = {line.conn: line.json["reason"] for line in told if line.kind == "x"}
+    assert (ends[first], ends[second]) == ("replaced: silent", "replaced: the venue closes")
+    third = next(n for n, line in enumerate(told) if line.kind == "o" and line.conn not in (first, second))
+    assert third < next(n for n, line in enumerate(told) if line.kind == "x" and line.conn == second)
+
+
 async def test_a_new_connection_that_gives_nothing_does_not_replace_one_that_does(
     redis_server, settings_for, monkeypatch
 ):

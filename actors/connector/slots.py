@@ -126,13 +126,14 @@ class Slot:
             delays = backoff()
             while True:
                 fresh, wait_s = await self._open(tg)
-                if fresh is not None and await self._hand_over(fresh):
-                    await self._hold(fresh)
-                    if fresh.carries:
-                        delays = backoff()
-                    if not fresh.ended.is_set():
-                        continue  # it is to be replaced: at once
-                    wait_s = TRY_LATER_S if fresh.code == 1013 else 0.0
+                if fresh is not None:
+                    if await self._hand_over(fresh):
+                        await self._hold(fresh)
+                        if fresh.carries:
+                            delays = backoff()
+                        if not fresh.ended.is_set():
+                            continue  # it is to be replaced: at once
+                    wait_s = _least_s(fresh)
                 await anyio.sleep(max(wait_s, next(delays)))
 
     async def _open(self, tg: TaskGroup) -> tuple[Link | None, float]:
@@ -159,7 +160,7 @@ class Slot:
             said = log.warning if self._failed else log.info  # one failure alone is no news
             said("not_connected", venue=side.venue.name, conn=link.id, reason=str(e), status=e.status)
             self._failed = True
-            return None, e.retry_after_s or 0.0
+            return None, max(e.retry_after_s or 0.0, _least_s(link))
         self._failed = False
         log.info("connected", venue=side.venue.name, conn=link.id, url=link.url)
         tg.start_soon(link.keep_alive)
@@ -214,6 +215,11 @@ class Slot:
                 await self._changed.wait()
         if link.ended.is_set():
             self.link = None
+
+
+def _least_s(link: Link) -> float:
+    """Return how long its venue wants to be left alone after ``link``."""
+    return TRY_LATER_S if link.code == 1013 else 0.0
 
 
 _Frames = Callable[[Sequence[Item], dict[str, Instrument], int], list[Subscription]]

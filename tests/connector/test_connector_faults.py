@@ -18,7 +18,7 @@ from fake_venue import KEYS, PARTITION, RAW, FakeVenue, ask, kinds, lines, of, r
 from msgspec.structs import replace
 from redis.exceptions import RedisClusterException
 
-from actors.connector import role
+from actors.connector import role, slots
 from actors.stages.control import ControlRequest
 from actors.streams.client import connect
 from actors.streams.limit import Limit
@@ -144,6 +144,29 @@ async def test_a_connection_that_is_to_be_replaced_while_it_replaces_another_is(
     assert (ends[first], ends[second]) == ("replaced: silent", "replaced: the venue closes")
     third = next(n for n, line in enumerate(told) if line.kind == "o" and line.conn not in (first, second))
     assert third < next(n for n, line in enumerate(told) if line.kind == "x" and line.conn == second)
+
+
+async def test_a_venue_that_says_try_again_later_is_left_alone_for_a_while(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(slots, "TRY_LATER_S", 2.0)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                first = (await until(lambda: of(client, "o")))[0].conn
+                await venue.push(trade(1))  # so that what replaces it has to give something, too
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=first))
+                for n in (1, 2):
+                    await until(lambda n=n: len(venue.sockets) == n + 1)
+                    await venue.sockets[n].close(1013)
+                await venue.sockets[0].close(1013)
+                await until(lambda: len(venue.sockets) == 4)
+            told = lines(client)
+    ends = [line.recv for line in told if line.kind == "x" and line.json["code"] == 1013]
+    begins = [line.recv for line in told if line.kind == "o"]
+    assert begins[2] - ends[0] > 1.9e9, "the old one lives on meanwhile"
+    assert begins[3] - ends[1] > 1.9e9
 
 
 async def test_a_new_connection_that_gives_nothing_does_not_replace_one_that_does(

@@ -169,6 +169,22 @@ async def test_a_greeting_that_never_comes_is_a_failed_attempt(redis_server, set
             assert failed(client)[0] == {"code": 1000, "reason": "no greeting"}
 
 
+async def test_a_venue_that_says_try_again_later_for_a_greeting_is_left_alone_for_a_while(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(slots, "TRY_LATER_S", 2.0)
+    server = redis_server()
+    async with guard("1", "2", welcome=None) as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                await until(lambda: venue.open)
+                await venue.open[0].close(1013)
+                await until(lambda: len(venue.sockets) == 2)
+            told = lines(client)
+    end = next(line for line in told if line.kind == "x" and line.json["code"] == 1013)
+    assert next(line for line in told[told.index(end) :] if line.kind == "o").recv - end.recv > 1.9e9
+
+
 async def test_a_venue_that_only_greets_does_not_start_the_back_off_anew(
     redis_server, settings_for, monkeypatch
 ):

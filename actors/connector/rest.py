@@ -23,6 +23,7 @@ _MOST_WAIT_S: Final = 3 * 86400.0  # documented: the longest ban (Binance)
 # Statuses that say "stop asking", and how long where neither the answer nor the venue says. 418: the
 # address is banned (Binance); 412: too much was asked (Bitrue).
 _BARRING: Final[Mapping[int, float]] = {429: 15.0, 412: 15.0, 418: 120.0, 403: 60.0}
+_OF_THE_ADDRESS: Final = (418, 403)  # not the pace, nor the service that was asked, is what they refuse
 
 
 class Reply(NamedTuple):
@@ -129,8 +130,8 @@ class Rest:
         seconds = bar_s(status, wait_s, self._venue.limits)
         if seconds is not None:
             await self._limit.bar("weight", seconds)
-            if status not in (429, 412):
-                await self._limit.bar("connect", seconds)  # the address, not the pace, is what is refused
+            if status in _OF_THE_ADDRESS:
+                await self._limit.bar("connect", seconds)
 
 
 async def ask(

@@ -169,6 +169,27 @@ async def test_a_venue_that_says_try_again_later_is_left_alone_for_a_while(
     assert begins[3] - ends[1] > 1.9e9
 
 
+@pytest.mark.parametrize(("status", "opens"), [(503, True), (418, False)])
+async def test_what_rest_says_bars_sockets_only_if_it_is_of_the_address(
+    redis_server, settings_for, status: int, opens: bool
+):
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                venue.answer("/api/v3/depth", "not now", status, Retry_After="60")
+                ask(client, ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: of(client, "h"))
+                budgets = KEYS.limit("binance", "default")
+                await until(lambda: client.hexists(budgets, "bar:weight"))
+                await venue.open[0].close(1012)
+                if opens:
+                    await until(lambda: len(venue.sockets) == 2)
+                else:
+                    await until(lambda: client.hexists(budgets, "bar:connect"))
+
+
 async def test_a_new_connection_that_gives_nothing_does_not_replace_one_that_does(
     redis_server, settings_for, monkeypatch
 ):

@@ -132,22 +132,26 @@ class Link:
         return self._next_id
 
     async def open(self) -> None:
-        """Connect, and wait until the venue may be spoken to.
+        """Connect, once the venue's budget has room, and wait until the venue may be spoken to.
 
         Raises:
             Refused: It was not had; its ``x`` is written.
         """
+        limit, limits = self._side.limit, self._side.venue.limits
+        taken: int | None = None
         try:
             url = await self._address()
-            self._socket = await dial(url, self, self._side.venue.limits.max_frame_bytes)
-            if (
-                self.ended.is_set()
-            ):  # by a frame that came with the handshake, when there was no socket to close
+            # Just before dialing: those who wait for a token together would else be dialed together.
+            taken = await limit.take("connect", 1, limits.connects_per_minute, limits.connects_per_s)
+            self._socket = await dial(url, self, limits.max_frame_bytes)
+            if self.ended.is_set():  # by a frame that came with the handshake: there was no socket to close
                 self._socket.leave(self.code or 1000, "")
             if self._side.venue.greeting is not None:
                 await self._greeted()
         except Refused as e:
             self._end(e.status, str(e), e.cause)
+            if taken is not None and not e.reached:
+                await limit.give_back("connect", 1, taken)
             raise
         self.ready = True
 

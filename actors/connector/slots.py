@@ -140,8 +140,6 @@ class Slot:
         """Make one attempt; return the link, or None and the least time to wait."""
         side = self._side
         await until(lambda: side.room.roomy)  # Redis is away or slow: more sockets would only overflow
-        limits = side.venue.limits
-        taken = await side.limit.take("connect", 1, limits.connects_per_minute, limits.connects_per_s)
         link = Link(side, self._sink, self._leg, self._planned.url, self._wake)
         if self.link is not None and not self.link.ended.is_set():
             self.old = self.link
@@ -152,9 +150,7 @@ class Slot:
             await link.open()
         except Refused as e:
             self.link, self.old = self.old, None
-            if not e.reached:
-                await side.limit.give_back("connect", 1, taken)
-            seconds = bar_s(e.status, e.retry_after_s, limits)
+            seconds = bar_s(e.status, e.retry_after_s, side.venue.limits)
             if seconds is not None:
                 await side.limit.bar("connect", seconds)
             said = log.warning if self._failed else log.info  # one failure alone is no news

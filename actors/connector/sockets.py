@@ -168,11 +168,11 @@ def address(handshake: Handshake, planned: str, reply: Reply, unique: str) -> st
     """
     if reply.status != 200:
         status = f"HTTP {reply.status}: " if reply.status else ""
-        raise Refused("handshake", f"before dialing: {status}{reply.text[:200]}", reached=False)
+        raise Refused("handshake", f"before dialing: {status}{reply.text[:200]}")
     try:
         return handshake.url(planned, reply.body, unique)
     except Unparseable as e:
-        raise Refused("handshake", f"before dialing: {e}", reached=False) from e
+        raise Refused("handshake", f"before dialing: {e}") from e
 
 
 async def dial(url: str, handler: Handler, max_bytes: int) -> Socket:

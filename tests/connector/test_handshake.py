@@ -1,6 +1,7 @@
 """What comes before a connection may be used: an address asked for by REST, and the venue's greeting."""
 
 import json
+from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -140,6 +141,26 @@ async def test_a_429_on_a_token_bars_until_retry_after_and_no_longer(redis_serve
                 await until(lambda: venue.received)  # 15 s, were no time given, are more than a test waits
                 assert actor.metric("tapeline_rest_failures_total", venue="binance", reason="429") == 1
     assert len(venue.posted) == 2
+
+
+async def test_connections_that_waited_for_their_tokens_are_not_dialed_at_once(
+    redis_server, settings_for, limits
+):
+    limits(connects_per_minute=1000, connects_per_s=1)
+    symbols = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
+    server = redis_server()
+    venue = FakeVenue(*symbols)
+    venue.welcome = WELCOME
+    async with venue:
+        venue.answer("/token", "", 429, Retry_After="5")  # bars the others, too
+        for symbol in symbols:
+            venue.answer("/token", token(symbol))
+        with server.client() as client:
+            wanted = venue.venue(symbols=symbols, symbols_per_connection=1)
+            async with running(settings_for(server, wanted)):
+                await until(lambda: len(venue.received) == 3, 20)
+            opened = [line.recv for line in of(client, "o")]
+    assert all(later - earlier > 0.9e9 for earlier, later in pairwise(opened))
 
 
 async def test_another_first_frame_than_the_greeting_is_a_failed_attempt(redis_server, settings_for):

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from hashlib import sha1
 from typing import Any
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
@@ -84,7 +85,8 @@ async def test_a_connection_that_ends_for_its_first_frame_is_closed():
     """The frame comes with the handshake, before whoever dials has the socket in hand."""
     venue, metrics, room = VENUES["bitrue"], Metrics(), Room(100_000)
     nobody: Any = None
-    side = Side(venue, nobody, metrics, Clock(), room, Count(venue.name, metrics), nobody, 1, 1)
+    budgets: Any = AsyncMock()
+    side = Side(venue, budgets, metrics, Clock(), room, Count(venue.name, metrics), nobody, 1, 1)
     greeting = b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: KEY\r\n\r\n"
     async with saying(b"HTTP/1.1 101 ok\r\n" + greeting + b"\x82\x03\x00\x01\x02") as server:
         link = Link(side, Sink(room, 256, 65536, 0.001), "a", server.url, lambda: None)

@@ -152,11 +152,12 @@ class Leg:
                     nearest=", ".join(row.nearest),
                     reason=row.reason or "not listed",
                 )
-            elif row.symbol not in self._instruments:
+                continue
+            if row.symbol not in self._instruments:
                 fresh.append(row)
-                self._instruments[row.symbol] = row
-            else:
-                self._instruments[row.symbol] = row
+            self._instruments[row.symbol] = row
+            for slot in self._slots:
+                slot.learn(row)
         return fresh
 
     def _open(self, tg: TaskGroup, instruments: list[Instrument]) -> None:

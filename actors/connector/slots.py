@@ -55,6 +55,7 @@ class Slot:
         self._planned = planned
         self._instruments = {instrument.symbol: instrument for instrument in instruments}
         self._off: set[Item] = set()
+        self._renamed = False  # a symbol has another native name than it was planned with
         self._changed = anyio.Event()
         self._failed = False  # the last attempt
         self.items: list[Item] = [item for s in planned.subscriptions for item in s.items]
@@ -75,6 +76,16 @@ class Slot:
             if link.unwanted is None and (link.ready if conn is None else link.id == conn):
                 link.unwanted = reason
         self._wake()
+
+    def learn(self, row: Instrument) -> None:
+        """Take what its venue lists now of a symbol; one with another name is asked for on another link."""
+        was = self._instruments.get(row.symbol)
+        if was is None or all(symbol != row.symbol for _, symbol in self.items):
+            return
+        self._instruments[row.symbol] = row
+        if row.native != was.native:
+            self._renamed = True
+            self.replace(f"{row.symbol} is {row.native} now")
 
     def leave(self, code: int, reason: str, over: str) -> None:
         """Close whatever is open."""
@@ -164,7 +175,7 @@ class Slot:
         return link, 0.0
 
     def _subscriptions(self) -> Sequence[Subscription]:
-        if not self._off:
+        if not (self._off or self._renamed):
             return self._planned.subscriptions
         items = [item for item in self.items if item not in self._off]
         asks_nothing = [s for s in self._planned.subscriptions if not s.items]

@@ -101,6 +101,39 @@ async def test_a_symbol_that_is_listed_later_is_connected_then(redis_server, set
     assert len(closed) == 3  # the new owner's, and two at the stop
 
 
+async def test_a_symbol_that_is_listed_under_another_name_is_asked_for_by_that(
+    redis_server, settings_for, monkeypatch
+):
+    monkeypatch.setattr(listing, "REFRESH_S", 0.2)
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    server = redis_server()
+    async with FakeVenue("BTC-USDT", "ETH-USDT") as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            settings = settings_for(server, venue.venue(symbols=["BTC-USDT", "ETH-USDT"]))
+            async with running(settings):
+                await until(lambda: venue.received)
+                venue.listing = rows("ETH-USDT")
+                await until(lambda: len(of(client, "i")) == 3)
+                venue.listing = rows("BTC-USDT", "ETH-USDT").replace("BTCUSDT", "NEWUSDT")
+                await until(lambda: venue.sockets[0].close_code is not None)
+                ask(client, ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=of(client, "o")[-1].conn))
+                (answer,) = await until(lambda: of(client, "h"))
+            told = lines(client)
+    assert [frame["params"] for _, frame in venue.received] == [
+        ["btcusdt@trade", "ethusdt@trade"],
+        ["newusdt@trade", "ethusdt@trade"],
+    ]
+    assert "symbol=NEWUSDT" in answer.json["request"]["path"]
+    first, second = (n for n, line in enumerate(told) if line.kind == "o")
+    assert told.index(next(line for line in told if "NEWUSDT" in line.payload)) < second, (
+        "known before its frames"
+    )
+    ended = next(line for line in told if line.kind == "x" and line.conn == told[first].conn)
+    assert second < told.index(ended)
+    assert ended.json["reason"] == "replaced: BTC-USDT is NEWUSDT now"
+
+
 async def test_a_closed_connection_is_recorded_and_opened_again(redis_server, settings_for):
     server = redis_server()
     async with FakeVenue() as venue:

@@ -150,6 +150,14 @@ def test_half_of_the_budget_stays_for_books_and_backfills():
     assert 60 / many == venue.limits.weight_per_minute / 2
 
 
+def test_partitions_share_that_half():
+    venue = binance_usdm.VENUE
+    question = binance_usdm.open_interest(BTC)
+    each = pause_s(venue, "open_interest", question, 5000, ["open_interest"], shards=4)
+    assert 4 * 60 / each == venue.limits.weight_per_minute / 2
+    assert pause_s(venue, "open_interest", question, 10, ["open_interest"], shards=4) == 1.0
+
+
 def test_channels_share_that_half_by_how_often_each_is_to_be_asked():
     venue = bitrue.VENUE
     asked_per_minute = {

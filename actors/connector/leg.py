@@ -5,6 +5,7 @@ batch numbers. Nothing here survives the lease: an heir opens connections of its
 """
 
 import random
+from functools import partial
 from typing import Final
 
 import anyio
@@ -186,8 +187,9 @@ class Leg:
             return [each for s, each in self._instruments.items() if self._wanted.wants(channel, s)]
 
         async with anyio.create_task_group() as tg:
+            asking = partial(poll, shards=self._wanted.shards)
             for channel in venue.polls:
-                tg.start_soon(poll, venue, channel, self._rest.fetch, write, wanted)
+                tg.start_soon(asking, venue, channel, self._rest.fetch, write, wanted)
 
     # --------------------------------------------------------------------------------------- requests
 

@@ -16,16 +16,22 @@ _IDLE_S: Final = 1.0
 
 
 def pause_s(
-    venue: Venue, channel: Channel, question: Request, instruments: int, asked: Collection[Channel]
+    venue: Venue,
+    channel: Channel,
+    question: Request,
+    instruments: int,
+    asked: Collection[Channel],
+    *,
+    shards: int = 1,
 ) -> float:
     """Return how long to wait between two questions: each instrument in its turn, within the budget.
 
     What several channels share of it goes by how often each is to be asked. ``asked``: those that anything is
-    wanted of.
+    wanted of. ``shards``: the partitions of the venue, each of which polls for itself.
     """
     every_s = venue.polls[channel].every_s
     sharing = [each for name, each in venue.polls.items() if name == channel or name in asked]
-    part = _SHARE / sum(every_s / each.every_s for each in sharing)
+    part = _SHARE / shards / sum(every_s / each.every_s for each in sharing)
     return max(every_s / instruments, 60 * question.weight / (part * venue.limits.weight_per_minute))
 
 
@@ -35,6 +41,8 @@ async def poll(
     fetch: Callable[[Request], Awaitable[Reply | None]],
     write: Callable[[Request, Reply], object],
     wanted: Callable[[Channel], Sequence[Instrument]],
+    *,
+    shards: int = 1,
 ) -> None:
     """Ask for the ``channel`` of each ``wanted`` instrument in turn, until cancelled.
 
@@ -70,6 +78,6 @@ async def poll(
                     await room.acquire()
                     out.add(symbol)
                     tg.start_soon(ask, question, symbol)
-                await anyio.sleep(pause_s(venue, channel, question, len(turn), asked))
+                await anyio.sleep(pause_s(venue, channel, question, len(turn), asked, shards=shards))
             if not turn:
                 await anyio.sleep(_IDLE_S)

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 FIRST_LEG: Final = LEGS[0]
 _REST: Final = frozenset({"snapshot", "audit", "backfill"})
 _OF_BOOKS: Final = frozenset({"snapshot", "audit"})  # whose answers are of now, not of what was asked
-_MOST_OPEN: Final = 256  # chosen: requests under way; reading control waits beyond
+_MOST_OPEN: Final = 1024  # chosen: requests under way, above the books of a partition; reading waits beyond
 _MOST_AUDITS: Final = 8  # chosen: that wait for their turn
 _MOST_KNOWN: Final = 4096  # ids remembered, so that one served twice is served once
 _MOST_DELAY_S: Final = 300.0  # chosen: nobody means more
@@ -122,9 +122,24 @@ class Requests:
             done.set()
             self._open.append(_Open(cursor, done))
             self._advance()
-        while len(self._open) >= _MOST_OPEN:
+        while not self._has_room():
             self._slot_free = anyio.Event()
             await self._slot_free.wait()
+
+    def _has_room(self) -> bool:
+        """Tell whether more may be under way.
+
+        One that waits (for a venue that wants to be left alone) holds up the cursor, but nothing else: of
+        those behind it that are done, one after another, only the last is kept.
+        """
+        if len(self._open) >= _MOST_OPEN:
+            kept: deque[_Open] = deque()
+            for opened in self._open:
+                if kept and kept[-1].done.is_set() and opened.done.is_set():
+                    kept.pop()
+                kept.append(opened)
+            self._open = kept
+        return len(self._open) < _MOST_OPEN
 
     def _choose(self, request: ControlRequest, cursor: Cursor) -> "_Serve | None":
         """Return what serves ``request`` here, None when it is not ours or too old."""
@@ -141,6 +156,7 @@ class Requests:
         if ticket is not None:
             await self._sink.wait(ticket)
         done.set()
+        self._slot_free.set()
         self._advance()
 
     # ----------------------------------------------------------------------------------------- cursor

@@ -14,6 +14,7 @@ from actors.connector import listing, role
 from actors.connector.rest import Rest
 from actors.model.instruments import Instrument, Unusable
 from actors.stages.control import ControlRequest
+from actors.streams.keys import Cursor
 from actors.streams.limit import Limit
 from actors.venues import VENUES, binance
 from actors.venues.base import Connection, Keepalive, Request, Subscription
@@ -335,6 +336,31 @@ async def test_a_429_bars_every_request_until_retry_after(redis_server, settings
     assert (barred.json["status"], barred.json["body"]) == (429, "slow down")
     assert served.json["status"] == 200
     assert served.recv - barred.recv >= 900_000_000
+
+
+async def test_sockets_are_seen_to_while_rest_has_to_wait(redis_server, settings_for, monkeypatch):
+    monkeypatch.setattr(role, "OVERLAP_S", 0.1)
+    server = redis_server()
+    async with FakeVenue() as venue:
+        venue.greets = lambda: [trade(1)]
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                venue.answer("/api/v3/depth", "", 429, Retry_After="600")
+                ask(client, ControlRequest("r/1/0", "snapshot", "BTC-USDT", conn=conn))
+                await until(lambda: of(client, "h"))
+                ask(client, ControlRequest("r/2/0", "snapshot", "BTC-USDT", conn=conn))
+                before = client.xinfo_stream(CONTROL)["last-generated-id"]
+                for n in range(1100):  # asked for again, and what the other leg serves
+                    ask(
+                        client,
+                        ControlRequest(f"r/3/{n}", "snapshot", "BTC-USDT", conn="ab"[n % 2] + conn[1:]),
+                    )
+                ask(client, ControlRequest("n/1/0", "reconnect", conn=conn, reason="silent"))
+                ended = {"code": 1000, "reason": "replaced: silent"}
+                await until(lambda: ended in [line.json for line in of(client, "x")])
+                stored = client.hget(KEYS.cursor(PARTITION, "connector:a"), "c:control")
+    assert Cursor.parse(stored) < Cursor.parse(before), "what waits would be served by an heir"
 
 
 async def test_what_a_predecessor_left_unserved_is_served_by_its_heir(redis_server, settings_for):

@@ -49,6 +49,11 @@ local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local name, at = string.match(fields[i], '^(.*):(%d+)$')
   if name == budget then
+    if tonumber(at) > second then -- the clock was set back: it counts from now on, not until then
+      redis.call('HDEL', KEYS[1], fields[i])
+      redis.call('HINCRBY', KEYS[1], budget .. ':' .. time[1], fields[i + 1])
+      at = time[1]
+    end
     if tonumber(at) < second - longest then
       old[#old + 1] = fields[i]
     else

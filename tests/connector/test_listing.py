@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from actors.cli import markets
+from actors.connector import listing
 from actors.connector.listing import Listing
 from actors.connector.rest import Reply, Rest
 from actors.runtime.metrics import Metrics
@@ -88,6 +89,30 @@ async def test_a_budget_is_what_the_venue_s_own_listing_grants(venue: Venue, sai
     listing = await listed(rest, venue)
     assert list(listing.rows or {}) == ["BTC-USD"]
     assert rest.weight_per_minute == granted
+
+
+async def test_a_listing_that_lacks_what_is_wanted_is_fetched_again_soon_and_then_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "MISSING_S", 0.2)
+    rest: Any = Whole({"symbols": [ROW]})
+    store: Any = Store()
+    halted = Listing(binance.VENUE, rest, store, Keys(), Metrics(), symbols=["BTC-USD", "ETH-USD"])
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(halted.run)
+        with anyio.fail_after(30):
+            for _ in range(3):
+                await halted.next()
+            assert anyio.current_time() - began > 0.2
+            both = [ROW, ROW | {"symbol": "ETHUSD", "baseAsset": "ETH"}]
+            rest.body = json.dumps({"symbols": both}).encode()
+            await halted.next()
+        assert list(halted.rows or {}) == ["BTC-USD", "ETH-USD"]
+        with anyio.move_on_after(1) as waited:
+            await halted.next()
+        assert waited.cancelled_caught, "nothing is missing any more"
+        tg.cancel_scope.cancel()
 
 
 async def test_what_was_granted_is_what_requests_are_held_to() -> None:

@@ -244,11 +244,8 @@ class Requests:
             return None  # asked for again, as nothing comes
         if request.op in _OF_BOOKS:
             self._waiting.add(_subject(request))
-        try:
-            async with self._auditing if request.op == "audit" else nullcontext():
-                reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
-        finally:
-            self._waiting.discard(_subject(request))
+        async with self._auditing if request.op == "audit" else nullcontext():
+            reply = await self._rest.fetch(question, wanted=lambda: self._is_wanted(request))
         return None if reply is None else self._write(request, question, reply)
 
     def _question(self, request: ControlRequest) -> Request:

@@ -286,6 +286,41 @@ async def test_a_snapshot_that_waits_for_its_turn_is_not_asked_for_twice(
     assert answered == ["r/0/0", "r/9/0"]
 
 
+async def test_an_answer_does_not_let_a_snapshot_be_asked_for_twice_that_waits_since(
+    redis_server, settings_for, monkeypatch
+):
+    async def slowly(self: Rest, question: Request, *args: Any) -> Any:
+        reply = await original(self, question, *args)
+        if question.op == "snapshot":
+            out.set()
+            await back.wait()
+        return reply
+
+    original, out, back = Rest._ask, anyio.Event(), anyio.Event()
+    monkeypatch.setattr(Rest, "_ask", slowly)
+    monkeypatch.setattr(role, "Limit", partial(Limit, window_s=3))
+    scarce = replace(VENUES["binance"].limits, weight_per_minute=55)  # one book
+    monkeypatch.setitem(VENUES, "binance", replace(VENUES["binance"], limits=scarce))
+    server = redis_server()
+    async with FakeVenue() as venue:
+        with server.client() as client:
+            async with running(settings_for(server, venue.venue())):
+                conn = (await until(lambda: of(client, "o")))[0].conn
+                snapshots = [ControlRequest(f"r/{n}/0", "snapshot", "BTC-USDT", conn=conn) for n in range(4)]
+                ask(client, snapshots[0])
+                await out.wait()
+                ask(client, snapshots[1])
+                await anyio.sleep(0.2)  # it is read, and waits
+                back.set()
+                await until(lambda: of(client, "h"))
+                ask(client, *snapshots[2:])
+                last = client.xrevrange(CONTROL, count=1)[0][0]
+                ck = KEYS.cursor(PARTITION, "connector:a")
+                await until(lambda: client.hget(ck, "c:control") == last, 15)
+            answered = [line.json["id"] for line in of(client, "h")]
+    assert answered == ["r/0/0", "r/1/0"]
+
+
 async def test_audits_are_asked_one_by_one_and_few_wait_for_their_turn(
     redis_server, settings_for, monkeypatch
 ):

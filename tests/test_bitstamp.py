@@ -107,6 +107,19 @@ def test_a_market_acknowledged_and_silent_is_told_though_heartbeats_are_answered
     assert [(r.op, r.channel) for r in chain.asked() if r.op != "snapshot"] == [("subscribe", "book")]
 
 
+def test_a_silent_market_costs_no_request_that_no_answer_to_would_do(chain: Chain) -> None:
+    asked = 0
+    for _ in range(1200):
+        chain.wait(1, HEARTBEAT)
+        chain.told()
+        for request in [request for request in chain.asked() if request.op == "snapshot"]:
+            asked += 1
+            chain.answer(request, book(5, [["9", "1"]], [["11", "1"]]))
+    assert asked == 1  # when it was granted; it was told stale two minutes later
+    chain.hear(diff(2_000_000, [["9", "2"]]))
+    assert [request.op for request in chain.asked()] == ["snapshot"]
+
+
 def ask_ticker(chain: Chain, last: str) -> None:
     """Let ten seconds pass, and have the ticker answered."""
     chain.wait(10, HEARTBEAT)

@@ -18,7 +18,8 @@ Events and what they do::
     tick        asks (again) when due; what is held and   crossed or old for too long: a fault -> waiting
                 no delta has followed -> joined           (opened crossed twice by the stream: far longer);
                                                           thin: asks for a new snapshot, stays joined
-    doubt       the buffer is dropped                     a fault -> waiting
+    doubt       the buffer is dropped; rest: asks only    a fault -> waiting
+                once another delta has come
     audit       nothing                                   differs: a fault -> waiting
     fault       a buffer that overflows: dropped,         buffers what showed it (rest), asks
                 stays waiting
@@ -273,8 +274,11 @@ class Sync:
 
     @property
     def due(self) -> int | None:
-        """Fold time at which to ask for a snapshot (or a new subscription), None: nothing to ask."""
-        return self._asking.due
+        """Fold time at which to ask for a snapshot (or a new subscription), None: nothing to ask.
+
+        While in doubt no answer would do: the change that ends it asks.
+        """
+        return None if self.doubted else self._asking.due
 
     @property
     def reason(self) -> str:
@@ -283,7 +287,7 @@ class Sync:
 
     def ask(self, now: int) -> bool:
         """Tell whether to ask for a snapshot now (a new subscription where the stream brings it)."""
-        return self._asking.ask(now)
+        return not self.doubted and self._asking.ask(now)
 
     # Waiting
 

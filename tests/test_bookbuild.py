@@ -638,6 +638,35 @@ def test_an_l1_gone_silent_is_told_in_its_key():
     assert desk.keys["top", "BTC-USDT"]["state"] == "stale"
 
 
+def test_an_l1_of_a_symbol_that_is_not_listed_any_more_is_told_in_its_key():
+    desk = Desk()
+    desk.join()
+    desk.l1()
+    desk.tick()
+    desk.status("refused", symbol="BTC-USDT")  # all of it
+    desk.tick(11)
+    assert desk.keys["top", "BTC-USDT"]["state"] == "stale"
+    desk.l1()
+    desk.tick()
+    assert desk.keys["top", "BTC-USDT"]["state"] == "live"
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_an_l1_that_a_hole_in_the_input_may_have_changed_is_told_in_its_key(read):
+    desk = Desk()
+    desk.l1()
+    desk.tick()
+    if read:  # by the normalizer, which lacks lines
+        desk.take(Gap("binance", None, None, desk.now, None, None, "retention", "1", "9"))
+    else:
+        desk.bookbuild.jump(5, 90, "retention", desk.out)
+    desk.tick(11)
+    assert desk.keys["top", "BTC-USDT"]["state"] == "stale"
+    desk.l1()
+    desk.tick()
+    assert desk.keys["top", "BTC-USDT"]["state"] == "live"
+
+
 @pytest.mark.parametrize("has_l1", [True, False])
 def test_keys_that_were_set_stale_beside_the_fold_are_written_again(has_l1):
     desk = Desk(has_l1=has_l1)

@@ -112,13 +112,18 @@ class Bookbuild:
             self._latest.write(publish.now, out.keys)
 
     def jump(self, first: int, last: int, cause: JumpCause, out: Output) -> None:
-        """Forget every book: whatever was missed may have changed or ended it."""
+        """Forget every book and doubt every L1: whatever was missed may have changed or ended it."""
         publish = self._publish
         publish.out = out
         publish.recv = publish.now
         publish.gap(None, cause, str(first), str(last))
         for symbol in self._symbols.values():
-            publish.forget(symbol)
+            self._forget(symbol)
+
+    def _forget(self, symbol: Symbol) -> None:
+        self._publish.forget(symbol)
+        symbol.top_state = "stale"  # until the venue's own comes again
+        self._latest.mark_top(symbol, self._publish.now)
 
     @property
     def now(self) -> int:
@@ -254,7 +259,7 @@ class Bookbuild:
             of_book = status.channel is None or status.channel == "book"
             if of_book and take_status(symbol, self._alignment, status, now):
                 publish.settle(symbol)
-            if status.channel == "l1" and status.conn is None:
+            if status.channel in (None, "l1") and status.conn is None:
                 self._on_l1_status(symbol, status)
 
     def _is_unmoved(self, status: Status) -> bool:
@@ -296,7 +301,7 @@ class Bookbuild:
             return
         for symbol in self._symbols.values():
             if gap.symbol is None or gap.symbol == symbol.name:
-                self._publish.forget(symbol)
+                self._forget(symbol)
 
     def _on_instrument(self, line: bytes) -> None:
         event = _instrument_decoder.decode(line)

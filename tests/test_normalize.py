@@ -40,6 +40,7 @@ from actors.venues.base import (
     Latest,
     Missed,
     Refused,
+    Request,
     Scratch,
     Subscription,
     Venue,
@@ -567,6 +568,47 @@ def test_one_id_that_the_venue_has_not_does_not_keep_the_rest_of_a_hole_from_us(
     assert ranges == [(2, 1001), (5, 5), (5, 5), (5, 5), (1002, 2001), (2002, 2501)]
     assert len(feed.of(Trade)) == 2501
     assert not any(gap.filled for gap in feed.of(Gap))
+
+
+def by_time(instrument: Instrument, first: str, last: str, after: int) -> Request:
+    return Request("backfill", f"/trades?since={after}", instrument.symbol, first=first, last=last)
+
+
+def test_what_lies_behind_an_id_that_the_venue_has_not_is_asked_for_by_its_own_time() -> None:
+    feed = Feed(replace(WATCHED, backfill=None, backfill_after=by_time, backfill_most=4))
+    feed.open("a.1", "trade")
+    first, feed.now = feed.now, feed.now + 9 * SECOND
+    feed.trade("a.1", 1, time=first // 1_000_000)
+    feed.trade("a.1", 10)
+    ranges, asked = [], feed.asked()
+    while asked:
+        [request] = asked
+        feed.fold = Normalize(feed.fold._venue, "binance.0", feed.fold.dump())
+        after = ((request.after or 0) - first) // SECOND + 1
+        ranges.append((request.first, request.last, after))
+        page = [n for n in range(after, 10) if n != 2][:4]  # the one before is in it, too (Kraken)
+        rows = [
+            {
+                "id": n,
+                "price": "1.5",
+                "qty": "2",
+                "time": first // 1_000_000 + 1000 * (n - 1),
+                "isBuyerMaker": True,
+            }
+            for n in page
+        ]
+        rest = by_time(BTC, request.first or "", request.last or "", request.after or 0)
+        feed.say("a.*", "h", Answer(rest, 200, json.dumps(rows), request.id))
+        asked = feed.asked()
+    assert ranges == [
+        ("2", "5", 1),
+        ("2", "2", 1),
+        ("2", "2", 1),
+        ("2", "2", 1),
+        ("6", "9", 5),
+        ("9", "9", 8),
+    ]
+    assert len(feed.of(Trade)) == 9
 
 
 def test_a_backfill_that_cannot_be_read_is_given_up_in_the_end_and_the_next_hole_asked_for(

@@ -40,7 +40,7 @@ class Hole(msgspec.Struct):
         last: As announced, never changed.
         missing: What is missing still: ranges in order, both ends included.
         cause: What was known when it was found.
-        after: Event time of the trade before what is asked for next, ns; None: not known.
+        afters: By the first id of each of these: event time of the trade before it, ns; None: not known.
         hopeless: No longer asked for.
         given_up: Nor are ids up to this one, though what is behind them is.
     """
@@ -50,7 +50,7 @@ class Hole(msgspec.Struct):
     missing: list[tuple[int, int]]
     cause: Cause
     hopeless: bool = False
-    after: int | None = None
+    afters: dict[int, int | None] = {}
     given_up: int = -1
 
     def wanted(self) -> tuple[int, int] | None:
@@ -213,7 +213,7 @@ class Marks(msgspec.Struct):
             self.high, self.cause = self.claimed, "sequence"
 
     def _open(self, first: int, last: int, after: int | None) -> Opened:
-        hole = Hole(first, last, [(first, last)], self.cause, after=after)
+        hole = Hole(first, last, [(first, last)], self.cause, afters={first: after})
         self.holes.append(hole)
         del self.holes[:-MOST_HOLES]
         return Opened(hole)
@@ -254,16 +254,16 @@ class Marks(msgspec.Struct):
 
     def _fill(self, hole: Hole, trade: Trade, first: int, last: int) -> Iterator[Step]:
         left: list[tuple[int, int]] = []
+        afters: dict[int, int | None] = {}
         for low, high in hole.missing:
             if low < first:
                 left.append((low, min(high, first - 1)))
+                afters[low] = hole.afters.get(low)
             if high > last:
-                left.append((max(low, last + 1), high))
-        was = hole.wanted()
-        hole.missing = left
-        wanted = hole.wanted()
-        if was is not None and wanted is not None and wanted[0] > was[0]:
-            hole.after = trade.ts_event
+                begin = max(low, last + 1)
+                left.append((begin, high))
+                afters[begin] = hole.afters.get(low) if begin == low else trade.ts_event
+        hole.missing, hole.afters = left, afters
         yield trade
         if not left:
             self.holes.remove(hole)
@@ -280,7 +280,7 @@ class Marks(msgspec.Struct):
         for hole in self.holes:
             if (wanted := hole.wanted()) is not None:
                 low, high = wanted
-                return low, min(high, low + most - 1), hole.after
+                return low, min(high, low + most - 1), hole.afters.get(low)
         return None
 
     def lacks(self, first: int, last: int) -> bool:

@@ -166,7 +166,7 @@ class Trades:
 
     def _can_fill(self, hole: Hole) -> bool:
         venue = self._venue
-        by_time = venue.backfill_after is not None and hole.after is not None
+        by_time = venue.backfill_after is not None and hole.afters.get(hole.first) is not None
         few = hole.last - hole.first < MOST_BACKFILL_CHUNKS * venue.backfill_most
         return few and (by_time or venue.backfill is not None)
 

@@ -714,6 +714,43 @@ def test_after_a_reset_a_slower_leg_is_waited_for_like_before(feed: Feed) -> Non
     assert feed.said() == ["trade 9", "trade 10", "trade 11"]
 
 
+@pytest.mark.parametrize("ids", ["contiguous", "increasing"])
+def test_a_leg_that_gives_former_ids_after_a_reset_costs_no_trade_and_no_other_reset(ids: Any) -> None:
+    feed = Feed(replace(WATCHED, trade_ids=ids))
+    for conn in ("a.1", "b.1"):
+        feed.open(conn, "trade")
+        feed.trade(conn, 1_000_000)
+    feed.trade("a.1", 1_000_001)
+    before, feed.now = feed.now // 1_000_000, feed.now + SECOND
+    feed.events()
+    for number in (7, 8):
+        feed.trade("a.1", number)
+        feed.trade("b.1", 999_994 + number, time=before)
+    feed.trade("a.1", 9)
+    feed.trade("b.1", 7, 8, 9)
+    passed = ["1000002"] if ids == "increasing" else []  # dropped, it would be missing without a word
+    assert [e.id if isinstance(e, Trade) else e.cause for e in feed.of(Trade, Gap)] == [
+        "sequence", "7", "8", *passed, "9",
+    ]  # fmt: skip
+    feed.trade("a.1", 12)  # the other is behind, whatever it gave before
+    feed.trade("b.1", 10, 11, 12)
+    assert sorted(feed.said()) == ["trade 10", "trade 11", "trade 12"]
+    feed.say("b.1", "f", b"{")
+    assert [gap.first for gap in feed.of(Gap)] == (["13"] if ids == "increasing" else [])
+
+
+def test_former_ids_are_forgotten_like_any_and_take_no_new_one_for_old() -> None:
+    feed = Feed(replace(WATCHED, trade_ids="increasing"))
+    feed.open("a.1", "trade")
+    feed.trade("a.1", *range(1_000_000, 1_004_000))
+    feed.now += SECOND
+    feed.trade("a.1", *range(1, 1_000, 2))
+    feed.trade("a.1", *range(1_000, 1_600))
+    feed.events()
+    feed.trade("a.1", 2)
+    assert [trade.id for trade in feed.of(Trade)] == ["2"]
+
+
 def test_an_old_trade_repeated_is_a_duplicate_not_a_reset(feed: Feed) -> None:
     feed.open("a.1", "trade")
     feed.trade("a.1", 500_000)

@@ -149,7 +149,7 @@ class Marks(msgspec.Struct):
         """
         first, last = span(trade)
         if first > self.high + 1:
-            if self._is_former(trade, first):
+            if self.is_former(trade):
                 return [Duplicate()]
             steps: list[Step] = [] if self._hold(trade, first, now) else [Duplicate()]
             return steps if wait and len(self.held) < MOST_HELD else [*steps, *self.declare()]
@@ -241,9 +241,10 @@ class Marks(msgspec.Struct):
         later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
         return later and not trade.backfilled and self.high - last > RESET_BELOW
 
-    def _is_former(self, trade: Trade, first: int) -> bool:
+    def is_former(self, trade: Trade) -> bool:
+        """Tell whether the id of ``trade`` is of before the venue started its ids again."""
         earlier = trade.ts_event is not None and self.ts is not None and trade.ts_event < self.ts
-        return earlier and first - self.high > RESET_BELOW
+        return earlier and span(trade)[0] - self.high > RESET_BELOW
 
     def _hole_of(self, first: int, last: int) -> Hole | None:
         for hole in self.holes:

@@ -17,7 +17,7 @@ class Recent(msgspec.Struct):
 
     An ``increasing`` id above all others is new without a look; one below, if it was not seen, is of a
     connection that lags, and passes as long as it is among the last ones. ``unordered`` ids are only
-    told apart.
+    told apart. So are those of before the venue started its ids again, far above with an earlier time.
 
     Attributes:
         ids: In order of their coming; the ``MOST_RECENT`` last, or some more.
@@ -39,9 +39,11 @@ class Recent(msgspec.Struct):
         if increasing:
             number = int(trade.id)
             if number <= self.high:
-                if not self._is_reset(trade, number):
+                if trade.id in self.ids or not self._is_reset(trade, number):
                     return Duplicate() if number <= self.floor else self._note(trade.id)
-                self.ids, self.floor, told = {}, -1, Reset()
+                self.floor, told = -1, Reset()
+            elif number - self.high > RESET_BELOW and self._is_earlier(trade):
+                return self._note(trade.id)
             self.high, self.ts = number, trade.ts_event
         return self._note(trade.id) or told
 
@@ -56,6 +58,9 @@ class Recent(msgspec.Struct):
         later = trade.ts_event is not None and self.ts is not None and trade.ts_event > self.ts
         return later and self.high - number > RESET_BELOW
 
+    def _is_earlier(self, trade: Trade) -> bool:
+        return trade.ts_event is not None and self.ts is not None and trade.ts_event < self.ts
+
     def _note(self, identity: str) -> Duplicate | None:
         ids = self.ids
         if identity in ids:
@@ -66,5 +71,8 @@ class Recent(msgspec.Struct):
             for forgotten in oldest:
                 del ids[forgotten]
             if self.high >= 0:
-                self.floor = max(self.floor, *map(int, oldest))
+                highest = max(map(int, oldest))
+                if highest > self.high:  # of former ids, which say nothing of those now
+                    highest = max((n for n in map(int, oldest) if n <= self.high), default=-1)
+                self.floor = max(self.floor, highest)
         return None

@@ -90,7 +90,7 @@ class Trades:
         if not self._news(symbol, recent, trade):
             self._sink.count("tapeline_duplicates_total", "trade")
         if self._increasing:
-            sub.last_id = max(sub.last_id, int(trade.id))
+            sub.last_id = max(sub.last_id, min(int(trade.id), recent.high))  # none of former ids
 
     def _news(self, symbol: str, recent: Recent, trade: Trade) -> bool:
         """Let ``trade`` pass unless it was seen; return whether it did."""
@@ -109,7 +109,8 @@ class Trades:
             marks = self._marks[symbol] = Marks.of(trade)
         elif not marks.passes(trade):
             self._steps(symbol, marks, marks.see(trade, self._sink.now, wait=True))
-            sub.last_id = max(sub.last_id, int(trade.id))
+            if not marks.is_former(trade):
+                sub.last_id = max(sub.last_id, int(trade.id))
             if marks.held:
                 self._resolve(symbol, marks)
             return

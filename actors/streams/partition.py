@@ -120,7 +120,12 @@ def _unheard(_error: Exception) -> None:
 
 
 class Appender:
-    """The way into ``raw`` of one leg. One append at a time."""
+    """The way into ``raw`` of one leg. One append at a time.
+
+    A connection that was dialled again may lead to a server that lost the end of ``raw``, and this leg need
+    not have written any of that: what it appends then is under a new epoch. Under the old one it would
+    stand at numbers that readers have been at, where they do not look again.
+    """
 
     def __init__(self, hot: Hot, keys: Keys, partition: Partition, leg: str, lease: Lease) -> None:
         """Use ``open``."""
@@ -131,6 +136,7 @@ class Appender:
         self._batch = 0
         self._sent: Sequence[bytes] | None = None
         self._unsure = False  # an append was cancelled: nobody knows whether its batch is in
+        self._dialled = 0  # the connection that our epoch belongs to
         self.rollbacks = 0  # how often a failover took back what had been acknowledged
         self.outages = 0  # how often the connection broke or Redis could not write
         self.lost: Callable[[Exception], None] = _unheard
@@ -145,6 +151,7 @@ class Appender:
     async def _resume(self) -> None:
         number = await self._hot.call("HGET", self._keys[1], f"batch:{self._leg}")
         self._batch = int(number or 0)
+        self._dialled = self._hot.dialled
 
     def _note(self, error: Exception) -> None:
         self.outages += 1
@@ -163,6 +170,10 @@ class Appender:
 
     async def _append(self, lines: Sequence[bytes]) -> Cursor:
         body = b"\n".join(lines)
+        if self._dialled != self._hot.dialled:
+            dialled = self._hot.dialled
+            await self._lease.force()
+            self._dialled = dialled
         if self._unsure and self._sent is not lines:
             # The former batch may still be on its way and would take our number: fence it off.
             await self._lease.force()

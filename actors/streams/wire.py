@@ -154,13 +154,16 @@ class Wire(asyncio.Protocol):
 class Hot:
     """A connection to the node that owns a partition; can be dialled again after it broke.
 
-    ``timeout_s`` is what an answer may take; a blocking read adds its own time.
+    Attributes:
+        timeout_s: What an answer may take; a blocking read adds its own time.
+        dialled: How often it has been dialled: another number, perhaps another server.
     """
 
     def __init__(self, dial: Callable[[], Awaitable[Wire]], timeout_s: float = 2.0) -> None:
         self._dial = dial
         self._wire: Wire | None = None
         self.timeout_s = timeout_s
+        self.dialled = 0
 
     @property
     def lost(self) -> bool:
@@ -172,7 +175,12 @@ class Hot:
         if self._wire is not None:
             self._wire.drop(exceptions.ConnectionError("dialled again"))
             self._wire = None
-        self._wire = await self._dial()
+        wire = await self._dial()
+        if not self.lost:  # another task was faster: of two connections nobody would close the first
+            wire.drop(exceptions.ConnectionError("dialled twice"))
+            return
+        self._wire = wire
+        self.dialled += 1
 
     def send(self, commands: Sequence[Command], block_s: float = 0.0) -> list[Reply]:
         """Write ``commands`` at once; return their answers to come.

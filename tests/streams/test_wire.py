@@ -8,11 +8,11 @@ import anyio
 import pytest
 from redis import exceptions
 
-from actors.streams.client import connect, hot
+from actors.streams.client import cold, connect, hot
 from actors.streams.errors import Corrupt, is_passing
 from actors.streams.keys import START, Cursor, Keys, Partition
 from actors.streams.lease import Lease
-from actors.streams.partition import Appender, Tail, rolled_back
+from actors.streams.partition import Appender, Tail, persist, rolled_back
 from actors.streams.wire import Hot
 
 KEYS = Keys()
@@ -171,6 +171,61 @@ async def test_a_cancelled_append_cannot_swallow_the_next(redis_server, settings
     assert texts in (["first", "second"], ["first", "cancelled", "second"])
     await connection.aclose()
     await client.aclose()
+
+
+@pytest.mark.redis
+async def test_what_a_leg_appends_after_a_failover_stands_above_what_was_lost(redis_server, settings_for):
+    server = redis_server()
+    settings = settings_for(server)
+    client = await connect(settings, "test")
+    connections: list[Hot] = []
+    legs: dict[str, Appender] = {}
+    for leg in ("a", "b"):
+        lease = Lease(client, KEYS, P, role="connector", leg=leg, owner="me", ttl_s=30)
+        await lease.take()
+        connections.append(await hot(settings, RAW))
+        legs[leg] = await Appender.open(connections[-1], KEYS, P, leg, lease)
+    await legs["b"].append([b"b"])
+    names = (RAW, KEYS.writer(P))
+    with server.client() as plain:
+        plain.connection_pool.connection_kwargs["decode_responses"] = False
+        kept = {name: plain.dump(name) for name in names}
+        # A stage has folded these, and what it said of them it commits to the new master.
+        read = await legs["a"].append([b"a %d" % n for n in range(10)])
+        for name, blob in kept.items():
+            plain.restore(name, 0, blob, replace=True)
+        for one in plain.client_list():
+            if one["name"] == "":
+                plain.client_kill_filter(_id=one["id"], skipme=True)
+    # Leg b has lost nothing of its own, and is the first to be back.
+    news = [b"b %d" % n for n in range(12)]
+    await legs["b"].append(news)
+    await legs["a"].append([b"a"])
+    connections.append(await hot(settings, RAW))
+    tail = Tail(connections[-1], KEYS, P, {"raw": read})
+    found = [entry for _, entry in await tail.read()]
+    assert [line for entry in found for line in entry.lines] == [*news, b"a"]
+    assert rolled_back(found[0], read)
+    for connection in connections:
+        await connection.aclose()
+    await client.aclose()
+
+
+@pytest.mark.redis
+async def test_two_that_dial_again_at_once_leave_one_connection(redis_server, settings_for):
+    server = redis_server()
+    connection = await cold(settings_for(server), RAW)
+
+    async def ping() -> None:
+        assert await persist(connection, lambda: connection.call("PING"), lambda _: None) == b"PONG"
+
+    with server.client() as plain:
+        async with anyio.create_task_group() as tg:
+            for _ in range(3):
+                tg.start_soon(ping)
+        others = [one for one in plain.client_list() if one["cmd"] == "ping"]
+        assert len(others) == 1
+    await connection.aclose()
 
 
 @pytest.mark.redis

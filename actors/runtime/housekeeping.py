@@ -81,10 +81,15 @@ class Housekeeping:
         self._meter.memory(int(memory.partition(b"used_memory:")[2].split(b"\r\n", 1)[0]))
 
     async def _look_for_readers(self, hot: Hot) -> None:
-        """Learn who reads here. Who has not been seen for a day in which we looked is forgotten."""
+        """Learn who reads here. Who has not been seen for a day in which we looked is forgotten.
+
+        Not so who holds nothing back: a connector of which nothing is asked stores no cursor for days, and
+        without one its successor would serve all of ``control`` again.
+        """
         now = time.monotonic()
         self._roles_due = now + min(_READERS_S, self._settings.retention_s / 2)
-        found = await readers(hot, self._keys, self._partition)
+        known = await readers(hot, self._keys, self._partition)
+        found = [reader for reader in known if reader.holds_back]
         self._unseen = {r.role: self._since(r, now) for r in found}
         self._roles = []
         for reader in found:

@@ -18,6 +18,11 @@ class Reader(NamedTuple):
     checkpoints: dict[str, Cursor]
     seen_ms: int
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether trimming waits for it: ``control`` alone, which the server bounds, does not count."""
+        return bool(self.checkpoints) or any(stream in self.cursors for stream in _DENSE)
+
 
 async def readers(hot: Hot, keys: Keys, partition: Partition) -> list[Reader]:
     """Return every role that has written its ``ck`` in this partition and reads something."""

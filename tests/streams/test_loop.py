@@ -489,9 +489,11 @@ async def test_a_reader_that_is_never_seen_is_forgotten_but_not_its_writings(
     with server.client() as client:
         async with feeding(settings_for(server)) as feed, running(settings_for(server, retention_s=1.0)):
             client.hset(KEYS.cursor(P, "gone"), mapping={"c:events": "0-0", "i:flow": "1-5"})
+            client.hset(KEYS.cursor(P, "connector:a"), "c:control", "7-1")  # nothing was asked of it since
             await feed.push(words(10))
             await eventually(lambda: not client.hexists(KEYS.cursor(P, "gone"), "c:events"))
             assert client.hget(KEYS.cursor(P, "gone"), "i:flow") == "1-5"
+            assert client.hget(KEYS.cursor(P, "connector:a"), "c:control") == "7-1"
             assert client.hexists(KEYS.cursor(P, "toy"), "c:raw")
 
 

@@ -51,13 +51,16 @@ class Housekeeping:
 
     async def run(self, hot: Hot, where: Callable[[], Cursor]) -> None:
         """Run until cancelled."""
-        while True:
-            began = time.monotonic()
-            try:
-                await persist(hot, partial(self._once, hot, where), self._meter.lost)
-            finally:
-                self._meter.flush()
-            await anyio.sleep(max(0.0, began + _TRIM_S - time.monotonic()))
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    await persist(hot, partial(self._once, hot, where), self._meter.lost)
+                finally:
+                    self._meter.flush()
+                await anyio.sleep(max(0.0, began + _TRIM_S - time.monotonic()))
+        finally:
+            self._meter.leave()
 
     async def _once(self, hot: Hot, where: Callable[[], Cursor]) -> None:
         if time.monotonic() >= self._roles_due:

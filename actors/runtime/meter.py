@@ -57,6 +57,11 @@ class Meter:
             age_s = max(0.0, (time.time_ns() - self._recv_ns) / 1e9)
             metrics.gauge("tapeline_lag_seconds", age_s, role=role, partition=partition)
 
+    def leave(self) -> None:
+        """Show nothing behind: whoever owns the partition next shows it now."""
+        for name in ("tapeline_lag_events", "tapeline_lag_seconds"):
+            self._metrics.gauge(name, 0, role=self._role, partition=self._partition)
+
     def _tell(self, metric: str, what: str, n: float) -> None:
         """Fill the labels that the table asks for; ``what`` is the last ones, apart by ``/``."""
         row = TABLE[metric]

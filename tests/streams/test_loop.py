@@ -509,3 +509,16 @@ async def test_everything_deleted_under_it_begins_again(redis_server, settings_f
             await feed.push(words(20))
             await eventually(lambda: len(said(client)) == len(told(feed.words)))
             assert said(client) == told(feed.words)
+
+
+async def test_who_lost_a_partition_no_longer_shows_how_far_it_was_behind(redis_server, settings_for):
+    server = redis_server()
+    settings = settings_for(server, lease_ttl_s=0.5)
+    metrics = Metrics()
+    with server.client() as client:
+        async with feeding(settings) as feed, running(settings, metrics=metrics):
+            await feed.appender.append([b"%d - f late" % (time.time_ns() - 60_000_000_000)])
+            await eventually(lambda: value(metrics, "tapeline_lag_seconds") > 50)
+            client.hset(KEYS.lease(P, "toy"), mapping={"owner": "another", "until": 2**50, "epoch": 2**50})
+            await eventually(lambda: value(metrics, "tapeline_lag_seconds") == 0, within_s=3)
+            assert value(metrics, "tapeline_lag_events") == 0

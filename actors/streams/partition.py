@@ -278,7 +278,7 @@ class Progress:
                 answer = await persist(self._hot, command, self.lost)
                 if answer[0] == b"OK":
                     return
-                await self._lease.refenced(epoch)
+                await persist(self._hot, partial(self._lease.refenced, epoch), self.lost)
 
 
 async def read_back(hot: Hot, key: str, end: Cursor, enough: Callable[[Entry], bool]) -> list[Entry]:

@@ -12,7 +12,7 @@ from actors.streams.client import cold, connect, hot
 from actors.streams.errors import Corrupt, is_passing
 from actors.streams.keys import START, Cursor, Keys, Partition
 from actors.streams.lease import Lease
-from actors.streams.partition import Appender, Tail, persist, rolled_back
+from actors.streams.partition import Appender, Progress, Tail, persist, rolled_back
 from actors.streams.wire import Hot
 
 KEYS = Keys()
@@ -293,3 +293,32 @@ async def test_a_follower_sees_parts_of_entries_jumps_and_rollbacks(redis_server
         with pytest.raises(Corrupt, match="6-11"):
             await tail.read()
     await connection.aclose()
+
+
+@pytest.mark.redis
+async def test_how_far_a_reader_is_waits_for_a_lease_that_cannot_be_renewed_now(
+    redis_server, settings_for, monkeypatch
+):
+    server = redis_server()
+    settings = settings_for(server)
+    client = await connect(settings, "test")
+    lease = Lease(client, KEYS, P, role="forwarder", leg=None, owner="me", ttl_s=30)
+    await lease.take()
+    connection = await hot(settings, RAW)
+    progress = Progress(connection, KEYS, lease)
+    failures = [exceptions.ConnectionError("gone"), exceptions.TimeoutError("slow")]
+    renew = lease.renew
+
+    async def fail_first() -> bool:
+        if failures:
+            raise failures.pop()
+        return await renew()
+
+    monkeypatch.setattr(lease, "renew", fail_first)
+    with server.client() as plain:
+        plain.hincrby(lease.key, "epoch", 1)  # a renewal whose answer got lost
+        await progress.save({"c:events": Cursor(5, 1)})
+        assert plain.hget(KEYS.cursor(P, "forwarder"), "c:events") == "5-1"
+    assert not failures
+    await connection.aclose()
+    await client.aclose()

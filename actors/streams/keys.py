@@ -75,6 +75,11 @@ class Cursor(NamedTuple):
 START: Final = Cursor(0, 0)
 
 
+def literal(text: str) -> str:
+    """Return the pattern, of SCAN, that ``text`` alone matches."""
+    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
+
+
 class Keys(NamedTuple):
     """Names under one pair of prefixes."""
 
@@ -115,7 +120,7 @@ class Keys(NamedTuple):
 
     def any_lease(self) -> str:
         """Pattern, for SCAN, of every lease of every partition."""
-        return f"{self.prefix}:{{*}}:lease:*"
+        return f"{literal(self.prefix)}:{{*}}:lease:*"
 
     def latest(self, partition: Partition, kind: Literal["book", "top"], symbol: str) -> str:
         """String: the latest book (best 20) or L1 as JSON."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple, cast
 
-from actors.streams.keys import Cursor, Keys, Partition, Stream
+from actors.streams.keys import Cursor, Keys, Partition, Stream, literal
 from actors.streams.scripts import TRIM
 from actors.streams.wire import Hot
 
@@ -28,7 +28,7 @@ async def readers(hot: Hot, keys: Keys, partition: Partition) -> list[Reader]:
     """Return every role that has written its ``ck`` in this partition and reads something."""
     stem = keys.cursor(partition, "")
     found: list[Reader] = []
-    for name in sorted(await _scan(hot, _literal(stem) + "*")):
+    for name in sorted(await _scan(hot, literal(stem) + "*")):
         role = name.removeprefix(stem)
         fields, state = await hot.pipeline(
             [("HGETALL", name), ("HMGET", keys.state(partition, role), *(f"c:{s}" for s in _DENSE))]
@@ -51,10 +51,6 @@ async def _scan(hot: Hot, pattern: str) -> set[str]:
         names.update(name.decode() for name in page)
         if at == b"0":
             return names
-
-
-def _literal(text: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
 
 
 async def forget(hot: Hot, keys: Keys, partition: Partition, role: str) -> bool:

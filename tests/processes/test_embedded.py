@@ -114,15 +114,17 @@ def test_data_survive_a_stop_and_a_kill(lines: Callable[..., Line]):
         assert client.get("kept") == "2"
 
 
-def test_it_waits_for_leases_before_it_stops_its_server(lines: Callable[..., Line]):
-    line = lines().up()
+@pytest.mark.parametrize("prefix", ["tl", "[a-b]*"])
+def test_it_waits_for_leases_before_it_stops_its_server(lines: Callable[..., Line], prefix: str):
+    line = lines(TAPELINE_REDIS__PREFIX=prefix).up()
+    lease = f"{prefix}:{{binance.0}}:lease:normalizer"
     with line.client() as client:
         until = int(client.time()[0]) * 1000 + 60_000
-        client.hset("tl:{binance.0}:lease:normalizer", mapping={"owner": "x", "until": until})
+        client.hset(lease, mapping={"owner": "x", "until": until})
         line.process.terminate()
         time.sleep(0.3)  # long enough to have stopped, had it not looked
         assert line.process.poll() is None
-        client.hset("tl:{binance.0}:lease:normalizer", "until", 0)
+        client.hset(lease, "until", 0)
     assert line.process.wait(3) == 0
 
 

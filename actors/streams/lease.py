@@ -30,6 +30,7 @@ _SEEK_S: Final = 0.25  # chosen: a released lease is taken over within this
 _SHED_S: Final = 1.0  # DESIGN 5: surplus goes one a second
 _DRAIN_S: Final = 2.2  # chosen: of the 2.5 s that SIGTERM gives
 _FORGET_MEMBER_MS: Final = 60_000
+_AGAIN_S: Final = 0.05  # chosen: how soon what could not be renewed is tried again
 
 Wanted = tuple[Partition, str | None]
 
@@ -217,7 +218,7 @@ class _Keeper:
     async def run(self) -> None:
         async with anyio.create_task_group() as tg:
             # Known to each other before anything is taken: two that start together share at once.
-            await tg.start(self._renew_forever)
+            await tg.start(self._beat_forever)
             tg.start_soon(self._seek_forever, tg)
             await self._actor.stopping.wait()
             await self._drain()
@@ -227,20 +228,39 @@ class _Keeper:
 
     # ------------------------------------------------------------------------------------ renewal
 
-    async def _renew_forever(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def _renew_forever(self, held: _Held) -> None:
+        """Prolong one lease until its work is over.
+
+        Each by itself: an answer that takes long, or a server of a cluster that is away, costs no other
+        lease, and with many of them on a distant Redis none runs out while the rest have their turn.
+        """
+        began = anyio.current_time()  # it was just taken
+        while True:
+            await anyio.sleep(max(0.0, began + self._ttl_s / 3 - anyio.current_time()))
+            if held.done.is_set():
+                return
+            began = anyio.current_time()
+            try:
+                if not await held.lease.renew() and not held.lease.released:
+                    self._lose(held)
+                    return
+            except FAULTS as e:
+                if not is_passing(e):
+                    raise
+                log.warning("lease_not_renewed", role=self._actor.role, reason=str(e))
+                began = anyio.current_time() - self._ttl_s / 3 + _AGAIN_S
+
+    async def _beat_forever(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         begun = False
         while True:
             began = anyio.current_time()
             try:
                 await self._beat()
-                for held in list(self._held.values()):
-                    if not await held.lease.renew() and not held.lease.released:
-                        self._lose(held)
             except FAULTS as e:
                 if not is_passing(e):
                     raise
-                log.warning("lease_not_renewed", role=self._actor.role, reason=str(e))
-                began = anyio.current_time() - self._ttl_s / 3 + 0.05
+                log.warning("member_not_told", role=self._actor.role, reason=str(e))
+                began = anyio.current_time() - self._ttl_s / 3 + _AGAIN_S
             if not begun:
                 task_status.started()
                 begun = True
@@ -351,6 +371,7 @@ class _Keeper:
         if self._actor.stopping.is_set():
             lease.ending.set()
         tg.start_soon(self._hold, item, held)
+        tg.start_soon(self._renew_forever, held)
 
     async def _hold(self, item: Wanted, held: _Held) -> None:
         try:

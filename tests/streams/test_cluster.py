@@ -19,7 +19,7 @@ from actors.runtime.metrics import Metrics
 from actors.streams.client import connect, hot
 from actors.streams.errors import RedisUnusable
 from actors.streams.keys import Keys, Partition, partitions
-from actors.streams.lease import Lease
+from actors.streams.lease import Lease, keep
 from actors.streams.partition import Appender, newest
 from actors.streams.wire import Hot
 
@@ -100,6 +100,44 @@ async def test_partitions_on_three_masters_are_folded_exactly(tmp_path: Path, se
         await a_master_comes_back(settings, next(s for s in servers if s.port == places[here]), here)
         plain.close()
         await client.aclose()
+
+
+async def test_leases_on_other_masters_outlast_one_that_is_away(tmp_path: Path):
+    with cluster(tmp_path) as servers:
+        for server in servers:
+            with server.client() as client:
+                client.config_set("cluster-require-full-coverage", "no")
+        settings = settings_of(servers, shards=9)
+        settings = settings.model_copy(
+            update={"streams": settings.streams.model_copy(update={"lease_ttl_s": 1.2})}
+        )
+        actor = make_actor("toy", settings, Metrics())
+        plain = redis.cluster.RedisCluster(
+            host="127.0.0.1", port=servers[0].port, require_full_coverage=False
+        )
+        gone = plain.get_node_from_key(KEYS.members("toy")).port
+        names = {p: KEYS.lease(p, "toy") for p in partitions(settings)}
+        others = [p for p, name in names.items() if plain.get_node_from_key(name).port != gone]
+        assert 0 < len(others) < len(names)
+        begun: set[Partition] = set()
+
+        async def work(lease: Lease) -> None:
+            begun.add(lease.partition)
+            await lease.ending.wait()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(lambda: keep(actor, [(p, None) for p in names], work, lease_role="toy"))
+            with anyio.fail_after(20):
+                while len(begun) < len(names):
+                    await anyio.sleep(0.02)
+            next(server for server in servers if server.port == gone).kill9()
+            over = time.monotonic() + 4  # three times what a lease lasts
+            while time.monotonic() < over:
+                for p in others:
+                    assert int(plain.hget(names[p], "until")) > time.time() * 1000, p
+                await anyio.sleep(0.05)
+            actor.stopping.set()
+        plain.close()
 
 
 async def appending(connection: Hot, client: redis.asyncio.Redis, p: Partition) -> Appender:

@@ -1,5 +1,6 @@
 """Leases: who takes what, when, and what happens to the work under them."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -166,6 +167,39 @@ async def test_a_lease_that_ran_out_untaken_goes_on_under_a_new_epoch(redis_serv
             admin.hset(KEYS.lease(item[0], "connector", "a"), "until", "1")
             await eventually(lambda: one.now[item].epoch > epoch)
             assert one.begun == 1
+
+
+@asynccontextmanager
+async def far_away(port: int, there_and_back_s: float) -> AsyncIterator[str]:
+    """Lead to the server on ``port`` by a long way; yield the URL."""
+    loop = asyncio.get_running_loop()
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            loop.call_later(there_and_back_s / 2, sink.write, data)
+        loop.call_later(there_and_back_s / 2, sink.close)
+
+    async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(carry(reader, back), carry(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(session, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+
+
+async def test_many_leases_on_a_distant_server_all_last(redis_server, settings_for):
+    server = redis_server()
+    wanted: list[Wanted] = [(Partition("binance", shard), "a") for shard in range(20)]
+    async with far_away(server.port, 0.05) as url:  # one after the other they would take a second
+        one = instance(settings_for(url, lease_ttl_s=TTL_S))
+        async with keeping(one, wanted=wanted):
+            await eventually(lambda: len(one.now) == len(wanted))
+            epochs = {item: lease.epoch for item, lease in one.now.items()}
+            await anyio.sleep(3 * TTL_S)  # as long as three would have run out
+            assert {item: lease.epoch for item, lease in one.now.items()} == epochs
 
 
 async def test_a_lease_taken_back_by_a_failover_rises_above_what_was_written(redis_server, settings_for):

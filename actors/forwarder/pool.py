@@ -35,6 +35,7 @@ _WELCOME_S: Final = 10.0
 _PING_S: Final = 20.0  # a dead peer is noticed within twice this
 _PROOF_S: Final = 1.0  # chosen: how often version 1 asks whether what it said has arrived
 _MOST_FRAME: Final = 4 * 1024 * 1024  # a welcome names every stream
+_ID: Final = 2**63  # what a cursor's parts stay below
 
 _STATES: Final[tuple[str, ...]] = ("connecting", "ready", "waiting")
 
@@ -247,7 +248,7 @@ class Socket:
             said = _heard(await socket.recv())
         match said:
             case ftsobest.Welcome(cursors=cursors):
-                self._cursors = {_key(name): Cursor.parse(text) for name, text in cursors.items()}
+                self._cursors = {_key(name): _cursor(text) for name, text in cursors.items()}
                 self._proved = True
             case ftsobest.Refused(reason=reason):
                 raise _Refused(reason)
@@ -270,7 +271,9 @@ class Socket:
             log.info("master_ready", url=self._pool.url)
             try:
                 while True:
-                    self._hear(await socket.recv())
+                    answer = self._hear(await socket.recv())
+                    if answer is not None:
+                        await socket.send(answer)
             except (ConnectionClosed, _Refused) as e:
                 broken = e
             finally:
@@ -279,18 +282,22 @@ class Socket:
         if broken is not None:
             raise broken
 
-    def _hear(self, text: str | bytes) -> None:
+    def _hear(self, text: str | bytes) -> str | None:
+        """Take what the master says; return what to answer."""
         if not self._pool.acked:
-            return  # the predecessor listened to nothing
+            return None  # the predecessor listened to nothing
         match _heard(text):
             case ftsobest.Ack(partition=partition, stream=stream, last=last):
-                lane = self.lanes.get((partition, stream))
+                at, lane = _cursor(last), self.lanes.get((partition, stream))
                 if lane is not None:
-                    lane.acked(Cursor.parse(last))
+                    lane.acked(at)
+            case ftsobest.Ping():
+                return ftsobest.PONG
             case ftsobest.Refused(reason=reason):
                 raise _Refused(reason)
             case _:
-                return
+                pass
+        return None
 
     async def _prove(self, socket: ClientConnection) -> None:
         """Version 1: learn what has arrived."""
@@ -317,8 +324,19 @@ class _Refused(Exception):
 def _heard(text: str | bytes) -> ftsobest.FromMaster:
     try:
         return ftsobest.from_master(text)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, RecursionError) as e:
         raise _Refused(f"it says what is not of this protocol: {e}") from e
+
+
+def _cursor(text: str) -> Cursor:
+    """Return a cursor that the master names: Redis is asked for what follows it."""
+    try:
+        cursor = Cursor.parse(text)
+    except ValueError as e:
+        raise _Refused(f"it names a cursor that is none: {text[:64]!r}") from e
+    if min(cursor) < 0 or max(cursor) >= _ID:
+        raise _Refused(f"it names a cursor that cannot be: {text[:64]!r}")
+    return cursor
 
 
 def _key(name: str) -> Key:

@@ -6,6 +6,7 @@ them, each at the address it has registered, which is one of its own host. What 
 
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from http.client import HTTPException
 from typing import Any, Final, cast
 
 import anyio
@@ -26,6 +27,7 @@ log: Any = structlog.get_logger()
 
 _ASKED: Final = ("connector", "normalizer")
 _TIMEOUT_S: Final = 2.0
+_open: Final = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # our own hosts: no proxy
 
 
 async def print_metrics(actor: Actor, write: Callable[[str], object], every_s: float = METRICS_S) -> None:
@@ -61,9 +63,9 @@ async def _addresses(actor: Actor, client: Redis) -> list[str]:
 
 def _ask(address: str) -> list[Metric]:
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
+        with _open(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
             return [*text_string_to_metric_families(answer.read().decode())]
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, HTTPException) as e:  # the last: it was killed in the midst of its answer
         log.debug("metrics_not_had", address=address, reason=str(e))
         return []
 

@@ -1,6 +1,8 @@
 """The forwarder between a real Redis and a master: each event once and in order, whatever breaks."""
 
 import json
+import socketserver
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from forwarder_rig import (
 from master_rig import master, stored
 from redis_rig import free_port
 from schemas import conforms
+from websockets.asyncio.server import ServerConnection, serve
 
 from actors import forwarder
 from actors.dialects import ftsobest
@@ -257,6 +260,59 @@ async def test_a_master_that_does_not_speak_the_acknowledged_form_is_not_believe
         assert made.count("tapeline_forward_connections", state="ready") == 0
 
 
+ACK = '{"op":"ack","partition":"binance.0","stream":"events","last":'
+WELCOME = '{"op":"welcome","cursors":{"binance.0/events":'
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        [WELCOME + '"x"}}'],
+        [WELCOME + '"7--3"}}'],  # Redis would refuse to read after it
+        [WELCOME + '"7-1"}}', ACK + '"7"}'],
+        [WELCOME + '"7-1"}}', ACK + '"99999999999999999999999-1"}'],
+        [WELCOME + '"7-1"}}', ACK + '"7-1","more":' + "[" * 5000 + "]" * 5000 + "}"],
+    ],
+)
+async def test_a_master_that_talks_nonsense_costs_its_socket_and_not_the_forwarder(
+    redis_server: StartServer, nonsense: list[str]
+):
+    server = redis_server()
+    streams = Streams(server)
+
+    async def talk(socket: ServerConnection) -> None:
+        await socket.recv()
+        await until(lambda: streams.cursor("books") is not None)  # there are lanes
+        for text in nonsense:
+            await socket.send(text)
+        await socket.wait_closed()
+
+    async with (
+        serve(talk, "127.0.0.1", 0) as theirs,
+        forwarding(settings_of(server, f"ws://127.0.0.1:{theirs.sockets[0].getsockname()[1]}")) as made,
+    ):
+        await until(lambda: made.count("tapeline_forward_reconnects_total", reason="refused") >= 2)
+
+
+async def test_a_master_s_ping_is_answered(redis_server: StartServer):
+    heard: list[str | bytes] = []
+
+    async def ask(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send('{"op":"welcome","cursors":{}}')
+        await socket.send('{"op":"ping"}')
+        heard.append(await socket.recv())
+        heard.append(await socket.recv())
+        await socket.wait_closed()
+
+    server = redis_server()
+    async with (
+        serve(ask, "127.0.0.1", 0) as theirs,
+        forwarding(settings_of(server, f"ws://127.0.0.1:{theirs.sockets[0].getsockname()[1]}")),
+    ):
+        await until(lambda: '{"op":"pong"}' in heard)
+
+
 # ---------------------------------------------------------------------------------------- version 1
 
 
@@ -376,6 +432,24 @@ async def test_debug_log_prints_the_predecessor_s_metrics_line(
         "[METRICS] ex=1 ws=2 tp=3 ob=3 recv=40 sent=9 dropped=0 parse_err=0 send_err=0 reconnects=0 "
         "sub_send=0 sub_send_err=0"
     )
+
+
+def test_an_actor_that_is_killed_while_it_answers_counts_as_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # these addresses are of this host
+    with socketserver.TCPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert report._ask(f"127.0.0.1:{server.server_address[1]}") == []
+        assert Dying.asked
+
+
+class Dying(socketserver.StreamRequestHandler):
+    """Promises more than it says."""
+
+    asked = False
+
+    def handle(self) -> None:
+        Dying.asked = self.rfile.readline().startswith(b"GET /metrics")
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ntapeline_x 1")
 
 
 async def test_a_demo_prints_what_it_would_send(redis_server: StartServer, capfd: pytest.CaptureFixture[str]):

@@ -162,6 +162,7 @@ class Journal:
         self._keep_bytes = keep_bytes
         self._fd = -1
         self._size = 0
+        self._torn = False  # behind ``_size`` may stand what a failed write has left
         self._opened_at = 0.0
         self._number = 0
         _make(folder)
@@ -204,14 +205,21 @@ class Journal:
         return len(data)
 
     def _write(self, data: bytes) -> None:
+        if self._torn:
+            self._cut_back()
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            self._torn = True
+            self._cut_back()
             raise
         self._size += len(data)
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self._size)
+        self._torn = False
 
     def _due(self) -> bool:
         return self._size >= self._rotate_bytes or time.time() - self._opened_at >= self._rotate_s

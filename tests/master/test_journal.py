@@ -154,3 +154,32 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path, monkeypatch: pytest.M
     assert journal.cursor == Cursor(7, 2)
     journal.append([batch(3, 2)])
     assert len(held(tmp_path)) == 4
+
+
+def test_what_a_full_disk_has_left_behind_is_cut_off_before_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    journal = opened(tmp_path)
+    journal.append([batch(1, 2)])
+    write, truncate = os.write, os.ftruncate
+
+    def full(fd: int, data: bytes) -> int:
+        if len(data) > 40:
+            return write(fd, bytes(data[:40]))
+        raise OSError(28, "No space left on device")
+
+    def full_too(_fd: int, _length: int) -> None:
+        raise OSError(28, "No space left on device")  # so do file systems that copy on write
+
+    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(module.os, "ftruncate", full_too)
+    with pytest.raises(OSError, match="No space"):
+        journal.append([batch(3, 2)])
+    monkeypatch.setattr(module.os, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        journal.append([batch(3, 2)])
+    monkeypatch.setattr(module.os, "ftruncate", truncate)
+    journal.append([batch(3, 2)])
+    journal.close()
+    again = opened(tmp_path)
+    assert (again.cursor, again.cut, len(held(tmp_path))) == (Cursor(7, 4), 0, 4)

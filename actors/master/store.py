@@ -86,6 +86,7 @@ class Store:
         )
         self._journals: dict[Place, Journal] = {}
         self._heads: dict[Place, Cursor] = {}  # up to where each is written or waits to be
+        self._held: dict[Place, Cursor] = {}  # up to where each is written, and on the disk as ``fsync`` says
         self._waiting: dict[Place, _Waiting] = {}
         self._bytes = 0
         self._wake = anyio.Event()
@@ -112,21 +113,21 @@ class Store:
         if journal.cut:
             self._metrics.count("tapeline_master_cut_bytes_total", journal.cut)
         if journal.cursor is not None:
-            self._heads[place] = journal.cursor
+            self._heads[place] = self._held[place] = journal.cursor
         return journal
 
     def cursors(self, source: str) -> dict[str, str]:
         """Return ``<partition>/<stream>`` -> cursor of what is held of one collector's data."""
         return {
-            f"{place[2]}/{place[3]}": str(journal.cursor)
-            for place, journal in self._journals.items()
-            if place[:2] == ("acked", source) and journal.cursor is not None
+            f"{place[2]}/{place[3]}": str(cursor)
+            for place, cursor in self._held.items()
+            if place[:2] == ("acked", source)
         }
 
     def streams(self) -> dict[str, Stream]:
         """Return everything that is held, by folder."""
         return {
-            "/".join(place): Stream(str(journal.cursor), journal.size)
+            "/".join(place): Stream(str(self._held.get(place, START)), journal.size)
             for place, journal in sorted(self._journals.items())
         }
 
@@ -214,17 +215,18 @@ class Store:
         began = time.perf_counter()
         self.failing = None
         failed = self._open_new(taken)
-        failed |= await anyio.to_thread.run_sync(self._write, taken.keys() - failed, taken)
+        with anyio.CancelScope(shield=True):  # what was taken is in nobody else's hands
+            failed |= await anyio.to_thread.run_sync(self._write, taken.keys() - failed, taken)
         self._metrics.observe("tapeline_master_commit_seconds", time.perf_counter() - began)
         self._put_back({place: taken[place] for place in failed})
         for place, waiting in taken.items():
             if place in failed:
                 continue
             self._bytes -= waiting.bytes
-            journal = self._journals.get(place)
-            cursor = START if journal is None or journal.cursor is None else journal.cursor
+            if waiting.batches:
+                self._held[place] = waiting.batches[-1].last
             for done in waiting.done:
-                done(cursor)
+                done(self._held.get(place, START))
         self._room.set()
         self._room = anyio.Event()
 

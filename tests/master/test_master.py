@@ -1,6 +1,7 @@
 """The reference master: who may speak, what is held, what is acknowledged, and what a restart keeps."""
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -230,6 +231,41 @@ async def test_too_many_messages_are_read_more_slowly_and_all_kept(tmp_path: Pat
             await socket.send(plain(k))
         await until(lambda: len(stored(tmp_path, "ftsobest", "gateio", "trade")) == 300)
         assert rig.count("tapeline_master_throttled_total") > 0
+
+
+async def test_a_welcome_promises_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = journal.os.fdatasync
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        begun.set()
+        assert gate.wait(10)
+        real(fd)
+
+    async with master(tmp_path) as rig, rig.collector() as socket:
+        await heard(socket)
+        await socket.send(batch(1, 2))
+        await heard(socket)
+        monkeypatch.setattr(journal.os, "fdatasync", slow)
+        await socket.send(batch(3, 4))
+        await until(begun.is_set)
+        try:
+            async with rig.collector() as another:
+                assert (await heard(another))["cursors"] == {"binance.0/events": "7-2"}
+        finally:
+            gate.set()
+        assert await heard(socket) == acked(4)
+
+
+async def test_a_commit_that_is_cancelled_writes_what_it_has_taken(tmp_path: Path):
+    rig = Rig(tmp_path)
+    rig.store.add(("ftsobest", "gateio", "trade"), plain(1).encode())
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await rig.store.commit()
+    await rig.store.commit()
+    rig.store.close()
+    assert stored(tmp_path, "ftsobest", "gateio", "trade") == [json.loads(plain(1))]
 
 
 async def test_a_disk_that_is_full_withholds_the_acknowledgement_until_it_is_not(

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from actors.dialects import ftsobest
-from actors.master.journal import Batch
+from actors.master.journal import COMMIT, Batch
 from actors.master.store import Store, StoreFull
 from actors.runtime.metrics import Metrics
 from actors.streams.keys import Cursor
@@ -31,6 +31,7 @@ log: Any = structlog.get_logger()
 _PARTITION: Final = re.compile(r"[a-z0-9_]{1,32}\.\d{1,4}")
 _EXCHANGE: Final = re.compile(r"[a-z0-9_]{1,32}")
 _STREAMS: Final = ("events", "books", "flow")
+_NOT_READ: Final = (msgspec.MsgspecError, RecursionError)  # the latter: nested too deep
 
 Send = Callable[[str], Awaitable[None]]
 
@@ -50,7 +51,7 @@ class Collector:
         """Take a frame; return what to answer."""
         try:
             said = _plain(frame)
-        except msgspec.MsgspecError:
+        except _NOT_READ:
             return self._reject("message")
         if said.op == "ping":
             return ftsobest.PONG
@@ -58,6 +59,8 @@ class Collector:
             return self._reject("message")
         try:
             self._store.add(("ftsobest", said.exchange, said.type), _line(frame.encode()))
+        except Misbehaved:
+            return self._reject("message")
         except StoreFull as e:
             log.warning("message_rejected", reason=str(e))
             return self._reject("full")
@@ -103,7 +106,7 @@ class AckedCollector:
         """
         try:
             said = ftsobest.from_collector(frame)
-        except msgspec.MsgspecError as e:
+        except _NOT_READ as e:
             raise Misbehaved(f"not a frame of this protocol: {e}") from e
         match said:
             case ftsobest.Ping():
@@ -180,7 +183,7 @@ def _place(text: str) -> Cursor:
 def _head(raw: msgspec.Raw, stem: str) -> tuple[str, Cursor]:
     try:
         head = ftsobest.head_of(raw)
-    except msgspec.MsgspecError as e:
+    except _NOT_READ as e:
         raise Misbehaved(f"not a message: {e}") from e
     if head.cursor is None or not head.cursor.startswith(stem) or head.type not in ftsobest.TYPES:
         raise Misbehaved(f"a message of {stem} needs its type and its cursor")
@@ -188,7 +191,13 @@ def _head(raw: msgspec.Raw, stem: str) -> tuple[str, Cursor]:
 
 
 def _line(message: bytes) -> bytes:
-    """Return a JSON document as one line."""
+    """Return a JSON document as one line.
+
+    Raises:
+        Misbehaved: The files would take it for the end of a batch (it names its type twice).
+    """
     if b"\n" in message or b"\r" in message:
-        return msgspec.json.format(message, indent=-1)
+        message = msgspec.json.format(message, indent=-1)
+    if message.startswith(COMMIT):
+        raise Misbehaved("a message needs one type")
     return message

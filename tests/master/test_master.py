@@ -18,6 +18,10 @@ from actors.dialects import ftsobest
 from actors.master import journal, server
 from actors.master.store import Store
 
+DEEP = "[" * 5000 + "]" * 5000
+# As a line of a file it would end a batch of nothing, whose checksum agrees.
+FORGED = '{"type":"commit","after":"0-0","last":"9-900","n":0,"crc":0,"ts":0,"type"'
+
 
 def acked(last: int, epoch: int = 7) -> dict[str, Any]:
     return {"op": "ack", "partition": "binance.0", "stream": "events", "last": f"{epoch}-{last}"}
@@ -194,6 +198,9 @@ async def test_who_does_not_log_in_is_sent_away(tmp_path: Path, monkeypatch: pyt
         (batch(1, 2).replace("events/7-2", "events/7-1"), "out of order"),
         (batch(1, 2).replace("events/7-2", "books/7-2"), "needs its type and its cursor"),
         (batch(1, 2).replace('"type":"trade"', '"type":"commit"'), "needs its type and its cursor"),
+        ('{"op":"ping","more":' + DEEP + "}", "not a frame of this protocol"),
+        (batch(1, 1).replace('{"type"', '{"more":' + DEEP + ',"type"'), "not a"),
+        (batch(1, 1).replace('{"type"', FORGED), "needs one type"),
         (b"\x00\x01", "text frames only"),
     ],
 )
@@ -231,6 +238,16 @@ async def test_too_many_messages_are_read_more_slowly_and_all_kept(tmp_path: Pat
             await socket.send(plain(k))
         await until(lambda: len(stored(tmp_path, "ftsobest", "gateio", "trade")) == 300)
         assert rig.count("tapeline_master_throttled_total") > 0
+
+
+async def test_a_plain_message_that_cannot_be_kept_is_counted_and_the_next_is_kept(tmp_path: Path):
+    async with master(tmp_path) as rig, rig.collector(ftsobest.login(KEY)) as socket:
+        await socket.send(plain(1).replace('{"type"', '{"more":' + DEEP + ',"type"'))
+        await socket.send(plain(2).replace('{"type"', FORGED))
+        await socket.send(plain(3).replace('{"type"', FORGED.replace(",", ",\n")))
+        await socket.send(plain(4))
+        await until(lambda: stored(tmp_path, "ftsobest", "gateio", "trade") == [json.loads(plain(4))])
+        assert rig.count("tapeline_master_rejected_total", reason="message") == 3
 
 
 async def test_a_welcome_promises_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ is told which (``{"op":"refused","reason":…}`` where it listens, the close fra
 Too many messages a second are no offence: the socket is read more slowly, and the collector waits.
 """
 
+import asyncio
 import hmac
 import logging
 import time
@@ -33,7 +34,7 @@ log: Any = structlog.get_logger()
 _SPARE_SOCKETS: Final = 32  # chosen: health checks beside the collectors
 _LOGIN_S: Final = 5.0  # chosen: one round trip
 _LOGIN_BYTES: Final = 4096
-_PING_S: Final = 20
+_PING_S: Final = 20.0
 _FRAMES_QUEUED: Final = 16  # unread frames of one collector before its socket is not read any more
 _WHY: Final = 120  # bytes of a close frame's reason, at most 123
 
@@ -98,8 +99,7 @@ class MasterServer:
                 process_request=self._request,
                 server_header=None,
                 open_timeout=_LOGIN_S,
-                ping_interval=_PING_S,
-                ping_timeout=_PING_S,
+                ping_interval=None,  # see ``_next``
                 close_timeout=1.0,
                 max_size=settings.max_message_bytes,
                 max_queue=_FRAMES_QUEUED,
@@ -218,7 +218,7 @@ class MasterServer:
     async def _listen(self, connection: ServerConnection, collector: Collector | AckedCollector) -> None:
         rate = Rate(self._settings.max_messages_per_s)
         while True:
-            message = await connection.recv()
+            message = await _next(connection)
             if isinstance(message, bytes):
                 raise _Refused("text frames only", "binary", CloseCode.UNSUPPORTED_DATA)
             answer = collector.hear(message)
@@ -234,8 +234,29 @@ _LABELS: Final[dict[int, str]] = {
     CloseCode.PROTOCOL_ERROR: "protocol",
     CloseCode.INVALID_DATA: "not_utf8",
     CloseCode.MESSAGE_TOO_BIG: "too_big",
-    CloseCode.INTERNAL_ERROR: "no_pong",
 }
+
+
+async def _next(connection: ServerConnection) -> str | bytes:
+    """Return the next message.
+
+    A collector that is silent is asked whether it is there. One that waits to be read is not: its answer
+    would stand behind what is unread.
+
+    Raises:
+        _Refused: It is not.
+    """
+    pong: asyncio.Future[float] | None = None
+    while True:
+        with anyio.move_on_after(_PING_S):
+            return await connection.recv()
+        if pong is not None and not pong.done():
+            break
+        with anyio.move_on_after(_PING_S) as asking:
+            pong = asyncio.ensure_future(await connection.ping())
+        if asking.cancelled_caught:
+            break
+    raise _Refused("no answer to a ping", "no_pong", CloseCode.INTERNAL_ERROR)
 
 
 async def _tell(collector: Collector | AckedCollector, connection: ServerConnection) -> None:

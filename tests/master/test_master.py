@@ -250,6 +250,22 @@ async def test_a_plain_message_that_cannot_be_kept_is_counted_and_the_next_is_ke
         assert rig.count("tapeline_master_rejected_total", reason="message") == 3
 
 
+async def test_who_waits_to_be_read_is_not_held_to_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "_PING_S", 0.2)
+    async with (
+        master(tmp_path, max_messages_per_s=1000) as rig,
+        connect(rig.url, proxy=None, compression=None, ping_interval=None) as socket,
+    ):
+        await socket.send(ftsobest.login(KEY))
+        for k in range(3000):
+            await socket.send(plain(k))
+        await until(lambda: len(stored(tmp_path, "ftsobest", "gateio", "trade")) == 3000)
+        await anyio.sleep(1)  # and then it is silent, and answers
+        assert rig.count("tapeline_master_refused_total", reason="no_pong") == 0
+        socket.transport.pause_reading()
+        await until(lambda: rig.count("tapeline_master_refused_total", reason="no_pong") == 1)
+
+
 async def test_a_welcome_promises_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real = journal.os.fdatasync
     begun, gate = threading.Event(), threading.Event()

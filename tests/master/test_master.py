@@ -254,7 +254,7 @@ async def test_who_waits_to_be_read_is_not_held_to_be_gone(tmp_path: Path, monke
     monkeypatch.setattr(server, "_PING_S", 0.2)
     async with (
         master(tmp_path, max_messages_per_s=1000) as rig,
-        connect(rig.url, proxy=None, compression=None, ping_interval=None) as socket,
+        connect(rig.url, proxy=None, compression=None, ping_interval=None, close_timeout=0.1) as socket,
     ):
         await socket.send(ftsobest.login(KEY))
         for k in range(3000):

@@ -3,7 +3,8 @@
 States of a socket::
 
     waiting      until its back-off is over; begins anew at 0.5 s once the master has shown that it listens
-    connecting   handshake, login; with version 2 until the welcome
+    connecting   handshake, login; with version 2 until the welcome, with version 1 until a refusal would
+                 have come
     ready        lanes may use it
 
 Version 2 listens to acknowledgements. Version 1's master says nothing, so what has arrived is learnt from
@@ -33,6 +34,7 @@ log: Any = structlog.get_logger()
 _OPEN_S: Final = 10.0  # chosen: a connection is had within 10 s or not at all
 _WELCOME_S: Final = 10.0
 _PING_S: Final = 20.0  # a dead peer is noticed within twice this
+_REFUSAL_S: Final = 0.25  # chosen: who refuses a key closes within so long of answering a ping
 _PROOF_S: Final = 1.0  # chosen: how often version 1 asks whether what it said has arrived
 _MOST_FRAME: Final = 4 * 1024 * 1024  # a welcome names every stream
 _ID: Final = 2**63  # what a cursor's parts stay below
@@ -207,6 +209,9 @@ class Socket:
                 await socket.send(pool.login)
                 if pool.acked:
                     await self._await_welcome(socket)
+                await socket.send(ftsobest.PING)
+                if not pool.acked:
+                    await self._await_silence(socket)
                 with pool.counted("connecting", -1), pool.counted("ready"):
                     await self._serve(socket)
         except _Refused as e:
@@ -254,6 +259,18 @@ class Socket:
                 raise _Refused(reason)
             case _:
                 raise _Refused('its first answer is no welcome: does it speak protocol = "acked"?')
+
+    async def _await_silence(self, socket: ClientConnection) -> None:
+        """Version 1: wait until the login must have been read, so that nothing is given to who refuses it.
+
+        Raises:
+            ConnectionClosed, TimeoutError: It is refused, or nobody is there.
+        """
+        with anyio.fail_after(_WELCOME_S):
+            await (await socket.ping())
+        with anyio.move_on_after(_REFUSAL_S):
+            while True:
+                await socket.recv()
 
     async def _serve(self, socket: ClientConnection) -> None:
         """Speak and listen until it breaks.
@@ -352,8 +369,8 @@ def _closing(e: ConnectionClosed) -> str:
 async def _ping(socket: ClientConnection) -> None:
     try:
         while True:
-            await socket.send(ftsobest.PING)
             await anyio.sleep(ftsobest.PING_S)
+            await socket.send(ftsobest.PING)
     except ConnectionClosed:
         return  # whoever listens finds the same
 

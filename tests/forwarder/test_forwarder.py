@@ -379,6 +379,21 @@ async def test_to_the_predecessor_s_master_a_broken_socket_loses_at_most_what_is
     assert in_order(theirs.frames)
 
 
+async def test_a_master_that_refuses_the_key_is_given_nothing(redis_server: StartServer, tmp_path: Path):
+    server, port = redis_server(), free_port()
+    script, streams = Script(), Streams(server)
+    settings = settings_of(server, f"ws://127.0.0.1:{port}", protocol="ftsobest", connections=3)
+    async with forwarding(settings) as made:
+        async with master(tmp_path / "m", port=port, keys=["another"]) as rig:
+            await until(lambda: streams.cursor("events") is not None)
+            for _ in range(3):
+                streams.add("events", script.events(10))
+            await until(lambda: rig.count("tapeline_master_refused_total", reason="key") >= 6)
+            assert made.count("tapeline_forward_sent_total", kind="trade") == 0
+        async with master(tmp_path / "m", port=port):
+            await until(lambda: len(stored(tmp_path / "m", "ftsobest", "binance", "trade")) == 27)
+
+
 async def test_a_killed_forwarder_counts_what_it_may_have_lost(redis_server: StartServer):
     server = redis_server()
     script, streams = Script(), Streams(server)

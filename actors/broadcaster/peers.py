@@ -63,7 +63,7 @@ class Peer:
         self.given = 0  # bytes written
         self.drained = 0
         self.progress_at = time.monotonic()
-        self.deadline: float | None = None  # of a doomed peer
+        self.deadline: float | None = None  # of a doomed peer, or one that was aborted
 
     def unread(self) -> int:
         """Return the bytes that the kernel has not taken yet."""
@@ -185,6 +185,7 @@ class Peers(Generic[P]):
                 log.warning("client_aborted", dialect=self.dialect, unread_bytes=size)
                 self._metrics.count("tapeline_clients_refused_total", reason="stalled")
                 self._withdraw(peer)
+                peer.deadline = now  # what it has said in this moment is not heard
                 peer.transport.abort()
         return unread
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 from broadcaster_rig import Rig, running, until
 from native_rig import Heard, NativeClient, dial, place
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 
 from actors.model.events import L1
 
@@ -134,6 +136,24 @@ async def test_who_reads_nothing_at_all_is_aborted_whatever_it_chose():
         await until(lambda: r.refused("stalled") == 1)
         await until(lambda: len(r.native.peers) == 0)
         slow.connection.transport.abort()
+
+
+async def test_what_arrives_in_the_moment_of_the_end_is_not_heard():
+    async with running(slow_client_bytes=SMALL) as r:
+        slow, good = await deaf(r), await dial(r.url)
+        await started(r, slow, slow="skip")
+        await flood(r, "behind")
+        (peer,) = (peer for peer, subs in r.native._subs.items() if subs)
+        for now in (time.monotonic(), time.monotonic() + 60):
+            r.native.peers.sweep(now)
+        assert r.refused("stalled") == 1
+        frame = Frame(Opcode.TEXT, b'{"op":"subscribe","id":2}').serialize(mask=True)
+        peer.connection.data_received(frame)  # as it may stand in the kernel's buffer
+        await until(lambda: peer not in r.native._subs and len(r.native.peers) == 1)
+        await started(r, good, id=3)
+        assert [sub.id for group in r.native._groups for sub in group.subs] == [3]
+        for client in (slow, good):
+            client.connection.transport.abort()
 
 
 async def test_who_asks_and_does_not_read_the_answers_is_closed():

@@ -106,6 +106,15 @@ class Link(Protocol):
         """Whether it still is one."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a lane of it had better use another, as soon as nothing of it is on its way."""
+        ...
+
+    def owes(self, lane: Lane) -> bool:
+        """Tell whether something that a lane has sent is not known to have arrived (version 1)."""
+        ...
+
     def cursor(self, key: Key) -> Cursor | None:
         """Return what the master said at the login that it holds of a stream."""
         ...
@@ -170,6 +179,16 @@ class Socket:
         except ConnectionClosed as e:
             self.up = False  # whoever listens has not run yet
             raise Lost from e
+
+    @property
+    def crowded(self) -> bool:
+        """Whether another socket has at least two lanes fewer: they come back one by one."""
+        most = len(self.lanes) - 2
+        return most >= 0 and any(socket.up and len(socket.lanes) <= most for socket in self._pool.sockets)
+
+    def owes(self, lane: Lane) -> bool:
+        """Tell whether something that a lane has sent is not known to have arrived."""
+        return any(of is lane for of, _ in self._unproved)
 
     def sent(self, lane: Lane, last: Cursor) -> None:
         """Note that everything of a lane up to ``last`` has been sent."""
@@ -415,9 +434,12 @@ class Pool:
         self.metrics.gauge("tapeline_forward_connections", self._states[state], state=state)
 
     def wake(self) -> None:
-        """Let whoever waits for a socket look again."""
+        """Let whoever waits for a socket, or had better use another, look again."""
         self._changed.set()
         self._changed = anyio.Event()
+        for socket in self.sockets:
+            for lane in socket.lanes.values():
+                lane.wake()
 
     @property
     def ready(self) -> int:
@@ -441,6 +463,7 @@ class Printer:
     """Demo: no socket at all; every message is printed, and with that it has arrived."""
 
     up = True
+    crowded = False
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -458,6 +481,10 @@ class Printer:
     async def send(self, text: str, messages: int) -> None:  # noqa: ARG002 - as any link
         """Print a message with the next that end a run."""
         self._lines.append(ftsobest.demo_line(text))
+
+    def owes(self, lane: Lane) -> bool:  # noqa: ARG002 - as any link
+        """Return False: what is printed has arrived."""
+        return False
 
     def sent(self, lane: Lane, last: Cursor) -> None:
         """Print what was said since."""

@@ -8,6 +8,7 @@ ack of the oldest runs      they are done, and the cursor follows
 ack before the oldest run   the master lacks what lies between: the reader goes back there
 ack beyond the newest run   the master has more: the reader goes on there
 no ack for 30 s             the socket is given up
+another socket is idler     once nothing is on its way, on that one
 =========================== ============================================================================
 
 Version 1 (``PlainSender``) is told nothing. A run is claimed in Redis (``c:<stream>``) before it is sent
@@ -89,6 +90,7 @@ class AckedSender:
             self._sent = 0
             self._reader.go(last)
         self.held = last
+        self._outbox.wake()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -105,8 +107,10 @@ class AckedSender:
 
     async def _serve(self, link: Link) -> None:
         while link.up:
-            runs = self._outbox.runs
-            if self._sent < len(runs):
+            runs, moving = self._outbox.runs, link.crowded
+            if moving and not self._sent:
+                return
+            if self._sent < len(runs) and not moving:
                 run = runs[self._sent]
                 self._sent += 1
                 if self._sent == 1:
@@ -184,6 +188,7 @@ class PlainSender:
     def proved(self, last: Cursor) -> None:
         """Learn that what was sent up to ``last`` has arrived, or was counted as lost."""
         self._arrived = max(self._arrived, last)
+        self._outbox.wake()
 
     def acked(self, last: Cursor) -> None:
         """Take no notice: this master says nothing."""
@@ -199,7 +204,10 @@ class PlainSender:
 
     async def _serve(self, link: Link) -> None:
         while link.up:
-            if not self._outbox.runs:
+            moving = link.crowded
+            if moving and not link.owes(self):
+                return
+            if moving or not self._outbox.runs:
                 await self._outbox.changed()
                 continue
             run = self._outbox.runs[0]

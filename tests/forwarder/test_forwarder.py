@@ -27,9 +27,12 @@ from schemas import conforms
 from websockets.asyncio.server import ServerConnection, serve
 
 from actors import forwarder
+from actors.config import VenueSettings
 from actors.dialects import ftsobest
 from actors.forwarder import report, senders
+from actors.forwarder.pool import Pool
 from actors.runtime.exporter import exporting
+from actors.runtime.lifecycle import Actor
 from actors.runtime.metrics import Metrics
 from actors.streams.keys import Cursor
 
@@ -232,6 +235,46 @@ async def test_several_instances_share_the_work_and_take_over(redis_server: Star
                 streams.add("events", script.events(10))
             await until(lambda: streams.cursor("events") == Cursor(7, 200))
     assert cursors(tmp_path / "m") == tellable(200, 10)
+
+
+@pytest.mark.parametrize("protocol", ["acked", "ftsobest"])
+async def test_lanes_spread_over_the_sockets_as_these_come_back(
+    redis_server: StartServer, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+):
+    pools: list[Pool] = []
+
+    async def noted(actor: Actor) -> Pool:
+        pools.append(await made_pool(actor))
+        return pools[0]
+
+    made_pool = forwarder._pool
+    monkeypatch.setattr(forwarder, "_pool", noted)
+    server, port = redis_server(), free_port()
+    venues = {venue: VenueSettings(symbols=SYMBOLS) for venue in ("binance", "okx", "kraken", "bybit")}
+    settings = settings_of(server, f"ws://127.0.0.1:{port}", protocol=protocol, connections=4)
+    settings = settings.model_copy(update={"venues": venues})
+    script, streams = Script(), Streams(server)
+    n = 0
+
+    def spread() -> bool:  # under load: there is always something on its way
+        nonlocal n
+        streams.add("events", script.events(10))
+        n += 9
+        return [len(socket.lanes) for socket in pools[0].sockets] == [2, 2, 2, 2]
+
+    async with forwarding(settings) as made:
+        await until(lambda: streams.cursor("books") is not None)
+        for _ in range(2):
+            async with master(tmp_path / "m", port=port):
+                await until(spread)
+                await until(lambda: made.count("tapeline_forward_sent_total", kind="trade") >= n)
+                await anyio.sleep(1.5)  # version 1: until it is proved
+    if protocol == "acked":
+        assert cursors(tmp_path / "m") == tellable(script.k["events"], 10)
+    else:
+        held = [m["timestamp"] for m in stored(tmp_path / "m", "ftsobest", "binance", "trade")]
+        assert held == sorted({*held})
+        assert len(held) + made.count("tapeline_forward_lost_total", reason="socket") >= n
 
 
 async def test_a_refused_key_is_said_and_tried_again_slowly(

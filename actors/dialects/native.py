@@ -38,6 +38,7 @@ DOUBTS: Final = frozenset({"gap", "status"})
 STATES: Final = frozenset({"book", "l1", "cvd", "ticker", "open_interest"})
 SLOW: Final = ("close", "skip", "conflate")
 
+_WILD: Final = frozenset("*?[")
 _INTERVAL_MS: Final = 100  # of a view that names a depth only
 _Names = Annotated[
     list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=1024)
@@ -150,12 +151,45 @@ def _check(request: Subscribe) -> None:
         raise Refusal("bad_request", f"{request.op} {has} cursors", request.id)
 
 
+class Globs:
+    """Symbols as a client names them. Each is held against the globs once: every line has one."""
+
+    __slots__ = ("_globs", "_hash", "_known", "_wild")
+
+    def __init__(self, globs: tuple[str, ...]) -> None:
+        self._globs = globs
+        self._hash = hash(globs)
+        self._wild = [glob for glob in globs if not _WILD.isdisjoint(glob)]
+        self._known: dict[str, bool] = dict.fromkeys(set(globs).difference(self._wild), True)
+
+    def __contains__(self, symbol: str) -> bool:
+        known = self._known.get(symbol)
+        if known is None:
+            known = self._known[symbol] = any(fnmatchcase(symbol, glob) for glob in self._wild)
+        return known
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Globs) and self._globs == other._globs
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def unmatched(self, symbols: Collection[str]) -> str | None:
+        """Return a glob that matches none of ``symbols``, None: there is no such glob."""
+        there = frozenset(symbols)
+        for glob in self._globs:
+            wild = not _WILD.isdisjoint(glob)
+            if glob not in there and not (wild and any(fnmatchcase(symbol, glob) for symbol in symbols)):
+                return glob
+        return None
+
+
 class Selector(NamedTuple):
-    """Which events are wanted. ``symbols``: globs over canonical symbols; None: all."""
+    """Which events are wanted. ``symbols``: canonical ones; None: all."""
 
     kinds: frozenset[str]
     venues: frozenset[str]
-    symbols: tuple[str, ...] | None
+    symbols: Globs | None
 
     @property
     def streams(self) -> list[StreamName]:
@@ -176,7 +210,7 @@ class Selector(NamedTuple):
 
     def symbol(self, symbol: str) -> bool:
         """Tell whether a symbol is wanted."""
-        return self.symbols is None or any(fnmatchcase(symbol, glob) for glob in self.symbols)
+        return self.symbols is None or symbol in self.symbols
 
     def split(self) -> tuple["Selector", "Selector"]:
         """Return what a view passes on as it comes, and what it thins out."""
@@ -205,11 +239,11 @@ def choose(request: Subscribe, there: Mapping[str, Sequence[str]]) -> Choice:
             raise Refusal("unknown_venue", _nearest("venue", venue, there), request.id)
     venues = [venue for venue in there if request.venues is None or venue in request.venues]
     kinds = frozenset(request.kinds or KINDS) | DOUBTS
-    globs = None if request.symbols is None else tuple(canonical(symbol) for symbol in request.symbols)
+    globs = None if request.symbols is None else Globs(tuple(map(canonical, request.symbols)))
     every = list(dict.fromkeys(symbol for venue in venues for symbol in there[venue]))
-    for glob in globs or ():
-        if not any(fnmatchcase(symbol, glob) for symbol in every):
-            raise Refusal("unknown_symbol", _nearest("symbol", glob, every), request.id)
+    strange = None if globs is None else globs.unmatched(every)
+    if strange is not None:
+        raise Refusal("unknown_symbol", _nearest("symbol", strange, every), request.id)
     wanted = Selector(kinds, frozenset(venues), globs)
     symbols = {venue: [s for s in there[venue] if wanted.symbol(s)] for venue in venues}
     matched = {venue: those for venue, those in symbols.items() if those}

@@ -1,6 +1,7 @@
 """What clients of the native protocol may ask, and what becomes of those who ask for something else."""
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import anyio
@@ -149,6 +150,30 @@ async def test_a_query_is_refused_where_subscribe_is_meant():
         assert refused.value.response.status_code == 400
         async with r.client("/v12"):  # any other path is Barter's
             pass
+
+
+def test_symbols_cost_each_client_little_however_many_it_names(monkeypatch: pytest.MonkeyPatch):
+    compared = 0
+
+    def counted(symbol: str, glob: str) -> bool:
+        nonlocal compared
+        compared += 1
+        return fnmatchcase(symbol, glob)
+
+    monkeypatch.setattr(native, "fnmatchcase", counted)
+    symbols = [f"S{n}-USDT" for n in range(300)]
+    there = {f"v{n}": symbols for n in range(14)}
+    named = native.Subscribe(op="subscribe", id=1, symbols=symbols)
+    assert native.choose(named, there).symbols == there
+    assert compared == 0
+    globs = native.Subscribe(op="subscribe", id=1, symbols=[f"{symbol[:-1]}?" for symbol in symbols])
+    selector = native.choose(globs, there).selector
+    most = len(symbols) ** 2 + len(symbols)  # once to see that each matches, once to see what does
+    assert compared <= most
+    for venue in there:
+        assert all(selector.passes("events", native.Topic("trade", venue, symbol)) for symbol in symbols)
+    assert compared <= most
+    assert selector == native.choose(globs, there).selector  # so they share a group
 
 
 def test_globs_are_over_canonical_symbols_and_every_one_must_match():

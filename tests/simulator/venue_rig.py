@@ -94,6 +94,7 @@ class Chain:
         self._polled = dict.fromkeys(self.venue.polls, self.desk.now)
         self._steps = 0
         self._depths: dict[str, int | None] = {}  # levels that a snapshot said there are
+        self._odd: dict[str, int | None] = {}  # not the venue's: time of the last event
         self._checked: dict[str, int] = {}  # how many states each book had been in
         self._list()
 
@@ -344,27 +345,37 @@ class Chain:
     def check_books(self, symbols: Sequence[str] | None = None) -> int:
         """Compare live books with the venue's where they stand; return how many there were.
 
-        That is at the same sequence, or as they were told with the same time where there is none.
+        That is at the same sequence, or as they were told with the same time where there is none. Of several
+        changes of one time the last may be lost: then the next one must show it.
         """
         live = 0
         for symbol in self.symbols if symbols is None else symbols:
             view = self.views[symbol]
             if view.state != "live" or view.event is None:
+                self._odd.pop(symbol, None)
                 continue
             live += 1
-            shop, at = self.desk.house.by_symbol[symbol], view.event.seq
-            if at is None or shop.timed:
-                at = shop.sequence(view.event.ts_event or 0)
-            most = self.venue.book_rule.depth or self._depths.get(symbol) or WINDOWS.get(self.venue.name)
-            truth = shop.book(at, most)
-            bids, asks = view.levels
-            row = self.instruments[symbol]
-            for ours, theirs in ((bids, truth.bids), (asks, truth.asks)):
-                assert self._spelt(ours) == self._spelt(_base(row, theirs[: len(ours)])), (symbol, at)
-            rule = self.venue.book_rule
-            if rule.snapshot == "stream" and not rule.open_end:
-                assert (len(bids), len(asks)) == (len(truth.bids), len(truth.asks))
+            at = view.event.seq
+            timed = at is None or self.desk.house.by_symbol[symbol].timed
+            if self._is_true(symbol, view.event, view.levels):
+                self._odd.pop(symbol, None)
+            else:
+                assert timed, (symbol, at)
+                assert self._odd.setdefault(symbol, view.event.ts_event) == view.event.ts_event, (symbol, at)
         return live
+
+    def _is_true(self, symbol: str, event: Book, levels: Sequence[list[tuple[str, str]]]) -> bool:
+        shop, at, rule = self.desk.house.by_symbol[symbol], event.seq, self.venue.book_rule
+        if at is None or shop.timed:
+            at = shop.sequence(event.ts_event or 0)
+        truth = shop.book(at, rule.depth or self._depths.get(symbol) or WINDOWS.get(self.venue.name))
+        whole = rule.snapshot == "stream" and not rule.open_end
+        row = self.instruments[symbol]
+        return all(
+            self._spelt(ours) == self._spelt(_base(row, theirs[: len(ours)]))
+            and (not whole or len(ours) == len(theirs))
+            for ours, theirs in zip(levels, (truth.bids, truth.asks), strict=True)
+        )
 
     def _spelt(self, levels: list[tuple[str, str]]) -> list[tuple[str, ...]]:
         """Return levels as they are, or without the zeros that the venue writes in one place only."""

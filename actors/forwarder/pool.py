@@ -157,6 +157,7 @@ class Socket:
         self._messages = 0  # sent and not proved
         self._proved = False  # the master has shown that it listens
         self._why: str | None = None
+        self._misses = 0  # attempts in a row that found nobody
 
     # -- what lanes do
 
@@ -253,8 +254,11 @@ class Socket:
         if self._why is not None:
             label, reason = "dropped", self._why
         self._pool.metrics.count("tapeline_forward_reconnects_total", reason=label)
-        said = log.info if reason.startswith(f"{CloseCode.GOING_AWAY.value}:") else log.warning
-        said("master_lost", reason=label, why=reason)  # a master that stops says so; it is tried again
+        self._misses += label == "unreachable"
+        is_stopping = reason.startswith(f"{CloseCode.GOING_AWAY.value}:")  # it says so, and is tried again
+        is_first = label == "unreachable" and self._misses == 1  # it may be about to start, as we are
+        said = log.info if is_stopping or is_first else log.warning
+        said("master_lost", reason=label, why=reason)
 
     def _settle(self) -> None:
         """Count what is not known to have arrived, and let the lanes go on elsewhere."""
@@ -303,6 +307,7 @@ class Socket:
             if not self._pool.acked:
                 tg.start_soon(self._prove, socket)
             self.up = True
+            self._misses = 0
             self._pool.wake()
             log.info("master_ready", url=self._pool.url)
             try:
